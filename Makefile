@@ -1,0 +1,53 @@
+# Every target makes what it needs: a virtual environment in .venv with PyTorch, pushforward and its tools.
+#
+#   PYTHON=python3.12         another interpreter, 3.11 or newer
+#   TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#                             another PyTorch; on Linux this one spares the download of the CUDA libraries
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+# One stamp for each torch asked for, so that another TORCH is installed and not ignored.
+STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tables, saves out/demo.png.
+	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
+	$(BIN)/python examples/demo.py
+
+test: lint ## Lint, then run every test and every example in a docstring.
+	@echo "== test: tests/ and the docstrings of src/, $(JOBS) processes"
+	$(BIN)/python -m pytest -n $(JOBS) --doctest-modules tests src
+
+lint: $(STAMP) ## Check style, formatting and types.
+	@echo "== lint: ruff check, ruff format, mypy"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
+	@echo "== bench: medians in one process, one thread"
+	$(BIN)/python benchmarks/run.py
+
+clean: ## Remove .venv, caches and outputs.
+	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP): pyproject.toml
+	@echo "== setup: $(VENV) with $(TORCH) and pushforward[dev] (minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pushforward needs Python 3.11 or newer; name one with PYTHON=python3.x"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

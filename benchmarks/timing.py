@@ -1,0 +1,85 @@
+"""Medians of interleaved repetitions, and peak memory in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Thunk = Callable[[], Any]
+
+
+def interleaved_medians(first: Thunk, second: Thunk, seconds: float) -> tuple[float, float]:
+    """Return the median time of each, in seconds; their calls alternate, so that noise hits both alike.
+
+    One repetition is a run of calls long enough (2 ms) for the clock. At least 7 repetitions of each are made, at
+    least 3 where one takes more than a second, one where one takes more than ten. Both must have been called before.
+    """
+    pair = (first, second)
+    counts, least = [], 7
+    for function in pair:
+        once = _time(function, 1)
+        least = min(least, 1 if once > 10 else 3 if once > 1 else 7)
+        counts.append(1 if once > 2e-3 else max(1, int(2e-3 / _time(function, 5))))
+    times: tuple[list[float], list[float]] = ([], [])
+    gc_was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        while len(times[0]) < least or time.perf_counter() < end:
+            for function, count, record in zip(pair, counts, times, strict=True):
+                record.append(_time(function, count))
+    finally:
+        if gc_was_on:
+            gc.enable()
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _time(function: Thunk, count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        function()
+    return (time.perf_counter() - start) / count
+
+
+def peak_memory(script: Path, case: str, side: str) -> float:
+    """Return by how many MiB one call raises the peak resident set of a fresh process that runs ``script``."""
+    result = subprocess.run(
+        [sys.executable, str(script), "--measure-memory", case, side],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(result.stdout.strip().splitlines()[-1])
+
+
+def memory_raised_by(function: Thunk) -> float:
+    """Return the growth in MiB of the peak resident set (VmHWM of /proc/self/status) over one call.
+
+    VmHWM is reset to the present resident set first (5 to /proc/self/clear_refs), so that an earlier peak, that
+    of importing torch, does not hide the call's.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError):  # without it only what exceeds the earlier peak is seen
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmHWM")
+    result = function()
+    after = _status("VmHWM")
+    del result
+    return (after - before) / 1024
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(
+        f"memory_raised_by: {field} in /proc/self/status: got none, expected a Linux kernel."
+    )

@@ -1,0 +1,16 @@
+"""Derivatives of PyTorch functions: the Jacobian by forward mode, and its family."""
+
+from torch.func import vmap as vmap
+
+from pushforward.errors import MissingRuleError as MissingRuleError
+from pushforward.errors import PushforwardError as PushforwardError
+from pushforward.errors import RandomnessError as RandomnessError
+from pushforward.errors import UnsupportedError as UnsupportedError
+from pushforward.recording import custom_function as _custom_function  # noqa: F401  (wraps Function.apply)
+from pushforward.recording import fast_path as _fast_path  # noqa: F401  (installs the fast path)
+from pushforward.rules.registry import elementwise as elementwise
+from pushforward.rules.registry import nondifferentiable as nondifferentiable
+from pushforward.rules.registry import rule as rule
+from pushforward.transforms.jacfwd import jacfwd as jacfwd
+from pushforward.transforms.jvp import jvp as jvp
+from pushforward.transforms.linearize import linearize as linearize

@@ -1,0 +1,57 @@
+"""Index arithmetic on shapes: which axes of two shapes correspond."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Shape = tuple[int, ...]
+Group = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def normalize_axis(axis: int, ndim: int) -> int:
+    """Return ``axis`` counted from the front; a 0-d tensor is taken to have one axis, as PyTorch does."""
+    return axis % max(ndim, 1)
+
+
+def normalize_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Return the sorted distinct ``axes``; none or an empty list means all."""
+    if axes is None or (not isinstance(axes, int) and len(axes) == 0):
+        return tuple(range(ndim))
+    if isinstance(axes, int):
+        axes = (axes,)
+    return tuple(sorted({normalize_axis(axis, ndim) for axis in axes})) if ndim else ()
+
+
+def reshape_groups(source: Shape, target: Shape) -> list[Group]:
+    """Split a reshape into the smallest groups of axes with equal products.
+
+    Math: row-major order is kept within a group and between groups, so that a group is a reshape of its own.
+
+    Example:
+        >>> reshape_groups((2, 3, 4), (6, 2, 2))
+        [((0, 1), (0,)), ((2,), (1, 2))]
+    """
+    if 0 in source:
+        return _empty_groups(source, target)
+    groups: list[Group] = []
+    i = j = 0
+    while i < len(source) or j < len(target):
+        start_i, start_j = i, j
+        left = right = 1
+        if i < len(source):
+            left, i = source[i], i + 1
+        if j < len(target):
+            right, j = target[j], j + 1
+        while left != right:
+            if left < right:
+                left, i = left * source[i], i + 1
+            else:
+                right, j = right * target[j], j + 1
+        groups.append((tuple(range(start_i, i)), tuple(range(start_j, j))))
+    return groups
+
+
+def _empty_groups(source: Shape, target: Shape) -> list[Group]:
+    assert math.prod(target) == 0
+    return [(tuple(range(len(source))), tuple(range(len(target))))]

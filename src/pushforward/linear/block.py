@@ -1,0 +1,312 @@
+"""Block: the Jacobian of one intermediate with respect to one far end, with its Kronecker deltas left unwritten.
+
+The *near* end is the intermediate the block belongs to: ``y`` when tangents are pushed forward, the cotangent's
+owner when they are pulled back. The *far* end is the seeds: the input in forward mode, the output in reverse.
+Nothing here knows which of the two it is; a map pushes with the same operations with which its transpose pulls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape, reshape_groups
+
+Tied = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(slots=True)
+class Block:
+    """Values over the near axes and the free seed axes; every other seed axis is tied to a near axis.
+
+    Math: J[near n, seed s] = values[s at free axes, n] · Π_{k tied} δ(s_k, n_{tied[k]})
+
+    Not frozen, for speed (a frozen dataclass takes 4 times as long to make); never changed after it is made.
+    """
+
+    values: Tensor  # (*free seed axes, *near axes); a near axis may have size 1 and stand for all its positions
+    shape: Shape  # of the near end
+    seed_shape: Shape  # of the far end, up to a row-major reshape
+    tied: Tied  # for each seed axis the near axis it is tied to, None where it is free
+    source: int = 0  # which far end: the number of the input (forward) or of the output (reverse)
+
+    def __repr__(self) -> str:
+        """Show shape and ties on one line."""
+        seeds = " ".join(
+            str(n) if axis is None else f"{n}~{axis}"
+            for n, axis in zip(self.seed_shape, self.tied, strict=True)
+        )
+        return f"Block({_times(self.shape)} ← {seeds or '()'})"
+
+    @property
+    def num_free(self) -> int:
+        """The number of free seed axes."""
+        return self.tied.count(None)
+
+    @property
+    def structure(self) -> tuple[int, Shape, Tied]:
+        """Blocks with the same structure add by adding their values."""
+        return self.source, self.seed_shape, self.tied
+
+    @property
+    def full_numel(self) -> int:
+        """How many numbers the values hold once every near axis is written out."""
+        return self.num_seeds * math.prod(self.shape)
+
+    @property
+    def num_seeds(self) -> int:
+        """How many free columns are carried."""
+        return math.prod(
+            n for n, axis in zip(self.seed_shape, self.tied, strict=True) if axis is None
+        )
+
+    def with_values(self, values: Tensor) -> Block:
+        """Return the same structure with other values."""
+        return Block(values, self.shape, self.seed_shape, self.tied, self.source)
+
+    def expanded_values(self) -> Tensor:
+        """Return the values with every near axis at its full size (a view)."""
+        num_free = self.num_free
+        return self.values.expand(self.values.shape[:num_free] + self.shape)
+
+    def scale(self, coef: Tensor | complex) -> Block:
+        """Multiply by ``coef``, which broadcasts to the near shape without enlarging it."""
+        return Block(self.values * coef, self.shape, self.seed_shape, self.tied, self.source)
+
+    def permute(self, dims: Sequence[int]) -> Block:
+        """Reorder the near axes."""
+        num_free = self.num_free
+        values = self.values.permute((*range(num_free), *(num_free + d for d in dims)))
+        place = {old: new for new, old in enumerate(dims)}
+        tied = tuple(None if axis is None else place[axis] for axis in self.tied)
+        return Block(values, tuple(self.shape[d] for d in dims), self.seed_shape, tied, self.source)
+
+    def expand(self, shape: Shape) -> Block:
+        """Broadcast the near axes to ``shape``, aligned on the right; copies nothing."""
+        added = len(shape) - len(self.shape)
+        if not added:
+            return Block(self.values, shape, self.seed_shape, self.tied, self.source)
+        num_free = self.num_free
+        values = self.values
+        values = values.reshape(values.shape[:num_free] + (1,) * added + values.shape[num_free:])
+        tied = tuple(None if axis is None else axis + added for axis in self.tied)
+        return Block(values, shape, self.seed_shape, tied, self.source)
+
+    def sum(self, axes: Sequence[int], keepdim: bool = False) -> Block:
+        """Sum near axes away. A tied axis becomes a free one: its delta picks one term of the sum."""
+        block = self
+        for axis in sorted(axes, reverse=True):
+            block = block._sum_axis(axis)
+        if keepdim:
+            shape = tuple(1 if i in axes else n for i, n in enumerate(self.shape))
+            return block.reshape(shape)
+        return block
+
+    def _sum_axis(self, axis: int) -> Block:
+        holders = [k for k, tie in enumerate(self.tied) if tie == axis]
+        if len(holders) > 1:
+            return self.untie_seeds(holders[1:])._sum_axis(axis)
+        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        num_free = self.num_free
+        values, tied = self.values, list(self.tied)
+        if holders:
+            k = holders[0]
+            size = self.shape[axis]
+            place = self.tied[:k].count(None)
+            if values.shape[num_free + axis] != size:
+                values = values.expand(
+                    *values.shape[: num_free + axis], size, *values.shape[num_free + axis + 1 :]
+                )
+            values = values.movedim(num_free + axis, place)
+            tied[k] = None
+        elif values.shape[num_free + axis] == self.shape[axis]:
+            values = values.sum(num_free + axis)
+        else:
+            values = values.squeeze(num_free + axis) * self.shape[axis]
+        new_tied = tuple(t - 1 if t is not None and t > axis else t for t in tied)
+        return Block(values, shape, self.seed_shape, new_tied, self.source)
+
+    def sum_to(self, shape: Shape) -> Block:
+        """Undo a broadcast from ``shape``: sum the axes along which it was repeated."""
+        added = len(self.shape) - len(shape)
+        repeated = [
+            i for i, n in enumerate(self.shape) if i < added or (shape[i - added] == 1 and n != 1)
+        ]
+        if not repeated:
+            return self
+        return self.sum(repeated).reshape(shape)
+
+    def untie_seeds(self, seed_axes: Sequence[int]) -> Block:
+        """Write out the deltas of ``seed_axes``: these axes become free."""
+        block = self
+        for k in seed_axes:
+            block = block._untie_seed(k)
+        return block
+
+    def _untie_seed(self, k: int) -> Block:
+        axis = self.tied[k]
+        if axis is None:
+            return self
+        num_free, size = self.num_free, self.shape[axis]
+        place = self.tied[:k].count(None)
+        near = num_free + axis
+        values = self.values
+        if values.shape[near] == size:
+            values = torch.diag_embed(values.movedim(near, -1), dim1=place, dim2=near + 1)
+        else:
+            eye = torch.eye(size, dtype=values.dtype, device=values.device)
+            eye_shape = [1] * (values.ndim + 1)
+            eye_shape[place] = eye_shape[near + 1] = size
+            values = values.unsqueeze(place) * eye.view(eye_shape)
+        tied = (*self.tied[:k], None, *self.tied[k + 1 :])
+        return Block(values, self.shape, self.seed_shape, tied, self.source)
+
+    def untie(self, axes: Sequence[int]) -> Block:
+        """Write out every delta that holds one of the near ``axes``."""
+        held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in axes]
+        return self.untie_seeds(held) if held else self
+
+    def reshape(self, shape: Shape) -> Block:
+        """Reshape the near end, relabelling ties where groups of axes correspond, untying where they do not."""
+        if shape == self.shape:
+            return self
+        groups = reshape_groups(self.shape, shape)
+        block = self
+        for old_axes, _ in groups:
+            block = block._untie_unless_mergeable(old_axes)
+        return block._reshape_groups(groups, shape)
+
+    def _real_axes(self, axes: Sequence[int]) -> list[int]:
+        return [a for a in axes if self.shape[a] != 1]
+
+    def _untie_unless_mergeable(self, axes: Sequence[int]) -> Block:
+        real = self._real_axes(axes)
+        held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in real]
+        if not held or len(real) == 1:
+            return self
+        runs = [held[i : i + len(real)] for i in range(0, len(held), len(real))]
+        for run in runs:
+            in_order = [self.tied[k] for k in run] == real
+            between = (k for k in range(run[0], run[-1]) if k not in run)
+            adjacent = all(self.seed_shape[k] == 1 for k in between)
+            if not (in_order and adjacent):
+                return self.untie_seeds(held)
+        return self
+
+    def _reshape_groups(self, groups: list[tuple[Shape, Shape]], shape: Shape) -> Block:
+        num_free = self.num_free
+        near_sizes = self.values.shape[num_free:]
+        value_shape, full_shape = [1] * len(shape), list(near_sizes)
+        seeds: list[tuple[Shape, Tied]] = [
+            ((n,), (None,)) for n in self.seed_shape
+        ]  # what every old seed axis becomes
+        for old_axes, new_axes in groups:
+            if any(near_sizes[a] != 1 for a in old_axes) or 0 in (shape[a] for a in new_axes):
+                for a in old_axes:
+                    full_shape[a] = self.shape[a]
+                for a in new_axes:
+                    value_shape[a] = shape[a]
+            real = self._real_axes(old_axes)
+            held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in real]
+            new_real = tuple(a for a in new_axes if shape[a] != 1)
+            for k in held:
+                seeds[k] = ((), ())
+            for k in held[:: max(len(real), 1)]:
+                seeds[k] = (tuple(shape[a] for a in new_real), new_real)
+        values = self.values.expand(self.values.shape[:num_free] + tuple(full_shape))
+        values = values.reshape(self.values.shape[:num_free] + tuple(value_shape))
+        seed_shape = tuple(n for sizes, _ in seeds for n in sizes)
+        tied = tuple(t for _, ties in seeds for t in ties)
+        return Block(values, shape, seed_shape, tied, self.source)
+
+    def apply(
+        self,
+        function: Callable[[Tensor], Tensor],
+        shape: Shape,
+        kept: Sequence[tuple[int, int]],
+        uniform: bool = False,
+    ) -> Block:
+        """Apply a linear ``function`` that takes ``(seeds, *self.shape)`` to ``(seeds, *shape)``.
+
+        Args:
+            function: Linear, and independent of the first axis.
+            shape: The near shape afterwards.
+            kept: Pairs (axis before, axis after) along which the function acts position by position; ties on
+                these stay, all others are written out.
+            uniform: Whether it does the same at every position of the kept axes, so that a kept axis over
+                which the values are constant need not be written out.
+        """
+        place = dict(kept)
+        mixed = [axis for axis in range(len(self.shape)) if axis not in place]
+        block = self.untie(mixed)
+        num_free = block.num_free
+        free_shape = block.values.shape[:num_free]
+        near = list(block.shape)
+        if uniform:
+            for axis in place:
+                near[axis] = block.values.shape[num_free + axis]
+        values = block.values.expand(free_shape + tuple(near))
+        result = function(values.reshape((math.prod(free_shape), *near)))
+        result = result.reshape(free_shape + result.shape[1:])
+        tied = tuple(None if axis is None else place[axis] for axis in block.tied)
+        return Block(result, shape, block.seed_shape, tied, block.source)
+
+    def to_structure(self, seed_shape: Shape, tied: Tied) -> Block:
+        """Write out the deltas that ``tied`` lacks, reshaping the seeds where they were regrouped."""
+        if self.seed_shape != seed_shape:
+            block = self.untie_seeds(range(len(self.seed_shape)))
+            values = block.values.reshape(seed_shape + block.values.shape[block.num_free :])
+            return Block(values, self.shape, seed_shape, (None,) * len(seed_shape), self.source)
+        return self.untie_seeds([k for k, tie in enumerate(self.tied) if tie != tied[k]])
+
+    def to_dense(self) -> Tensor:
+        """Return the Jacobian with nothing left out: ``(*shape, *seed_shape)``, contiguous."""
+        num_free, ndim = self.num_free, len(self.shape)
+        values = self.values
+        if values.shape[num_free:] != self.shape:
+            values = self.expanded_values()
+        if num_free:
+            order = (*range(num_free, num_free + ndim), *range(num_free))
+            values = values.permute(order)
+        for k, axis in enumerate(self.tied):
+            if axis is not None:
+                if axis != values.ndim - 1:
+                    values = values.movedim(axis, -1)
+                values = torch.diag_embed(values, 0, axis, ndim + k)
+        return values.contiguous()
+
+
+def identity(primal: Tensor, source: int) -> Block:
+    """Return the Jacobian of a real ``primal`` with respect to itself: all ones, all axes tied."""
+    shape = tuple(primal.shape)
+    tied: Tied = tuple([i if n != 1 else None for i, n in enumerate(shape)])
+    num_axes = len(shape) + tied.count(None)
+    values = torch.ones((1,) * num_axes, dtype=primal.dtype, device=primal.device)
+    return Block(values, shape, shape, tied, source)
+
+
+def complex_identity(primal: Tensor, source: int) -> Block:
+    """Return the Jacobian of a complex ``primal`` with respect to its real and imaginary parts.
+
+    Seeds are ``(*primal.shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
+    """
+    shape = tuple(primal.shape)
+    tied = (*(i if n != 1 else None for i, n in enumerate(shape)), None)
+    ones = tied[:-1].count(None)
+    directions = torch.tensor([1, 1j], dtype=primal.dtype, device=primal.device)
+    values = directions.reshape((1,) * ones + (2,) + (1,) * len(shape))
+    return Block(values, shape, (*shape, 2), tied, source)
+
+
+def seeds(tangents: Tensor, seed_shape: Shape, source: int) -> Block:
+    """Return the block of given tangents ``(*seed_shape, *primal.shape)``: every seed axis is free."""
+    shape = tuple(tangents.shape[len(seed_shape) :])
+    return Block(tangents, shape, seed_shape, (None,) * len(seed_shape), source)
+
+
+def _times(shape: Shape) -> str:
+    return "×".join(map(str, shape)) or "()"

@@ -1,0 +1,67 @@
+"""Sums of blocks: a short tuple of blocks of different structure, merged when that is cheaper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block
+
+Blocks = tuple[Block, ...]
+
+MAX_TERMS = 4  # per far end; every further operator is paid once for each term
+
+
+def add_blocks(terms: Iterable[Block]) -> Blocks:
+    """Return the sum of ``terms`` as few blocks: equal structures are added, near-dense ones absorb others."""
+    result: list[Block] = []
+    for term in terms:
+        _add_term(result, term)
+    return tuple(result)
+
+
+def _add_term(result: list[Block], term: Block) -> None:
+    for i, other in enumerate(result):
+        if other.structure == term.structure:
+            result[i] = other.with_values(other.values + term.values)
+            return
+    same_source = [i for i, other in enumerate(result) if other.source == term.source]
+    for i in same_source:
+        merged = _merge(result[i], term, force=len(same_source) >= MAX_TERMS)
+        if merged is not None:
+            del result[i]
+            _add_term(result, merged)
+            return
+    result.append(term)
+
+
+def _merge(a: Block, b: Block, force: bool) -> Block | None:
+    """Add blocks of different structure in their common one, if either is more than half as large as that."""
+    seed_shape: Shape
+    if a.seed_shape == b.seed_shape:
+        seed_shape = a.seed_shape
+        tied = tuple(x if x == y else None for x, y in zip(a.tied, b.tied, strict=True))
+    else:
+        seed_shape = (math.prod(a.seed_shape),)
+        tied = (None,)
+    seeds = math.prod(n for n, axis in zip(seed_shape, tied, strict=True) if axis is None)
+    common = seeds * math.prod(a.shape)
+    if not force and 2 * max(a.values.numel(), b.values.numel()) < common:
+        return None
+    a, b = a.to_structure(seed_shape, tied), b.to_structure(seed_shape, tied)
+    return a.with_values(a.values + b.values)
+
+
+def to_dense(blocks: Blocks, shape: Shape, seed_shape: Shape, like: Tensor) -> Tensor:
+    """Return the sum as one contiguous tensor ``(*shape, *seed_shape)``; zeros like ``like`` if there is none."""
+    if not blocks:
+        return torch.zeros(shape + seed_shape, dtype=like.dtype, device=like.device)
+    total = blocks[0].to_dense()
+    for block in blocks[1:]:
+        total = total + block.to_dense().reshape(total.shape)
+    full = shape + seed_shape
+    return total if total.shape == full else total.reshape(full)

@@ -1,0 +1,60 @@
+"""Composed: one map after another, for operators that are two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from pushforward.linear.block import Block
+from pushforward.linear.map import AbstractLinearMap, Pattern
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Composed(AbstractLinearMap):
+    """Apply ``first``, then ``second``.
+
+    Math: ẏ = B A ẋ, x̄ = Aᵀ Bᵀ ȳ. Jacobian: the product; an axis stays tied where both keep it.
+    """
+
+    first: AbstractLinearMap
+    second: AbstractLinearMap
+
+    def push(self, block: Block) -> Block:
+        """Push through both."""
+        return self.second.push(self.first.push(block))
+
+    def pull(self, block: Block) -> Block:
+        """Pull through both."""
+        return self.first.pull(self.second.pull(block))
+
+    def pattern(self) -> Pattern:
+        """Return the product of the patterns."""
+        rows, outer = self.second.pattern()
+        inner, cols = self.first.pattern()
+        inner, order = torch.sort(inner)
+        outer, cols = outer.contiguous(), cols[order]
+        starts = torch.searchsorted(inner, outer)
+        counts = torch.searchsorted(inner, outer, right=True) - starts
+        before = counts.cumsum(0) - counts
+        within = torch.arange(int(counts.sum())) - before.repeat_interleave(counts)
+        rows = rows.repeat_interleave(counts)
+        cols = cols[starts.repeat_interleave(counts) + within]
+        size = max(_numel(self.in_shape), 1)
+        entries = torch.unique(rows * size + cols)
+        return entries // size, entries % size
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def compose(*maps: AbstractLinearMap) -> AbstractLinearMap:
+    """Return the map that applies ``maps`` from left to right."""
+    result = maps[0]
+    for following in maps[1:]:
+        result = Composed(result.in_shape, following.out_shape, result, following)
+    return result

@@ -1,0 +1,29 @@
+"""Expand: broadcasting without arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pushforward.linear.block import Block
+from pushforward.linear.map import AbstractLinearMap, Pattern, positions
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Expand(AbstractLinearMap):
+    """Repeat along new axes on the left and along axes of size 1.
+
+    Math: ẏ = broadcast(ẋ), x̄ = Σ_broadcast ȳ. Jacobian: 0/1; the axes that are not repeated stay tied.
+    """
+
+    def push(self, block: Block) -> Block:
+        """Broadcast."""
+        return block.expand(self.out_shape)
+
+    def pull(self, block: Block) -> Block:
+        """Sum what was broadcast."""
+        return block.sum_to(self.in_shape)
+
+    def pattern(self) -> Pattern:
+        """Run on positions."""
+        cols = positions(self.in_shape).expand(self.out_shape).flatten()
+        return positions(self.out_shape).flatten(), cols

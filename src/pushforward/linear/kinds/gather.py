@@ -1,0 +1,177 @@
+"""Gather: outputs that are copies of chosen inputs. Slice is its regular form along one axis."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.block import Block
+from pushforward.linear.map import AbstractLinearMap, Pattern, positions
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Slice(AbstractLinearMap):
+    """Take every ``step``-th position along ``axis``.
+
+    Math: ẏ = ẋ[..., start::step, ...], x̄ = ȳ written into zeros. Jacobian: 0/1; the other axes
+    stay tied.
+    """
+
+    axis: int
+    start: int
+    step: int = 1
+
+    def push(self, block: Block) -> Block:
+        """Slice."""
+        return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+
+    def pull(self, block: Block) -> Block:
+        """Write into zeros."""
+        return block.apply(self._put, self.in_shape, self._kept, uniform=True)
+
+    @property
+    def _stop(self) -> int:
+        return min(self.start + self.out_shape[self.axis] * self.step, self.in_shape[self.axis])
+
+    def _take(self, tangent: Tensor) -> Tensor:
+        index = [slice(None)] * (self.axis + 1) + [slice(self.start, self._stop, self.step)]
+        return tangent[tuple(index)]
+
+    def _put(self, cotangent: Tensor) -> Tensor:
+        shape = list(cotangent.shape)
+        shape[self.axis + 1] = self.in_shape[self.axis]
+        zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
+        return torch.slice_scatter(
+            zeros, cotangent, self.axis + 1, self.start, self._stop, self.step
+        )
+
+    @property
+    def _kept(self) -> tuple[tuple[int, int], ...]:
+        return tuple((i, i) for i in range(len(self.in_shape)) if i != self.axis)
+
+    def pattern(self) -> Pattern:
+        """Run on positions."""
+        cols = self._take(positions(self.in_shape).unsqueeze(0)).flatten()
+        return positions(self.out_shape).flatten(), cols
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Select(AbstractLinearMap):
+    """Take one position along ``axis``, and drop the axis.
+
+    Math: ẏ = ẋ[..., index, ...], x̄ = ȳ written into zeros. Jacobian: 0/1; the other axes stay tied.
+    """
+
+    axis: int
+    index: int
+
+    def push(self, block: Block) -> Block:
+        """Select."""
+        return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+
+    def pull(self, block: Block) -> Block:
+        """Write into zeros."""
+        kept = tuple((j, i) for i, j in self._kept)
+        return block.apply(self._put, self.in_shape, kept, uniform=True)
+
+    def _take(self, tangent: Tensor) -> Tensor:
+        return tangent.select(self.axis + 1, self.index)
+
+    def _put(self, cotangent: Tensor) -> Tensor:
+        shape = list(cotangent.shape)
+        shape.insert(self.axis + 1, self.in_shape[self.axis])
+        zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
+        return torch.select_scatter(zeros, cotangent, self.axis + 1, self.index)
+
+    @property
+    def _kept(self) -> tuple[tuple[int, int], ...]:
+        before = tuple((i, i) for i in range(self.axis))
+        return before + tuple((i, i - 1) for i in range(self.axis + 1, len(self.in_shape)))
+
+    def pattern(self) -> Pattern:
+        """Run on positions."""
+        cols = self._take(positions(self.in_shape).unsqueeze(0)).flatten()
+        return positions(self.out_shape).flatten(), cols
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Gather(AbstractLinearMap):
+    """Copy chosen positions of the ``mixed`` axes: ``index`` says which; the others are kept.
+
+    The input is viewed as ``(*kept, mixed)`` with the mixed axes flattened, likewise the output.
+
+    Math: ẏ[…, i] = ẋ[…, index_i], x̄[…, j] = Σ_{i: index_i = j} ȳ[…, i]. Jacobian: 0/1; kept axes
+    stay tied.
+    """
+
+    index: Tensor  # (mixed size of the output,), flat positions in the mixed axes; -1 gives 0
+    mixed_in: tuple[int, ...]  # in increasing order
+    mixed_out: tuple[int, ...]
+    is_total: bool = False  # whether the index is known to have no -1
+
+    def push(self, block: Block) -> Block:
+        """Gather."""
+        return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+
+    def pull(self, block: Block) -> Block:
+        """Add up at the positions taken."""
+        kept = tuple((j, i) for i, j in self._kept)
+        return block.apply(self._put, self.in_shape, kept, uniform=True)
+
+    @property
+    def _kept(self) -> tuple[tuple[int, int], ...]:
+        ins = (i for i in range(len(self.in_shape)) if i not in self.mixed_in)
+        outs = (i for i in range(len(self.out_shape)) if i not in self.mixed_out)
+        return tuple(zip(ins, outs, strict=True))
+
+    def _take(self, tangent: Tensor) -> Tensor:
+        flat = _mixed_last(tangent, self.mixed_in)
+        if flat.shape[-1] == 0:
+            taken = flat.new_zeros(flat.shape[:-1] + self.index.shape)
+        elif self.is_total:
+            taken = flat.index_select(-1, self.index)
+        else:
+            taken = flat.index_select(-1, self.index.clamp(min=0))
+            taken = torch.where(self.index < 0, torch.zeros_like(taken), taken)
+        sizes = tuple(self.out_shape[i] for i in self.mixed_out)
+        return _mixed_back(taken, self.mixed_out, sizes)
+
+    def _put(self, cotangent: Tensor) -> Tensor:
+        flat = _mixed_last(cotangent, self.mixed_out)
+        sizes = tuple(self.in_shape[i] for i in self.mixed_in)
+        size = 1
+        for n in sizes:
+            size *= n
+        index = self.index
+        if not self.is_total:
+            flat = torch.where(index < 0, torch.zeros_like(flat), flat)
+            index = index.clamp(min=0)
+        zeros = torch.zeros((*flat.shape[:-1], size), dtype=flat.dtype, device=flat.device)
+        if size:
+            zeros = torch.index_add(zeros, -1, index, flat)
+        return _mixed_back(zeros, self.mixed_in, sizes)
+
+    def pattern(self) -> Pattern:
+        """Run on positions."""
+        here = dataclasses.replace(self, index=self.index.cpu())
+        cols = here._take(positions(self.in_shape).unsqueeze(0) + 1).flatten() - 1
+        rows = positions(self.out_shape).flatten()
+        return rows[cols >= 0], cols[cols >= 0]
+
+
+def _mixed_last(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Move the given near axes (counted behind the seeds) to the end and flatten them."""
+    near = tuple(a + 1 for a in axes)
+    moved = values.movedim(near, tuple(range(-len(near), 0))) if near else values
+    size = 1
+    for n in moved.shape[moved.ndim - len(near) :]:
+        size *= n
+    return moved.reshape((*moved.shape[: moved.ndim - len(near)], size))
+
+
+def _mixed_back(values: Tensor, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+    near = tuple(a + 1 for a in axes)
+    values = values.reshape(values.shape[:-1] + sizes)
+    return values.movedim(tuple(range(-len(near), 0)), near) if near else values

@@ -1,0 +1,39 @@
+"""General: a pair of functions and the axes along which they act position by position."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pushforward.linear.block import Block
+from pushforward.linear.map import AbstractLinearMap, Pattern, dense_pattern
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class General(AbstractLinearMap):
+    """Any linear map, given by what it does to tangents and cotangents, seeds first.
+
+    Math: ẏ[s] = push_seeds(ẋ)[s], x̄[s] = pull_seeds(ȳ)[s]. Jacobian: dense but for the kept
+    axes, which stay tied.
+    """
+
+    push_seeds: Callable[[Tensor], Tensor]  # (seeds, *in_shape) -> (seeds, *out_shape)
+    pull_seeds: Callable[[Tensor], Tensor]  # (seeds, *out_shape) -> (seeds, *in_shape)
+    kept: tuple[tuple[int, int], ...] = ()  # (input axis, output axis): not mixed
+    # Does the same at every position of the kept axes, and takes size 1 for any size there.
+    uniform: bool = False
+
+    def push(self, block: Block) -> Block:
+        """Apply the forward function to all seeds at once."""
+        return block.apply(self.push_seeds, self.out_shape, self.kept, self.uniform)
+
+    def pull(self, block: Block) -> Block:
+        """Apply the backward function to all seeds at once."""
+        kept = tuple((j, i) for i, j in self.kept)
+        return block.apply(self.pull_seeds, self.in_shape, kept, self.uniform)
+
+    def pattern(self) -> Pattern:
+        """Dense within the mixed axes."""
+        return dense_pattern(self.in_shape, self.out_shape, self.kept)

@@ -1,0 +1,58 @@
+"""Scale: elementwise operators and broadcasting."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.block import Block
+from pushforward.linear.map import AbstractLinearMap, Pattern, positions
+
+
+@dataclasses.dataclass(slots=True, repr=False)
+class Scale(AbstractLinearMap):
+    """Multiply by a coefficient, element by element, broadcasting the input.
+
+    Math: ẏ = c ⊙ ẋ (or c ⊙ conj ẋ), x̄ = Σ_broadcast conj(c) ⊙ ȳ (or c ⊙ conj ȳ). Where the output is real and
+    the input complex, ẏ is the real part. Jacobian: diagonal, tied along every axis that is not broadcast.
+    """
+
+    coef: Tensor | complex  # a number, or broadcasts to out_shape
+    conjugate: bool = False
+
+    def push(self, block: Block) -> Block:
+        """Scale, after broadcasting."""
+        if self.in_shape != self.out_shape:
+            block = block.expand(self.out_shape)
+        if self.conjugate:
+            block = block.with_values(block.values.conj().resolve_conj())
+        return _scaled(block, self.coef)
+
+    def pull(self, block: Block) -> Block:
+        """Scale by the conjugate, then sum what was broadcast."""
+        if self.conjugate:
+            block = _scaled(block.with_values(block.values.conj().resolve_conj()), self.coef)
+        else:
+            block = _scaled(block, _conj(self.coef))
+        return block if self.in_shape == self.out_shape else block.sum_to(self.in_shape)
+
+    def pattern(self) -> Pattern:
+        """Every output element has one input element."""
+        return (
+            positions(self.out_shape).flatten(),
+            positions(self.in_shape).expand(self.out_shape).flatten(),
+        )
+
+
+def _scaled(block: Block, coef: Tensor | complex) -> Block:
+    if isinstance(coef, Tensor):
+        return block.scale(coef)
+    return block if coef == 1 else block.scale(coef)
+
+
+def _conj(coef: Tensor | complex) -> Tensor | complex:
+    if isinstance(coef, Tensor):
+        return torch.conj_physical(coef) if coef.is_complex() else coef
+    return coef.conjugate()

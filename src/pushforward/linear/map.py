@@ -1,0 +1,69 @@
+"""What every linear map can do."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block
+
+Pattern = tuple[Tensor, Tensor]  # (rows, cols): flat output and input positions that may be nonzero
+
+
+@dataclasses.dataclass(slots=True)
+class AbstractLinearMap(abc.ABC):
+    """The derivative of one primitive, from one input to one output, at one point.
+
+    A map is R-linear. ``pull`` is its adjoint for the real inner product Re⟨a, b⟩ = Re Σ conj(a)·b, which is
+    the convention of ``torch.autograd`` for complex numbers.
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+
+    @abc.abstractmethod
+    def push(self, block: Block) -> Block:
+        """Return the block of the output, from that of the input."""
+
+    @abc.abstractmethod
+    def pull(self, block: Block) -> Block:
+        """Return the cotangent block of the input, from that of the output."""
+
+    @abc.abstractmethod
+    def pattern(self) -> Pattern:
+        """Return where the Jacobian may be nonzero, as flat (rows, cols) without repetition."""
+
+    def __repr__(self) -> str:
+        """Show kind and shapes on one line."""
+        return f"{type(self).__name__}({_times(self.out_shape)} ← {_times(self.in_shape)})"
+
+
+def positions(shape: Shape) -> Tensor:
+    """Return the flat position of every element, in an array of ``shape``."""
+    size = 1
+    for n in shape:
+        size *= n
+    return torch.arange(size).reshape(shape)
+
+
+def dense_pattern(in_shape: Shape, out_shape: Shape, kept: tuple[tuple[int, int], ...]) -> Pattern:
+    """Return the pattern of a map that mixes everything but the ``kept`` (input axis, output axis) pairs."""
+    in_ndim, out_ndim = len(in_shape), len(out_shape)
+    rows = positions(out_shape).reshape(out_shape + (1,) * in_ndim)
+    cols = positions(in_shape).reshape((1,) * out_ndim + in_shape)
+    rows, cols = torch.broadcast_tensors(rows, cols)
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    for in_axis, out_axis in kept:
+        eye = torch.eye(in_shape[in_axis], dtype=torch.bool)
+        shape = [1] * (out_ndim + in_ndim)
+        shape[out_axis] = shape[out_ndim + in_axis] = in_shape[in_axis]
+        mask = mask & eye.reshape(shape)
+    return rows[mask], cols[mask]
+
+
+def _times(shape: Shape) -> str:
+    return "×".join(map(str, shape)) or "()"

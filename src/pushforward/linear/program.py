@@ -1,0 +1,142 @@
+"""LinearProgram: the recorded chain of maps, to be pushed or pulled any number of times."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import ResidualError
+from pushforward.linear.block import Block
+from pushforward.linear.block_sum import Blocks, add_blocks
+from pushforward.linear.kinds.concat import join_groups
+from pushforward.linear.map import AbstractLinearMap
+
+
+@dataclasses.dataclass(slots=True)
+class Term:
+    """One summand of an equation: ``linear_map`` applied to the variable ``variable``."""
+
+    variable: int
+    linear_map: AbstractLinearMap
+    in_dtype: torch.dtype
+
+
+@dataclasses.dataclass(slots=True)
+class Equation:
+    """A variable's tangent as a sum of maps of earlier ones. Variables are numbered in order of definition."""
+
+    variable: int
+    terms: list[Term]
+    dtype: torch.dtype
+
+
+@dataclasses.dataclass(slots=True)
+class LinearProgram:
+    """Equations in order of definition; single assignment, so each can be pushed or pulled at once."""
+
+    inputs: list[int]
+    equations: list[Equation]
+    outputs: list[int | None]  # None: an output that does not depend on any input
+    residuals: list[tuple[Tensor, int]] = dataclasses.field(default_factory=list)  # with versions
+
+    def check_residuals(self) -> None:
+        """Refuse to go on when a tensor that maps may hold was written to since the recording."""
+        for tensor, version in self.residuals:
+            if tensor._version != version:
+                raise ResidualError(
+                    f"linear program: a tensor of shape {tuple(tensor.shape)} that the derivative needs was written to "
+                    f"in place: got version {tensor._version}, expected {version}. Use .clone() before the write, or "
+                    "record again."
+                )
+
+    def push(self, tangents: Sequence[Blocks]) -> list[Blocks]:
+        """Return the blocks of the outputs, from those of the inputs."""
+        self.check_residuals()
+        last_use = self._last_uses()
+        alive: dict[int, Blocks] = dict(zip(self.inputs, tangents, strict=True))
+        for position, equation in enumerate(self.equations):
+            parts = [
+                (alive.get(term.variable, ()), term.linear_map, term.in_dtype)
+                for term in equation.terms
+            ]
+            terms = push_joined(parts, equation.dtype)
+            alive[equation.variable] = add_blocks(terms) if len(terms) > 1 else tuple(terms)
+            for term in equation.terms:
+                if last_use.get(term.variable) == position:
+                    alive.pop(term.variable, None)
+        return [() if v is None else alive.get(v, ()) for v in self.outputs]
+
+    def pull(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
+        """Return the cotangent blocks of the inputs, from those of the outputs."""
+        self.check_residuals()
+        waiting: dict[int, list[Block]] = {}
+        for variable, blocks in zip(self.outputs, cotangents, strict=True):
+            if variable is not None:
+                waiting.setdefault(variable, []).extend(blocks)
+        for equation in reversed(self.equations):
+            if equation.variable in self.inputs:
+                continue
+            blocks = add_blocks(waiting.pop(equation.variable, ()))
+            for term in equation.terms:
+                waiting.setdefault(term.variable, []).extend(
+                    pull_blocks(blocks, term.linear_map, term.in_dtype)
+                )
+        return [add_blocks(waiting.get(variable, ())) for variable in self.inputs]
+
+    def _last_uses(self) -> dict[int, int]:
+        uses = {
+            term.variable: position
+            for position, equation in enumerate(self.equations)
+            for term in equation.terms
+        }
+        for variable in self.outputs:
+            if variable is not None:
+                uses.pop(variable, None)
+        return uses
+
+    def __str__(self) -> str:
+        """Print the equations."""
+        lines = [f"inputs {' '.join(f'v{v}' for v in self.inputs)}"]
+        for equation in self.equations:
+            terms = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
+            lines.append(f"v{equation.variable} = {terms or '0'}")
+        shown = " ".join("0" if v is None else f"v{v}" for v in self.outputs)
+        return "\n".join([*lines, f"outputs {shown}"])
+
+
+def push_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:
+    """Push each block; values come out in ``dtype``, that of the output (its real part where that is real)."""
+    return [_in_dtype(linear_map.push(_before(b, dtype)), dtype) for b in blocks]
+
+
+def push_joined(
+    parts: Sequence[tuple[Blocks, AbstractLinearMap, torch.dtype]], dtype: torch.dtype
+) -> list[Block]:
+    """Push the blocks of several inputs; pieces of one concatenation are written at once."""
+    pairs = [(linear_map, _before(b, dtype)) for blocks, linear_map, _ in parts for b in blocks]
+    return [_in_dtype(block, dtype) for block in join_groups(pairs)]
+
+
+def pull_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:
+    """Pull each block; values come out in ``dtype``, that of the input."""
+    return [_in_dtype(linear_map.pull(_before(b, dtype)), dtype) for b in blocks]
+
+
+def _before(block: Block, dtype: torch.dtype) -> Block:
+    """Convert to ``dtype`` before the map, unless that would drop an imaginary part."""
+    values = block.values
+    if values.dtype is dtype or (values.dtype.is_complex and not dtype.is_complex):
+        return block
+    return block.with_values(values.to(dtype))
+
+
+def _in_dtype(block: Block, dtype: torch.dtype) -> Block:
+    values = block.values
+    if values.dtype is dtype:
+        return block
+    if values.dtype.is_complex and not dtype.is_complex:
+        values = values.real
+    return block.with_values(values.to(dtype))

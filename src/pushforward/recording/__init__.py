@@ -1,0 +1,1 @@
+"""Making a function's operators visible: tracers, the dispatcher, aliasing, and the two recorders."""

@@ -1,0 +1,441 @@
+"""What both recorders share: one operator at a time, from arguments to outputs with derivatives."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pushforward.errors import MissingRuleError, RandomnessError, RuleError, UnsupportedError
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.recording import aliasing, functional
+from pushforward.recording.dispatch import (
+    EntryState,
+    bare,
+    below_torch_function,
+    needs_tracer,
+    uncover,
+)
+from pushforward.recording.metadata import METADATA, VALUE_READERS
+from pushforward.recording.tracer import (
+    Tracer,
+    current,
+    make_tracer,
+    make_view_tracer,
+    map_tensors,
+)
+from pushforward.rules import bridge
+from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
+
+aten = torch.ops.aten
+
+_levels = itertools.count(1)
+
+Part = tuple[Any, AbstractLinearMap, torch.dtype]  # payload of an input, its map, its dtype
+
+
+class Recorder(abc.ABC):
+    """Records one call of one function. ``combine`` is all that the pushing and taping recorders differ in."""
+
+    def __init__(self, randomness: str = "error", name: str = "jacfwd") -> None:
+        """Remember the dispatcher as the caller has it."""
+        self.level = next(_levels)
+        self.name = name
+        self.entry = EntryState()
+        self.randomness = randomness
+        self.uses_autograd = False  # requires_grad_() was called on a tracer inside the function
+        # Else rules need the caller's grad mode set, or wrappers of the caller's levels taken off.
+        self.has_fast_path = self.entry.grad_mode and self.entry.functorch_level is None
+        self.depth = 0  # calls being taken apart
+        self.keeps_constants = False  # C++ code may write a traced value into a product of constants
+        self.cut = False  # under no_grad inside the function
+        self.captured = aliasing.Captured(self)
+        self.roots: list[tuple[Tensor, Tracer]] = []  # the caller's inputs and their tracers
+
+    @abc.abstractmethod
+    def combine(self, parts: Sequence[Part], out: Tensor) -> Any:
+        """Return the payload of an output: the sum of the maps of the inputs' payloads."""
+
+    def note_arguments(self, arguments: Any) -> None:
+        """Learn what tensors the maps of an operator may hold; by default nothing outlives the call."""
+        del arguments
+
+    # ----- Tracers -----
+
+    def trace(self, primal: Tensor, payload: Any) -> Tracer:
+        """Return a tracer of an input; writes to it reach ``primal`` when the recording ends."""
+        tracer = make_tracer(self.own_copy(primal), payload, self)
+        self.roots.append((primal, tracer))
+        return tracer
+
+    def own_copy(self, tensor: Tensor) -> Tensor:
+        """Return what to trace for a caller's tensor; by default itself, as nothing outlives the call."""
+        return tensor
+
+    def constant(self, tensor: Tensor) -> Tracer:
+        """Return a tracer without derivative, so that operators on ``tensor`` run in the caller's state."""
+        return make_tracer(tensor, None, self)
+
+    def refresh(self, tracer: Tracer) -> None:
+        """Bring a view up to date with what was written to its base."""
+        aliasing.refresh(self, tracer)
+
+    def is_mine(self, value: Any) -> TypeGuard[Tracer]:
+        """Tell whether ``value`` is a tracer of this very recording."""
+        return isinstance(value, Tracer) and value._recorder is self
+
+    def unwrap(self, tree: Any) -> Any:
+        """Replace this recording's tracers by their primals."""
+        return map_tensors(tree, lambda t: current(t) if self.is_mine(t) else t)
+
+    def read(self, output: Any) -> tuple[Any, Any]:
+        """Return the primal and payload of what the function returned."""
+        traced = (
+            self.captured.lookup(self._uncover(output)) if isinstance(output, Tensor) else output
+        )
+        if self.is_mine(traced):
+            primal = current(traced)
+            return primal, traced._payload
+        return output, None
+
+    # ----- Calls -----
+
+    def on_function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take apart a call that came through ``__torch_function__``."""
+        if self.entry.functorch_level is not None:
+            args, kwargs = map_tensors((args, kwargs), self._uncover)
+        reader = METADATA.get(func)
+        if reader is not None:
+            return func(*self.unwrap(args), **self.unwrap(kwargs))
+        if func in VALUE_READERS:
+            return func(*self.unwrap(args), **self.unwrap(kwargs))
+        special = functional.SPECIAL.get(func)
+        if special is not None:
+            result = special(self, func, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        if not self._records() and not self.uses_autograd:
+            return self._without_derivative(func, args, kwargs)
+        if self.entry.is_inside_functorch():
+            # torch.func must see the call first: to it a tracer is an ordinary tensor of a lower level.
+            args, kwargs = map_tensors((args, kwargs), self.captured.lookup)
+            with below_torch_function():
+                return func(*args, **kwargs)
+        own = lookup(func)
+        if own is not None:
+            return self.apply(own, func, args, kwargs)
+        args, kwargs = functional.adopt_written(self, func, args, kwargs)
+        guard = below_torch_function if self.uses_autograd else bare
+        args, kwargs = map_tensors((args, kwargs), self._visible)
+        kept = self.keeps_constants
+        if getattr(func, "__name__", "") in functional.WRITE_TEMPORARIES:
+            self.keeps_constants = True
+            args, kwargs = map_tensors(
+                (args, kwargs), lambda t: t if self.is_mine(t) else self.constant(t)
+            )
+        self.depth += 1
+        try:
+            with guard():
+                result = func(*args, **kwargs)
+        finally:
+            self.depth -= 1
+            self.keeps_constants = kept
+        return map_tensors(result, self._hide_constant)
+
+    def _records(self) -> bool:
+        """Tell whether derivatives are on: ``no_grad`` and ``inference_mode`` inside the function cut them."""
+        return torch.is_grad_enabled() and (
+            self.entry.is_inference or not torch.is_inference_mode_enabled()
+        )
+
+    def _uncover(self, tensor: Tensor) -> Tensor:
+        if self.entry.functorch_level is None or self.is_mine(tensor):
+            return tensor
+        inner = uncover(tensor, self.entry)
+        return inner if self.is_mine(inner) else tensor
+
+    def _visible(self, tensor: Tensor) -> Tensor:
+        if self.is_mine(tensor):
+            return tensor
+        adopted: Tensor = self.captured.lookup(tensor)
+        if adopted is not tensor:
+            return adopted
+        if isinstance(tensor, Tracer) or needs_tracer(tensor):
+            return self.constant(tensor)
+        return tensor
+
+    def _hide_constant(self, tensor: Tensor) -> Tensor:
+        if (
+            self.is_mine(tensor)
+            and tensor._payload is None
+            and tensor._alias is None
+            and not tensor._writes
+            and not tensor._is_buffer
+            and not self._is_root(tensor)
+        ):
+            return tensor._primal
+        return tensor
+
+    def _is_root(self, tracer: Tracer) -> bool:
+        return any(root is tracer for _, root in self.roots) or self.captured.owns(tracer)
+
+    def _without_derivative(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call under ``no_grad``: values as ever, derivative cut, aliases still followed."""
+        args, kwargs = map_tensors((args, kwargs), self._visible)
+        was_cut = self.cut
+        self.depth += 1
+        self.cut = True
+        try:
+            with bare():
+                result = func(*args, **kwargs)
+        finally:
+            self.depth -= 1
+            self.cut = was_cut
+        return map_tensors(result, self._hide_constant)
+
+    # ----- Primitives -----
+
+    def on_primitive(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Apply one ATen operator that came through ``__torch_dispatch__``."""
+        if self.entry.functorch_level is not None:
+            args, kwargs = map_tensors((args, kwargs), self._uncover)
+        if op is aten._local_scalar_dense.default and not self.depth:
+            raise UnsupportedError(
+                f"{self.name}: a value that is being differentiated leaves PyTorch unseen (torch.tensor([...]) of "
+                "it, or an iteration that reads it): expected tensors to be put together by torch.stack or "
+                "torch.cat. Use those, or .item() where a constant is meant."
+            )
+        if functional.is_to_meta(op, args, kwargs):
+            with self.entry.restored():
+                return op(*self.unwrap(args), **self.unwrap(kwargs))
+        if op is aten._has_same_storage_numel.default and not self.is_mine(args[0]):
+            return False  # a plain tangent of a tracer: torch.func copies it into a buffer, which is a tracer
+        if op.overloadpacket in functional.FACTORIES:
+            return self._buffer(op, args, kwargs)
+        if op._schema.is_mutable:
+            return functional.mutate(self, op, args, kwargs)
+        if op is aten.detach.default and not self.uses_autograd:
+            return functional.cut_alias(self, args[0])
+        if lookup(op) is None and not is_nondifferentiable(op):
+            if op.namespace == "prims":
+                with bare():
+                    return op.impl_aten(*args, **kwargs)
+            if op.has_kernel_for_dispatch_key(
+                torch._C.DispatchKey.CompositeImplicitAutograd
+            ) or bridge.is_composite(op):
+                with bare():
+                    result = op.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        with self.entry.restored(self.cut):
+            return self.apply(lookup(op), op, args, kwargs)
+
+    def _buffer(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tracer:
+        """Make a new tensor like a tracer. It is a tracer too: C++ code may write to it out of our sight."""
+        with self.entry.restored():
+            tracer = self.constant(op(*self.unwrap(args), **self.unwrap(kwargs)))
+        tracer._is_buffer = True
+        return tracer
+
+    @property
+    def is_direct(self) -> bool:
+        """Tell whether a function may go to its rule at once: nothing has to be restored or watched."""
+        return bool(
+            self.entry.grad_mode
+            and not self.uses_autograd
+            and not self.captured.is_used
+            and torch.is_grad_enabled()
+            and not self.entry.is_inside_functorch()
+        )
+
+    def apply(
+        self,
+        rule: Rule | None,
+        op: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call: Any = None,
+    ) -> Any:
+        """Evaluate ``op`` on the primals and give its outputs their derivatives, by rule or bridge.
+
+        ``call`` is a function that does the same as ``op`` on these arguments, if there is a quicker one.
+        """
+        if self.randomness == "error" and torch.Tag.nondeterministic_seeded in getattr(
+            op, "tags", ()
+        ):
+            self._refuse_random(op, args, kwargs)
+        primal_args, primal_kwargs = self.unwrap(args), self.unwrap(kwargs)
+        out = (call or op)(*primal_args, **primal_kwargs)
+        if is_nondifferentiable(op):
+            return self._wrap_plain(out, args, kwargs)
+        outs = out if isinstance(out, (tuple, list)) else (out,)
+        active = [] if self.cut else self._active(args, kwargs)
+        parts: list[list[Part]] = [[] for _ in outs]
+        if active and any(_is_differentiable(o) for o in outs):
+            self._derive(rule, op, primal_args, primal_kwargs, out, active, parts)
+        views = functional.view_outputs(op)
+        wrapped = [
+            self._wrap(o, p, op, args, primal_args, primal_kwargs, i, rule if i in views else None)
+            if isinstance(o, Tensor)
+            else o
+            for i, (o, p) in enumerate(zip(outs, parts, strict=True))
+        ]
+        if not isinstance(out, (tuple, list)):
+            return wrapped[0]
+        return type(out)(*wrapped) if hasattr(out, "_fields") else type(out)(wrapped)
+
+    def _active(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[tuple[int | str, int | None, Tracer]]:
+        """Return (argument, place in it if it is a list, tracer) for every tracer with a derivative."""
+        found: list[tuple[int | str, int | None, Tracer]] = []
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for key, value in given:
+            if isinstance(value, (tuple, list)):
+                for place, item in enumerate(value):
+                    if self.is_mine(item) and self._payload(item) is not None:
+                        found.append((key, place, item))
+            elif self.is_mine(value) and self._payload(value) is not None:
+                found.append((key, None, value))
+        return found
+
+    def _payload(self, tracer: Tracer) -> Any:
+        if tracer._alias is not None:
+            self.refresh(tracer)
+        return tracer._payload
+
+    def _derive(
+        self,
+        rule: Rule | None,
+        op: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        active: list[tuple[int | str, int | None, Tracer]],
+        parts: list[list[Part]],
+    ) -> None:
+        self.note_arguments((args, kwargs))
+        if rule is None or any(rule.partial(key) is None for key, _, _ in active):
+            if not isinstance(op, torch._ops.OpOverload):
+                raise MissingRuleError(
+                    f"{self.name}: the rule of {op} lacks an argument that is differentiated: "
+                    f"got {[key for key, _, _ in active]}, expected only "
+                    f"{sorted(map(str, rule.partials)) if rule else []}. Give it a partial for every argument."
+                )
+            positions = [(key, place) for key, place, _ in active]
+            maps_list = bridge.maps(self.name, op, args, kwargs, out, positions)
+        else:
+            computed: dict[int | str, Any] = {}
+            maps_list = []
+            for key, place, tracer in active:
+                if key not in computed:
+                    computed[key] = maps_of(rule, key, out, args, kwargs, tracer._primal)
+                maps = computed[key]
+                maps_list.append(maps if place is None else maps[place])
+        outs = out if isinstance(out, (tuple, list)) else (out,)
+        for (_, _, tracer), maps in zip(active, maps_list, strict=True):
+            for i, linear_map in enumerate(maps if isinstance(maps, (tuple, list)) else (maps,)):
+                if linear_map is not None:
+                    fitted = _fitted(linear_map, op, tracer._primal, outs[i])
+                    parts[i].append((tracer._payload, fitted, tracer._primal.dtype))
+
+    def _wrap(
+        self,
+        out: Tensor,
+        parts: list[Part],
+        op: Any,
+        args: tuple[Any, ...],
+        primal_args: tuple[Any, ...],
+        primal_kwargs: dict[str, Any],
+        index: int,
+        view_rule: Rule | None,
+    ) -> Tensor:
+        payload = self.combine(parts, out) if parts and _is_differentiable(out) else None
+        viewed = args[0] if args and self.is_mine(args[0]) else None
+        is_view = view_rule is not None and viewed is not None
+        if (
+            payload is None
+            and not is_view
+            and not self.keeps_constants
+            and not needs_tracer(out)
+        ):
+            return out
+        if is_view and viewed is not None:
+            tracer = make_view_tracer(out, payload, self, viewed)
+            aliasing.make_view(self, tracer, viewed, op, primal_args, primal_kwargs, index)
+            return tracer
+        return make_tracer(out, payload, self)
+
+    def _wrap_plain(self, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return out
+
+    def _refuse_random(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise, unless the operator draws nothing because its dropout probability is 0."""
+        names = [argument.name for argument in op._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if "dropout_p" in names and not given.get("dropout_p", 0.0):
+            return
+        raise RandomnessError(
+            f"{self.name}: vmap: called random operation {op} while in randomness error mode. Use "
+            "randomness='same' or randomness='different', or draw the numbers outside the function."
+        )
+
+    # ----- Start and end -----
+
+    def make_mode(self) -> TorchFunctionMode:
+        """Return the mode that watches operators on captured tensors."""
+        return CapturedMode(self)
+
+    def finish(self) -> None:
+        """Hand the writes to the caller's tensors over to them."""
+        for tensor, tracer in self.roots:
+            if tracer._writes:
+                tensor.copy_(tracer._primal)
+        self.captured.write_back()
+
+
+class CapturedMode(TorchFunctionMode):
+    """Shows a recorder the operators on plain tensors into which a traced value was written."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Serve ``recorder``."""
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Replace adopted tensors by their tracers."""
+        kwargs = kwargs or {}
+        if not self._recorder.entry.busy:
+            args, kwargs = map_tensors((args, kwargs), self._recorder.captured.lookup)
+        return func(*args, **kwargs)
+
+
+def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Tensor) -> AbstractLinearMap:
+    """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
+    out_shape = tuple(out.shape)
+    if linear_map.out_shape != out_shape and isinstance(linear_map, (Scale, Mask)):
+        linear_map = dataclasses.replace(linear_map, out_shape=out_shape)
+    if linear_map.out_shape != out_shape or linear_map.in_shape != tuple(x.shape):
+        raise RuleError(
+            f"the rule of {op} gave {linear_map!r}: expected a map {out_shape} ← {tuple(x.shape)}. "
+            "Correct the rule (docs/how-to/add-a-rule.md)."
+        )
+    return linear_map
+
+
+def _is_differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())

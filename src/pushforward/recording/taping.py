@@ -1,0 +1,59 @@
+"""The taping recorder: keeps the linear program, with its residuals, to be pushed or pulled later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.linear.program import Equation, LinearProgram, Term
+from pushforward.recording.dispatch import has_version
+from pushforward.recording.recorder import Part, Recorder
+from pushforward.recording.tracer import map_tensors
+
+
+class TapingRecorder(Recorder):
+    """Payloads are numbers of variables of the program."""
+
+    def __init__(self, randomness: str = "error", name: str = "linearize") -> None:
+        """Start an empty program."""
+        super().__init__(randomness, name)
+        self.has_fast_path = False
+        self.equations: list[Equation] = []
+        self.num_variables = 0
+        self.residuals: dict[int, tuple[Tensor, int]] = {}
+
+    def own_copy(self, tensor: Tensor) -> Tensor:
+        """Copy: residuals outlive the call, and a function may write to its input."""
+        return tensor.clone()
+
+    def combine(self, parts: Sequence[Part], out: Tensor) -> int:
+        """Append the equation of one output."""
+        variable = self.new_variable()
+        terms = [Term(payload, linear_map, dtype) for payload, linear_map, dtype in parts]
+        self.equations.append(Equation(variable, terms, out.dtype))
+        return variable
+
+    def note_arguments(self, arguments: Any) -> None:
+        """Remember the versions of tensors that maps may hold."""
+        map_tensors(arguments, self._note)
+
+    def _note(self, tensor: Tensor) -> None:
+        if has_version(tensor):
+            self.residuals.setdefault(id(tensor), (tensor, tensor._version))
+
+    def new_variable(self) -> int:
+        """Return the number of a variable that no equation defines: an input."""
+        self.num_variables += 1
+        return self.num_variables - 1
+
+    def program(self, inputs: list[int], outputs: list[int | None]) -> LinearProgram:
+        """Return what was recorded, without what no output needs."""
+        needed = {v for v in outputs if v is not None}
+        kept = []
+        for equation in reversed(self.equations):
+            if equation.variable in needed:
+                kept.append(equation)
+                needed.update(term.variable for term in equation.terms)
+        return LinearProgram(inputs, kept[::-1], outputs, list(self.residuals.values()))

@@ -1,0 +1,341 @@
+"""Rules of the activation functions, and of the kernels that PyTorch's autograd calls for them.
+
+At kinks the derivative is PyTorch's: that of the branch which its backward kernel takes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import normalize_axis
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.kinds.transposed import transpose
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import elementwise, rule
+
+aten = torch.ops.aten
+
+
+def _mask(x: Tensor, mask: Tensor) -> Mask:
+    return Mask(tuple(x.shape), tuple(x.shape), mask)
+
+
+def _scale(x: Tensor, coef: Tensor | float) -> Scale:
+    return Scale(tuple(x.shape), tuple(x.shape), coef)
+
+
+def _conj(x: Tensor) -> Tensor:
+    return torch.conj_physical(x) if x.is_complex() else x
+
+
+# Piecewise linear
+
+
+def _leaky(x: Tensor, slope: float) -> Tensor:
+    return torch.where(x > 0, 1.0, torch.full_like(x, slope))
+
+
+def _hardswish(x: Tensor) -> Tensor:
+    return torch.where(x <= -3, 0, torch.where(x < 3, x / 3 + 0.5, 1))
+
+
+def _below(x: Tensor, coef: Tensor) -> Tensor:
+    """Return ``coef`` where x is not positive, 1 elsewhere."""
+    return torch.where(x > 0, 1, coef)
+
+
+rule(aten.relu, lambda x, *, out: _mask(x, out > 0))
+rule(aten.threshold, lambda x, threshold, value: _mask(x, x > threshold))
+rule(
+    aten.threshold_backward,
+    lambda y_bar, x, threshold: _mask(y_bar, x > threshold),
+    lambda y_bar, x, threshold: _scale(x, 0.0),
+)
+elementwise(aten.leaky_relu, lambda x, negative_slope=0.01: _leaky(x, negative_slope))
+elementwise(
+    aten.leaky_relu_backward,
+    lambda y_bar, x, negative_slope, self_is_result: _leaky(x, negative_slope),
+    lambda y_bar, x, negative_slope, self_is_result: 0.0,
+)
+rule(
+    aten.hardtanh,
+    lambda x, min_val=-1, max_val=1: _mask(x, (x > min_val) & (x < max_val)),
+)
+rule(
+    aten.hardtanh_backward,
+    lambda y_bar, x, min_val, max_val: _mask(y_bar, (x > min_val) & (x < max_val)),
+    lambda y_bar, x, min_val, max_val: _scale(x, 0.0),
+)
+elementwise(aten.hardsigmoid, lambda x: ((x > -3) & (x < 3)) / 6)
+elementwise(
+    aten.hardsigmoid_backward,
+    lambda y_bar, x: ((x > -3) & (x < 3)) / 6,
+    lambda y_bar, x: 0.0,
+)
+elementwise(aten.hardswish, _hardswish)
+elementwise(
+    aten.hardswish_backward,
+    lambda y_bar, x: _hardswish(x),
+    lambda y_bar, x: torch.where((x > -3) & (x < 3), y_bar / 3, 0),
+)
+rule(aten.softshrink, lambda x, lambd=0.5: _mask(x, x.abs() > lambd))
+rule(
+    aten.softshrink_backward,
+    lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
+    lambda y_bar, x, lambd: _scale(x, 0.0),
+)
+rule(aten.hardshrink, lambda x, lambd=0.5: _mask(x, x.abs() > lambd))
+rule(
+    aten.hardshrink_backward,
+    lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
+    lambda y_bar, x, lambd: _scale(x, 0.0),
+)
+elementwise(
+    aten._prelu_kernel,
+    lambda x, weight: _below(x, weight),
+    lambda x, weight: torch.where(x > 0, 0, x),
+)
+rule(
+    aten._prelu_kernel_backward,
+    lambda y_bar, x, weight: (
+        _scale(y_bar, _below(x, weight)),
+        _scale(y_bar, torch.where(x > 0, 0, x)),
+    ),
+    lambda y_bar, x, weight: (None, _scale(x, torch.where(x > 0, 0, y_bar))),
+    lambda y_bar, x, weight: (
+        Scale(tuple(weight.shape), tuple(x.shape), torch.where(x > 0, 0, y_bar)),
+        None,
+    ),
+)
+
+
+def _rrelu_coef(x: Tensor, noise: Tensor, lower: float, upper: float, training: bool) -> Tensor:
+    # The threshold of PyTorch's kernel, below which the slope counts as fixed.
+    if training and upper - lower > 1e-6:
+        return noise
+    return _leaky(x, (lower + upper) / 2)
+
+
+rule(
+    aten.rrelu_with_noise_functional,
+    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
+        _scale(x, _rrelu_coef(x, out[1], lower, upper, training)),
+        None,
+    ),
+    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None: (None, None),
+)
+elementwise(
+    aten.rrelu_with_noise_backward,
+    lambda y_bar, x, noise, lower, upper, training, self_is_result: _rrelu_coef(
+        x, noise, lower, upper, training
+    ),
+    lambda y_bar, x, noise, lower, upper, training, self_is_result: 0.0,
+    lambda y_bar, x, noise, lower, upper, training, self_is_result: (
+        y_bar if training and upper - lower > 1e-6 else 0.0
+    ),
+)
+
+# Exponential linear units
+
+
+def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
+    # Of the exponential's argument the positive part is cut off, lest it overflow unused.
+    negative = torch.exp(torch.where(x > 0, 0, x) * input_scale)
+    return torch.where(x > 0, scale, scale * alpha * input_scale * negative)
+
+
+def _elu_backward(
+    y_bar: Tensor,
+    alpha: float,
+    scale: float,
+    input_scale: float,
+    is_result: bool,
+    x: Tensor,
+) -> Tensor:
+    if is_result:
+        return torch.where(x > 0, scale, input_scale * (x + scale * alpha))
+    return _elu(x, alpha, scale, input_scale)
+
+
+def _elu_twice(
+    y_bar: Tensor,
+    alpha: float,
+    scale: float,
+    input_scale: float,
+    is_result: bool,
+    x: Tensor,
+) -> Tensor:
+    if is_result:
+        return torch.where(x > 0, 0, y_bar * input_scale)
+    slope = _elu(x, alpha, scale, input_scale)
+    return torch.where(x > 0, 0, y_bar * slope * input_scale)
+
+
+elementwise(aten.elu, _elu)
+elementwise(aten.celu, lambda x, alpha=1.0: _elu(x, alpha, 1, 1 / alpha))
+elementwise(aten.elu_backward, _elu_backward, None, None, None, None, _elu_twice)
+
+# Sigmoids
+
+
+def _logit_slopes(x: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
+    """Return the first and second derivative of logit, 0 where ``eps`` clamps."""
+    inside = torch.ones_like(x, dtype=torch.bool)
+    if eps is not None:
+        inside = (x >= eps) & (x <= 1 - eps)
+    safe = torch.where(inside, x, 0.5)
+    first = 1 / (safe * (1 - safe))
+    second = (2 * safe - 1) * first * first
+    return torch.where(inside, first, 0), torch.where(inside, second, 0)
+
+
+elementwise(aten.sigmoid, lambda x, *, out: out * (1 - out))
+rule(
+    aten.sigmoid_backward,
+    lambda y_bar, y: _scale(y_bar, _conj(y * (1 - y))),
+    lambda y_bar, y: Scale(
+        tuple(y.shape), tuple(y.shape), y_bar * _conj(1 - 2 * y), conjugate=y.is_complex()
+    ),
+)
+rule(
+    aten.tanh_backward,
+    lambda y_bar, y: _scale(y_bar, _conj(1 - y * y)),
+    lambda y_bar, y: Scale(
+        tuple(y.shape), tuple(y.shape), -2 * y_bar * _conj(y), conjugate=y.is_complex()
+    ),
+)
+elementwise(
+    aten.logit_backward,
+    lambda y_bar, x, eps=None: _logit_slopes(x, eps)[0],
+    lambda y_bar, x, eps=None: y_bar * _logit_slopes(x, eps)[1],
+)
+rule(aten.log_sigmoid_forward, lambda x: (_scale(x, torch.sigmoid(-x)), None))
+elementwise(
+    aten.log_sigmoid_backward,
+    lambda y_bar, x, buffer: torch.sigmoid(-x),
+    lambda y_bar, x, buffer: -y_bar * torch.sigmoid(x) * torch.sigmoid(-x),
+    lambda y_bar, x, buffer: 0.0,
+)
+
+
+def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    return torch.where(x * beta > threshold, 1, torch.sigmoid(x * beta))
+
+
+def _softplus_twice(y_bar: Tensor, x: Tensor, beta: float, threshold: float) -> Tensor:
+    slope = torch.sigmoid(x * beta)
+    return torch.where(x * beta > threshold, 0, y_bar * beta * slope * (1 - slope))
+
+
+elementwise(aten.softplus, _softplus)
+elementwise(
+    aten.softplus_backward,
+    lambda y_bar, x, beta, threshold: _softplus(x, beta, threshold),
+    _softplus_twice,
+)
+
+# Smooth gates: silu, gelu, mish, glu
+
+_TANH_CUBIC = 0.044715  # of Hendrycks and Gimpel, Gaussian error linear units, 2016, section 2
+
+
+def _silu(x: Tensor) -> Tensor:
+    gate = torch.sigmoid(x)
+    return gate * (1 + x * (1 - gate))
+
+
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+    gate, slope, _ = _gelu_gate(x)
+    return 0.5 * (1 + gate) + 0.5 * x * (1 - gate * gate) * slope
+
+
+def _gelu_twice(x: Tensor, approximate: str) -> Tensor:
+    if approximate == "none":
+        return torch.exp(-x * x / 2) / math.sqrt(2 * math.pi) * (2 - x * x)
+    gate, slope, curvature = _gelu_gate(x)
+    steep = 1 - gate * gate
+    return steep * (slope + 0.5 * x * (curvature - 2 * gate * slope * slope))
+
+
+def _gelu_gate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tanh u, u' and u'' for u = √(2/π) (x + c x³)."""
+    unit = math.sqrt(2 / math.pi)
+    square = x * x
+    gate = torch.tanh(unit * x * (1 + _TANH_CUBIC * square))
+    return gate, unit * (1 + 3 * _TANH_CUBIC * square), unit * 6 * _TANH_CUBIC * x
+
+
+def _mish(x: Tensor) -> Tensor:
+    gate = torch.tanh(torch.nn.functional.softplus(x))
+    return gate + x * (1 - gate * gate) * torch.sigmoid(x)
+
+
+elementwise(aten.silu, _silu)
+elementwise(aten.gelu, _gelu)
+elementwise(
+    aten.gelu_backward,
+    lambda y_bar, x, *, approximate="none": _gelu(x, approximate),
+    lambda y_bar, x, *, approximate="none": y_bar * _gelu_twice(x, approximate),
+)
+elementwise(aten.mish, _mish)
+
+
+def _glu(x: Tensor, dim: int = -1) -> AbstractLinearMap:
+    # y = a σ(b) for the two halves of x along the axis.
+    axis = normalize_axis(dim, x.ndim)
+    a, b = x.chunk(2, axis)
+    gate = torch.sigmoid(b)
+    slope = a * gate * (1 - gate)
+
+    def push(tangent: Tensor) -> Tensor:
+        a_dot, b_dot = tangent.chunk(2, axis + 1)
+        return gate * a_dot + slope * b_dot
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return torch.cat([gate * cotangent, slope * cotangent], axis + 1)
+
+    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
+    return General(tuple(x.shape), tuple(a.shape), push, pull, kept)
+
+
+def _glu_twice(y_bar: Tensor, x: Tensor, dim: int) -> AbstractLinearMap:
+    axis = normalize_axis(dim, x.ndim)
+    a, b = x.chunk(2, axis)
+    gate = torch.sigmoid(b)
+    mixed = y_bar * gate * (1 - gate)
+    second = a * mixed * (1 - 2 * gate)
+
+    def apply(tangent: Tensor) -> Tensor:
+        a_dot, b_dot = tangent.chunk(2, axis + 1)
+        return torch.cat([mixed * b_dot, mixed * a_dot + second * b_dot], axis + 1)
+
+    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
+    return General(tuple(x.shape), tuple(x.shape), apply, apply, kept)
+
+
+rule(aten.glu, _glu)
+rule(aten.glu_backward, lambda y_bar, x, dim: transpose(_glu(x, dim)), _glu_twice)
+
+# Dropout
+
+
+def _dropout(x: Tensor, p: float, train: bool | None, *, out: Any) -> tuple[Scale, None]:
+    if train is False:
+        return _scale(x, 1), None
+    return _scale(x, out[1] * (0.0 if p == 1 else 1 / (1 - p))), None
+
+
+rule(aten.native_dropout, _dropout)
+elementwise(
+    aten.native_dropout_backward,
+    lambda y_bar, mask, scale: mask * scale,
+)

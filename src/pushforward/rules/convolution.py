@@ -1,0 +1,160 @@
+"""Convolutions of one to three dimensions, ordinary and transposed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.convolve import Convolve, Sizes, convolve
+from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+
+def _sizes(value: int | Sequence[int], num_axes: int) -> Sizes:
+    """Return one size for each axis; a single one stands for all."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * num_axes if len(sizes) == 1 else sizes
+
+
+def _convolution_input(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    *flags: bool,
+    out: Tensor,
+) -> AbstractLinearMap:
+    n = input.ndim - 2
+    return Convolve(
+        tuple(input.shape),
+        tuple(out.shape),
+        weight,
+        _sizes(stride, n),
+        _sizes(padding, n),
+        _sizes(dilation, n),
+        transposed,
+        groups,
+    )
+
+
+def _convolution_weight(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    *flags: bool,
+    out: Tensor,
+) -> AbstractLinearMap:
+    """Fold the seeds into the output channels.
+
+    The output channels of the weight are those of the output, position by position; with groups
+    that holds for an ordinary convolution only, as the weight of a transposed one has the output
+    channels of one group.
+    """
+    n = input.ndim - 2
+    stride, padding = _sizes(stride, n), _sizes(padding, n)
+    dilation, extra = _sizes(dilation, n), _sizes(output_padding, n)
+    axis = 1 if transposed else 0
+    kept = () if transposed and groups > 1 else ((axis, 1),)
+
+    def push(seeds: Tensor) -> Tensor:
+        num_seeds, size = len(seeds), seeds.shape[1 + axis]
+        channels = size * groups if transposed else size
+        if seeds.numel() == 0 or input.numel() == 0:
+            return seeds.new_zeros((num_seeds, out.shape[0], channels, *out.shape[2:]))
+        if transposed:  # (s, in, o, *k) -> (in, s·o, *k)
+            folded = seeds.movedim(0, 1).flatten(1, 2)
+        else:  # (s, g·o, in, *k) -> (g·s·o, in, *k)
+            folded = seeds.unflatten(1, (groups, size // groups)).movedim(0, 1).flatten(0, 2)
+        primal = input.to(seeds.dtype)
+        result = convolve(primal, folded, stride, padding, dilation, transposed, extra, groups)
+        result = result.unflatten(1, (groups, num_seeds, channels // groups))
+        moved: Tensor = result.movedim(2, 0).flatten(2, 3)
+        return moved
+
+    def pull(seeds: Tensor) -> Tensor:
+        num_seeds, channels = len(seeds), seeds.shape[2]
+        shape = list(weight.shape)
+        shape[axis] = channels // groups if transposed else channels
+        if seeds.numel() == 0 or input.numel() == 0:
+            return seeds.new_zeros((num_seeds, *shape))
+        primal = (input.conj() if input.is_complex() else input).to(seeds.dtype)
+        cotangent = seeds.unflatten(2, (groups, channels // groups))  # (s, n, g, o, *)
+        primal = primal.unflatten(1, (groups, primal.shape[1] // groups))  # (n, g, i, *)
+        # A correlation: the batch takes the place of the channels, space that of the kernel.
+        if transposed:
+            image = cotangent.permute(0, 3, 2, 1, *range(4, 4 + n)).flatten(2, 3).flatten(0, 1)
+            kernel = primal.permute(1, 2, 0, *range(3, 3 + n)).flatten(0, 1)
+        else:
+            image = primal.permute(2, 1, 0, *range(3, 3 + n)).flatten(1, 2)
+            kernel = cotangent.permute(2, 0, 3, 1, *range(4, 4 + n)).flatten(0, 2)
+        zeros = (0,) * n
+        result = convolve(image, kernel, dilation, padding, stride, False, zeros, groups)
+        for place, size in enumerate(weight.shape[2:], 2):
+            result = result.narrow(place, 0, size)
+        folded: Tensor
+        if transposed:  # (s·o, g·i, *k)
+            folded = result.unflatten(0, (num_seeds, -1)).transpose(1, 2)
+        else:  # (i, g·s·o, *k)
+            apart = result.unflatten(1, (groups, num_seeds, -1))
+            folded = apart.permute(2, 1, 3, 0, *range(4, 4 + n)).flatten(1, 2)
+        return folded
+
+    return General(tuple(weight.shape), tuple(out.shape), push, pull, kept, uniform=groups == 1)
+
+
+def _convolution_bias(
+    input: Tensor, weight: Tensor, bias: Tensor, *options: object, out: Tensor
+) -> AbstractLinearMap:
+    column = (*bias.shape, *(1,) * (out.ndim - 2))
+    return compose(Reshape(tuple(bias.shape), column), Expand(column, tuple(out.shape)))
+
+
+for _operator in (aten.convolution, aten._convolution.default):
+    rule(_operator, _convolution_input, _convolution_weight, _convolution_bias)
+
+# Time first, channels last
+
+
+def _time_first(x: Tensor) -> Tensor:
+    return x.permute(1, 2, 0)
+
+
+def _permute(source: Tensor, dims: tuple[int, ...]) -> Permute:
+    shape = tuple(source.shape)
+    return Permute(shape, tuple(shape[d] for d in dims), dims)
+
+
+def _conv_tbc(which: int, self: Tensor, weight: Tensor, pad: int, out: Tensor) -> AbstractLinearMap:
+    image, kernel, result = _time_first(self), weight.permute(2, 1, 0), _time_first(out)
+    partial = (_convolution_input, _convolution_weight)[which]
+    inner = partial(image, kernel, None, [1], [pad], [1], False, [0], 1, out=result)
+    before = _permute(self, (1, 2, 0)) if which == 0 else _permute(weight, (2, 1, 0))
+    return compose(before, inner, _permute(result, (2, 0, 1)))
+
+
+rule(
+    aten.conv_tbc,
+    lambda self, weight, bias, pad=0, *, out: _conv_tbc(0, self, weight, pad, out),
+    lambda self, weight, bias, pad=0, *, out: _conv_tbc(1, self, weight, pad, out),
+    lambda self, weight, bias, pad=0, *, out: Expand(tuple(bias.shape), tuple(out.shape)),
+)

@@ -1,0 +1,479 @@
+"""Rules of elementwise operators: arithmetic, powers, exponentials, trigonometry, special ones.
+
+Coefficients of complex arguments are holomorphic derivatives; the engine takes the real part where
+the output is real. Conventions at kinks and at isolated singularities are PyTorch's.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import elementwise, rule
+
+aten = torch.ops.aten
+
+Number = complex  # also float and int
+
+
+def _zero(*args: Any, **kwargs: Any) -> float:
+    """Return the derivative of an argument on which the output depends by steps only."""
+    return 0.0
+
+
+def _mask(x: Any, out: Tensor, mask: Tensor) -> Mask:
+    return Mask(tuple(x.shape), tuple(out.shape), mask)
+
+
+def _like(value: Any, x: Tensor) -> Tensor:
+    """Return ``value`` as a tensor; a number becomes a 0-d one."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=x.dtype, device=x.device)
+
+
+# Arithmetic
+
+
+def _inverse(y: Any) -> Any:
+    if isinstance(y, Tensor):
+        return y.reciprocal()
+    if y == 0:
+        return math.nan if isinstance(y, complex) else math.copysign(math.inf, y)
+    return 1 / y
+
+
+elementwise(aten.neg, lambda x: -1)
+elementwise(aten._neg_view, lambda x: -1)
+elementwise(aten.add, lambda x, y, alpha=1: 1, lambda x, y, alpha=1: alpha)
+elementwise(aten.sub, lambda x, y, alpha=1: 1, lambda x, y, alpha=1: -alpha)
+elementwise(aten.rsub, lambda x, y, alpha=1: -alpha, lambda x, y, alpha=1: 1)
+elementwise(aten.mul, lambda x, y: y, lambda x, y: x)
+elementwise(
+    aten.div,
+    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else _inverse(y),
+    lambda x, y, rounding_mode=None, *, out: 0.0 if rounding_mode else -out / y,
+)
+elementwise(aten.reciprocal, lambda x, *, out: -out * out)
+elementwise(aten.square, lambda x: 2 * x)
+elementwise(
+    aten.fmod,
+    lambda x, y: 1,
+    lambda x, y: -torch.div(_like(x, y), y, rounding_mode="trunc"),
+)
+elementwise(
+    aten.remainder,
+    lambda x, y: 1,
+    lambda x, y: -torch.div(_like(x, y), y, rounding_mode="floor"),
+)
+elementwise(aten.frac, lambda x: 1)
+elementwise(
+    aten.lerp,
+    lambda x, end, weight: 1 - weight,
+    lambda x, end, weight: weight,
+    lambda x, end, weight: end - x,
+)
+elementwise(
+    aten.addcmul,
+    lambda x, a, b, *, value=1: 1,
+    lambda x, a, b, *, value=1: b if value == 1 else value * b,
+    lambda x, a, b, *, value=1: a if value == 1 else value * a,
+)
+elementwise(
+    aten.addcdiv,
+    lambda x, a, b, *, value=1: 1,
+    lambda x, a, b, *, value=1: value / b,
+    lambda x, a, b, *, value=1: -value * a / (b * b),
+    domain=(0.5, 2.0),
+)
+elementwise(aten.deg2rad, lambda x: math.pi / 180)
+elementwise(aten.rad2deg, lambda x: 180 / math.pi)
+
+# Powers and roots
+
+
+def _pow_base(x: Any, y: Tensor) -> Tensor:
+    # y xʸ⁻¹, but 0 at x = y = 0: there x¹ stands for x⁻¹, so that neither the value nor its
+    # derivatives are NaN.
+    exponent = torch.where((y == 0) & (x == 0), 1, y - 1)
+    return y * torch.pow(x, exponent)
+
+
+def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
+    if y == 0:
+        return 0.0
+    if y == 1:
+        return 1.0
+    return 2 * x if y == 2 else y * x.pow(y - 1)
+
+
+def _pow_exponent(x: Any, y: Tensor, *, out: Tensor) -> Tensor:
+    # xʸ log x, but 0 where x = 0 and Re y ≥ 0.
+    if isinstance(x, Tensor):
+        at_zero = (x == 0) & (torch.real(y) >= 0)
+        return out * torch.where(at_zero, 1, x).log()
+    if x == 0:
+        return torch.where(torch.real(y) >= 0, torch.zeros_like(out), -math.inf)
+    if isinstance(x, complex):
+        return out * cmath.log(x)
+    return out * (math.log(x) if x > 0 else math.nan)
+
+
+elementwise(aten.pow.Tensor_Tensor, _pow_base, _pow_exponent, domain=(0.2, 2.0))
+elementwise(aten.pow.Tensor_Scalar, _pow_base_scalar, domain=(0.2, 2.0))
+elementwise(aten.pow.Scalar, None, _pow_exponent)
+elementwise(aten.sqrt, lambda x, *, out: 0.5 / out, domain=(0.1, 2.0))
+elementwise(aten.rsqrt, lambda x, *, out: -0.5 * out * out * out, domain=(0.1, 2.0))
+elementwise(aten.hypot, lambda x, y, *, out: x / out, lambda x, y, *, out: y / out)
+
+# Exponentials and logarithms
+
+
+def _log_y(x: Any, y: Any, edge: float, shift: float) -> Tensor:
+    """Return log(y + shift), but 0 where x = 0 and y is at or below ``edge``, out of the domain."""
+    y = _like(y, x)
+    return torch.log(torch.where((x == 0) & (y <= edge), 1, y + shift))
+
+
+elementwise(aten.exp, lambda x, *, out: out)
+elementwise(aten.exp2, lambda x, *, out: out * math.log(2))
+elementwise(aten.expm1, lambda x, *, out: out + 1)
+elementwise(aten.log, lambda x: x.reciprocal(), domain=(0.1, 2.0))
+elementwise(aten.log2, lambda x: 1 / (x * math.log(2)), domain=(0.1, 2.0))
+elementwise(aten.log10, lambda x: 1 / (x * math.log(10)), domain=(0.1, 2.0))
+elementwise(aten.log1p, lambda x: 1 / (x + 1), domain=(-0.9, 2.0))
+elementwise(
+    aten.logaddexp,
+    lambda x, y: torch.sigmoid(x - y),
+    lambda x, y: torch.sigmoid(y - x),
+)
+elementwise(
+    aten.logaddexp2,
+    lambda x, y: torch.sigmoid((x - y) * math.log(2)),
+    lambda x, y: torch.sigmoid((y - x) * math.log(2)),
+)
+elementwise(
+    aten.xlogy,
+    lambda x, y: _log_y(x, y, 0.0, 0.0),
+    lambda x, y: x / y,
+    domain=(0.1, 2.0),
+)
+elementwise(
+    aten.special_xlog1py,
+    lambda x, y: _log_y(x, y, -1.0, 1.0),
+    lambda x, y: x / (y + 1),
+    domain=(0.1, 2.0),
+)
+elementwise(
+    aten.ldexp,
+    lambda x, y: torch.pow(2.0, y),
+    lambda x, y, *, out: out * math.log(2),
+)
+rule(
+    aten.frexp,
+    lambda x, *, out: (
+        Scale(tuple(x.shape), tuple(x.shape), torch.exp2(-out[1].to(x.dtype))),
+        None,
+    ),
+)
+
+# Trigonometric
+
+
+def _sinc(x: Tensor, *, out: Tensor) -> Tensor:
+    # d/dx sin t / t with t = πx is (cos t - sin t / t) / x. For |t| < 0.1 its Taylor series to t⁷,
+    # whose error is below 1e-16, since the fraction cancels there and has no derivative at 0.
+    t = math.pi * x
+    small = t.abs() < 0.1
+    safe = torch.where(small, 1, x)
+    away = (torch.cos(math.pi * safe) - torch.sinc(safe)) / safe
+    near = torch.where(small, t, 0)
+    square = near * near
+    series = near * (-1 / 3 + square * (1 / 30 + square * (-1 / 840 + square / 45360)))
+    return torch.where(small, math.pi * series, away)
+
+
+elementwise(aten.sin, lambda x: x.cos())
+elementwise(aten.cos, lambda x: -x.sin())
+elementwise(aten.tan, lambda x, *, out: 1 + out * out, domain=(-1.2, 1.2))
+elementwise(aten.asin, lambda x: (1 - x * x).rsqrt(), domain=(-0.9, 0.9))
+elementwise(aten.acos, lambda x: -(1 - x * x).rsqrt(), domain=(-0.9, 0.9))
+elementwise(aten.atan, lambda x: 1 / (1 + x * x))
+elementwise(
+    aten.atan2,
+    lambda y, x: x / (x * x + y * y),
+    lambda y, x: -y / (x * x + y * y),
+)
+elementwise(aten.sinh, lambda x: x.cosh())
+elementwise(aten.cosh, lambda x: x.sinh())
+elementwise(aten.tanh, lambda x, *, out: 1 - out * out)
+elementwise(aten.asinh, lambda x: (1 + x * x).rsqrt())
+elementwise(aten.acosh, lambda x: (x - 1).rsqrt() * (x + 1).rsqrt(), domain=(1.1, 3.0))
+elementwise(aten.atanh, lambda x: 1 / (1 - x * x), domain=(-0.9, 0.9))
+elementwise(aten.sinc, _sinc)
+
+# Signs, absolute values
+
+
+def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
+    # For y = z / |z|: ẏ = (ż - y Re(ȳ ż)) / |z|, self-adjoint; 0 at z = 0, and for real z.
+    shape = tuple(x.shape)
+    if not x.is_complex():
+        return Scale(shape, shape, 0.0)
+    size = torch.where(out == 0, math.inf, x.abs())
+
+    def apply(tangent: Tensor) -> Tensor:
+        radial = torch.real(torch.conj_physical(out) * tangent)
+        return (tangent - out * radial) / size
+
+    return General(shape, shape, apply, apply, tuple((i, i) for i in range(len(shape))))
+
+
+def _abs(x: Tensor) -> Tensor:
+    sgn = torch.sgn(x)
+    return torch.conj_physical(sgn) if sgn.is_complex() else sgn
+
+
+rule(aten.sgn, _sgn)
+elementwise(aten.abs, _abs)
+elementwise(
+    aten.copysign,
+    lambda x, y: torch.sgn(x) * torch.copysign(torch.ones_like(x), y),
+    _zero,
+)
+rule(
+    aten.heaviside,
+    lambda x, values, *, out: Scale(tuple(x.shape), tuple(out.shape), 0.0),
+    lambda x, values, *, out: _mask(values, out, x == 0),
+)
+
+# Choices: where, clamp, maximum
+
+
+def _clamp(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    if min is not None:
+        inside = inside & (x >= min)
+    if max is not None:
+        inside = inside & (x <= max)
+    return _mask(x, out, inside)
+
+
+def _clamp_lower(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> Mask:
+    below = x < min
+    return _mask(min, out, below if max is None else below & (min < max))
+
+
+def _clamp_upper(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
+    assert max is not None
+    above = x > max
+    return _mask(max, out, above if min is None else above | (max < min))
+
+
+def _share(x: Tensor, is_less: Tensor, is_equal: Tensor) -> Tensor:
+    """Return 1 where the argument ``x`` is chosen, 0 where it is not, 1/2 at a tie."""
+    return torch.where(is_equal, 0.5, torch.logical_not(is_less).to(x.dtype))
+
+
+rule(
+    aten.where.self,
+    None,
+    lambda condition, x, y, *, out: _mask(x, out, _condition(condition)),
+    lambda condition, x, y, *, out: _mask(y, out, torch.logical_not(condition)),
+)
+
+
+def _condition(condition: Tensor) -> Tensor:
+    return condition if condition.dtype is torch.bool else condition != 0
+
+
+rule(
+    aten.masked_fill,
+    lambda x, mask, value, *, out: _mask(x, out, torch.logical_not(mask)),
+    None,
+    lambda x, mask, value, *, out: _mask(value, out, mask),
+)
+rule(aten.nan_to_num, lambda x, *args, out, **kwargs: _mask(x, out, torch.isfinite(x)))
+rule(aten.clamp, _clamp, _clamp_lower, _clamp_upper)
+rule(
+    aten.clamp_min,
+    lambda x, min, *, out: _mask(x, out, x >= min),
+    lambda x, min, *, out: _mask(min, out, x < min),
+)
+rule(
+    aten.clamp_max,
+    lambda x, max, *, out: _mask(x, out, x <= max),
+    lambda x, max, *, out: _mask(max, out, x > max),
+)
+elementwise(
+    aten.maximum,
+    lambda x, y: _share(x, x < y, x == y),
+    lambda x, y: _share(y, y < x, x == y),
+)
+elementwise(
+    aten.minimum,
+    lambda x, y: _share(x, x > y, x == y),
+    lambda x, y: _share(y, y > x, x == y),
+)
+rule(
+    aten.fmax,
+    lambda x, y, *, out: _mask(x, out, (x >= y) | y.isnan()),
+    lambda x, y, *, out: _mask(y, out, torch.logical_not((x >= y) | y.isnan())),
+)
+rule(
+    aten.fmin,
+    lambda x, y, *, out: _mask(x, out, (x <= y) | y.isnan()),
+    lambda x, y, *, out: _mask(y, out, torch.logical_not((x <= y) | y.isnan())),
+)
+
+# Complex numbers
+
+
+def _conjugate(x: Tensor) -> Scale:
+    return Scale(tuple(x.shape), tuple(x.shape), 1, conjugate=True)
+
+
+def _angle(x: Tensor) -> Tensor | Number:
+    # θ = Im log z, so θ̇ = Re(-i ż / z); 0 at z = 0.
+    if not x.is_complex():
+        return 0.0
+    return torch.where(x == 0, 0, -1j / torch.where(x == 0, 1, x))
+
+
+rule(aten._conj, _conjugate)
+rule(aten._conj_physical, _conjugate)
+rule(aten.conj_physical, _conjugate)
+elementwise(aten.resolve_conj, lambda x: 1)
+elementwise(aten.resolve_neg, lambda x: 1)
+elementwise(aten.real, lambda x: 1)
+elementwise(aten.imag, lambda x: -1j)
+elementwise(aten.angle, _angle)
+elementwise(aten.complex, lambda a, b: 1, lambda a, b: 1j)
+elementwise(
+    aten.polar,
+    lambda size, angle: torch.complex(angle.cos(), angle.sin()),
+    lambda size, angle, *, out: 1j * out,
+)
+
+# Error function and its kin
+
+elementwise(aten.erf, lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x))
+elementwise(aten.erfc, lambda x: -2 / math.sqrt(math.pi) * torch.exp(-x * x))
+elementwise(
+    aten.erfinv, lambda x, *, out: math.sqrt(math.pi) / 2 * torch.exp(out * out), domain=(-0.9, 0.9)
+)
+elementwise(aten.special_erfcx, lambda x, *, out: 2 * (x * out - 1 / math.sqrt(math.pi)))
+elementwise(
+    aten.special_ndtri,
+    lambda x, *, out: math.sqrt(2 * math.pi) * torch.exp(out * out / 2),
+    domain=(0.1, 0.9),
+)
+elementwise(
+    aten.special_log_ndtr,
+    lambda x, *, out: torch.exp(-(out + x * x / 2)) / math.sqrt(2 * math.pi),
+)
+elementwise(aten.special_entr, lambda x: -(1 + x.log()), domain=(0.1, 2.0))
+
+
+def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+    if eps is None:
+        return 1 / (x * (1 - x))
+    inside = (x >= eps) & (x <= 1 - eps)
+    safe = torch.where(inside, x, 0.5)
+    return torch.where(inside, 1 / (safe * (1 - safe)), 0)
+
+
+elementwise(aten.logit, _logit, domain=(0.1, 0.9))
+
+# Gamma and zeta functions
+
+elementwise(aten.lgamma, lambda x: torch.digamma(x), domain=(0.2, 3.0))
+elementwise(aten.digamma, lambda x: torch.polygamma(1, x), domain=(0.2, 3.0))
+elementwise(aten.polygamma, None, lambda n, x: torch.polygamma(n + 1, x), domain=(0.2, 3.0))
+elementwise(
+    aten.mvlgamma,
+    lambda x, p: torch.digamma(x.unsqueeze(-1) - 0.5 * _count(p, x)).sum(-1),
+    domain=(3.0, 5.0),
+)
+elementwise(
+    aten.igamma,
+    None,
+    lambda a, x: torch.exp((a - 1) * x.log() - x - torch.lgamma(a)),
+    domain=(0.2, 3.0),
+)
+elementwise(
+    aten.igammac,
+    None,
+    lambda a, x: -torch.exp((a - 1) * x.log() - x - torch.lgamma(a)),
+    domain=(0.2, 3.0),
+)
+elementwise(
+    aten.special_zeta,
+    None,
+    lambda s, q: -s * torch.special.zeta(s + 1, q),
+    domain=(1.5, 3.0),
+)
+
+
+def _count(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, dtype=like.dtype, device=like.device)
+
+
+# Bessel functions. PyTorch declares most of them without derivative; these are the recurrences.
+
+
+def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
+    """Return y / x, and ``at_zero`` where x is 0."""
+    return torch.where(x == 0, at_zero, y / torch.where(x == 0, 1, x))
+
+
+elementwise(aten.i0, lambda x: torch.special.i1(x))
+elementwise(aten.special_i0e, lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
+elementwise(aten.special_i1, lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
+elementwise(
+    aten.special_i1e,
+    lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5),
+)
+elementwise(aten.special_bessel_j0, lambda x: -torch.special.bessel_j1(x))
+elementwise(
+    aten.special_bessel_j1, lambda x, *, out: torch.special.bessel_j0(x) - _over_x(x, out, 0.5)
+)
+elementwise(aten.special_bessel_y0, lambda x: -torch.special.bessel_y1(x), domain=(0.5, 3.0))
+elementwise(
+    aten.special_bessel_y1,
+    lambda x, *, out: torch.special.bessel_y0(x) - out / x,
+    domain=(0.5, 3.0),
+)
+elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
+elementwise(
+    aten.special_modified_bessel_i1,
+    lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5),
+)
+elementwise(
+    aten.special_modified_bessel_k0,
+    lambda x: -torch.special.modified_bessel_k1(x),
+    domain=(0.5, 3.0),
+)
+elementwise(
+    aten.special_modified_bessel_k1,
+    lambda x, *, out: -torch.special.modified_bessel_k0(x) - out / x,
+    domain=(0.5, 3.0),
+)
+elementwise(
+    aten.special_scaled_modified_bessel_k0,
+    lambda x, *, out: out - torch.special.scaled_modified_bessel_k1(x),
+    domain=(0.5, 3.0),
+)
+elementwise(
+    aten.special_scaled_modified_bessel_k1,
+    lambda x, *, out: out - torch.special.scaled_modified_bessel_k0(x) - out / x,
+    domain=(0.5, 3.0),
+)

@@ -1,0 +1,447 @@
+"""Linear algebra: determinants, inverses, solutions, factorizations and functions of matrices.
+
+Formulas after M. Giles, "Collected matrix derivative results for forward and reverse mode
+algorithmic differentiation" (2008), unless said otherwise. Batch axes are kept. Aᴴ is the conjugate
+transpose; an adjoint is the one of Re tr(Aᴴ B).
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.contract import Contract
+from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _batch(x: Tensor) -> str:
+    return string.ascii_lowercase[11 : 11 + x.ndim - 2]
+
+
+def _batched(x: Tensor, out_shape: Shape, push: Function, pull: Function) -> General:
+    """Return a map that acts on each matrix of ``x`` by itself."""
+    kept = tuple((i, i) for i in range(x.ndim - 2))
+    return General(tuple(x.shape), out_shape, push, pull, kept)
+
+
+def _symmetrized(x: Tensor) -> Tensor:
+    return (x + x.mH) / 2
+
+
+def _triangle(x: Tensor, *, upper: bool) -> Tensor:
+    return x.triu() if upper else x.tril()
+
+
+# Determinants
+
+
+def _cofactors(a: Tensor) -> Tensor:
+    """Return det(A) A⁻ᵀ, ``(*batch, n, n)``, also where A is singular.
+
+    From the LU factors, with zero pivots replaced by the square of the machine epsilon: det(A) and
+    A⁻¹ then err by inverse factors.
+    """
+    n = a.shape[-1]
+    lu, pivots, _ = torch.linalg.lu_factor_ex(a)
+    diagonal = lu.diagonal(dim1=-2, dim2=-1)
+    tiny = torch.finfo(a.dtype).eps ** 2
+    shift = torch.where(diagonal == 0, torch.full_like(diagonal, tiny), torch.zeros_like(diagonal))
+    lu = lu + torch.diag_embed(shift)
+    swaps = (pivots != torch.arange(1, n + 1, device=a.device)).sum(-1) % 2
+    determinant = (diagonal + shift).prod(-1) * (1 - 2 * swaps)
+    eye = torch.eye(n, dtype=a.dtype, device=a.device).expand(a.shape)
+    inverse = torch.linalg.lu_solve(lu, pivots, eye)
+    cofactors: Tensor = determinant[..., None, None] * inverse.mT
+    return cofactors
+
+
+def _trace_map(a: Tensor, coef: Tensor) -> Contract:
+    """Return Ȧ ↦ Σ_ij coef_ij Ȧ_ij of each matrix."""
+    batch = _batch(a)
+    shape = tuple(a.shape)
+    return Contract(shape, shape[:-2], f"{batch}ij", f"{batch}ij", batch, coef)
+
+
+def _det(A: Tensor) -> tuple[AbstractLinearMap, None, None]:
+    return _trace_map(A, _cofactors(A)), None, None
+
+
+def _slogdet(
+    A: Tensor,
+    *,
+    out: tuple[Tensor, ...],
+) -> tuple[AbstractLinearMap | None, AbstractLinearMap, None, None]:
+    """Math: log|det| moves by Re tr(A⁻¹ Ȧ), the phase by i · phase · Im tr(A⁻¹ Ȧ)."""
+    inverse = torch.linalg.inv_ex(A)[0].mT
+    log_map = _trace_map(A, inverse)
+    if not A.is_complex():
+        return None, log_map, None, None
+    phase = out[0]
+    shape = tuple(A.shape)
+
+    def push(seeds: Tensor) -> Tensor:
+        trace = (inverse * seeds).sum((-2, -1))
+        moved: Tensor = 1j * phase * trace.imag
+        return moved
+
+    def pull(seeds: Tensor) -> Tensor:
+        angle = ((1j * phase).conj() * seeds).real
+        moved: Tensor = 1j * angle[..., None, None] * inverse.conj()
+        return moved
+
+    return _batched(A, shape[:-2], push, pull), log_map, None, None
+
+
+rule(aten._linalg_det.default, _det)
+rule(aten._linalg_slogdet.default, _slogdet)
+
+# Inverses
+
+
+def _inverse_map(a: Tensor, inverse: Tensor) -> AbstractLinearMap:
+    """Math: d(A⁻¹) = -A⁻¹ Ȧ A⁻¹."""
+    b, shape = _batch(a), tuple(a.shape)
+    right = Contract(shape, shape, f"{b}ij", f"{b}jk", f"{b}ik", inverse)
+    left = Contract(shape, shape, f"{b}ij", f"{b}hi", f"{b}hj", -inverse)
+    return compose(right, left)
+
+
+rule(
+    aten.linalg_inv_ex.default,
+    lambda A, *, check_errors=False, out: (_inverse_map(A, out[0]), None),
+)
+
+
+def _pseudoinverse(self: Tensor, *options: Any, out: Tensor, **named: Any) -> AbstractLinearMap:
+    """Golub and Pereyra (1973): Ẋ = -X Ȧ X + X Xᴴ Ȧᴴ (I - A X) + (I - X A) Ȧᴴ Xᴴ X."""
+    a, x = self, out
+    rows = torch.eye(a.shape[-2], dtype=a.dtype, device=a.device) - a @ x
+    cols = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - x @ a
+    outer, inner = x @ x.mH, x.mH @ x
+
+    def push(seeds: Tensor) -> Tensor:
+        return outer @ seeds.mH @ rows + cols @ seeds.mH @ inner - x @ seeds @ x
+
+    def pull(seeds: Tensor) -> Tensor:
+        return rows @ seeds.mH @ outer + inner @ seeds.mH @ cols - x.mH @ seeds @ x.mH
+
+    return _batched(a, tuple(x.shape), push, pull)
+
+
+rule(aten.linalg_pinv.atol_rtol_tensor, _pseudoinverse)
+
+# Solutions: A X = B (left) or X A = B
+
+
+def _solution_map(
+    shape: Shape, solve: Function, solve_adjoint: Function, *, left: bool
+) -> AbstractLinearMap:
+    """Return Ḃ ↦ A⁻¹ Ḃ (or Ḃ A⁻¹), the seeds folded into one axis so that A is factored once."""
+    ndim = len(shape)
+    axis = ndim - 1 if left else ndim - 2  # each column (row) is solved for by itself
+
+    def folded(function: Function) -> Function:
+        def apply(seeds: Tensor) -> Tensor:
+            moved = seeds.movedim(0, axis)
+            size = moved.shape[axis : axis + 2]
+            solved: Tensor = function(moved.flatten(axis, axis + 1)).unflatten(axis, size)
+            return solved.movedim(axis, 0)
+
+        return apply
+
+    kept = (*((i, i) for i in range(ndim - 2)), (axis, axis))
+    return General(shape, shape, folded(solve), folded(solve_adjoint), kept)
+
+
+def _system_maps(
+    which: int,
+    a: Tensor,
+    b: Tensor,
+    x: Tensor,
+    solve: Callable[[Tensor, Tensor], Tensor],
+    solve_adjoint: Callable[[Tensor, Tensor], Tensor],
+    *,
+    left: bool,
+    mask: Tensor | None = None,
+) -> AbstractLinearMap:
+    """Return the map from A (0) or B (1) to the solution X: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹."""
+    shape = tuple(x.shape)
+    matrix = a.expand(*shape[:-2], *a.shape[-2:])
+    solution = _solution_map(
+        shape, lambda r: solve(matrix, r), lambda r: solve_adjoint(matrix.mH, r), left=left
+    )
+    maps: list[AbstractLinearMap] = []
+    if which == 1:
+        own = tuple(b.shape)
+        maps += [Expand(own, shape)] if own != shape else []
+    else:
+        own, full = tuple(a.shape), tuple(matrix.shape)
+        maps += [Scale(own, own, mask)] if mask is not None else []
+        maps += [Expand(own, full)] if own != full else []
+        letters = _batch(matrix)
+        ins, consts = ("ij", "jk") if left else ("jk", "ij")
+        maps.append(Contract(full, shape, letters + ins, letters + consts, letters + "ik", -x))
+    return compose(*maps, solution)
+
+
+def _solve(which: int) -> Callable[..., Any]:
+    def partial(
+        A: Tensor,
+        B: Tensor,
+        *,
+        left: bool = True,
+        check_errors: bool = False,
+        out: tuple[Tensor, ...],
+    ) -> tuple[AbstractLinearMap, None, None, None]:
+        def solve(a: Tensor, b: Tensor) -> Tensor:
+            solution: Tensor = torch.linalg.solve_ex(a, b, left=left)[0]
+            return solution
+
+        is_vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+        if is_vector:
+            b, x = B.unsqueeze(-1), out[0].unsqueeze(-1)
+            inner = _system_maps(which, A, b, x, solve, solve, left=left)
+            before = [Reshape(tuple(B.shape), tuple(b.shape))] if which else []
+            after = Reshape(tuple(x.shape), tuple(out[0].shape))
+            return compose(*before, inner, after), None, None, None
+        return _system_maps(which, A, B, out[0], solve, solve, left=left), None, None, None
+
+    return partial
+
+
+rule(aten._linalg_solve_ex.default, _solve(0), _solve(1))
+
+
+def _triangular_maps(
+    which: int, a: Tensor, b: Tensor, x: Tensor, upper: bool, left: bool, unitriangular: bool
+) -> AbstractLinearMap:
+    def solve(matrix: Tensor, rhs: Tensor, *, upper: bool) -> Tensor:
+        solution: Tensor = torch.linalg.solve_triangular(
+            matrix, rhs, upper=upper, left=left, unitriangular=unitriangular
+        )
+        return solution
+
+    ones = torch.ones(a.shape[-2:], dtype=a.dtype, device=a.device)
+    offset = 1 if unitriangular else 0
+    mask = ones.triu(offset) if upper else ones.tril(-offset)
+    return _system_maps(
+        which,
+        a,
+        b,
+        x,
+        lambda matrix, rhs: solve(matrix, rhs, upper=upper),
+        lambda matrix, rhs: solve(matrix, rhs, upper=not upper),
+        left=left,
+        mask=mask,
+    )
+
+
+rule(
+    aten.linalg_solve_triangular.default,
+    lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
+        0, self, B, out, upper, left, unitriangular
+    ),
+    lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
+        1, self, B, out, upper, left, unitriangular
+    ),
+)
+
+
+def _triangular_solve(which: int) -> Callable[..., Any]:
+    def partial(
+        self: Tensor,
+        A: Tensor,
+        upper: bool = True,
+        transpose: bool = False,
+        unitriangular: bool = False,
+        *,
+        out: tuple[Tensor, Tensor],
+    ) -> tuple[AbstractLinearMap, AbstractLinearMap | None]:
+        a = A.mT if transpose else A
+        is_upper = upper != transpose
+        solution = _triangular_maps(which, a, self, out[0], is_upper, True, unitriangular)
+        if which == 1:
+            return solution, None
+        shape = tuple(A.shape)
+        if transpose:
+            dims = (*range(A.ndim - 2), A.ndim - 1, A.ndim - 2)
+            solution = compose(Permute(shape, tuple(a.shape), dims), solution)
+        return solution, Expand(shape, tuple(out[1].shape))
+
+    return partial
+
+
+rule(aten.triangular_solve.default, _triangular_solve(1), _triangular_solve(0))
+
+# Cholesky. Seen as a function of the Hermitian part of A, as PyTorch does.
+
+
+def _cholesky_map(a: Tensor, factor: Tensor, *, upper: bool) -> AbstractLinearMap:
+    """Math: L̇ = L Φ(L⁻¹ Ȧ L⁻ᴴ), where Φ takes the lower triangle and half the diagonal."""
+    lower = factor.mH if upper else factor
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    inverse = torch.linalg.solve_triangular(lower, eye.expand(a.shape), upper=False)
+    half = (torch.ones_like(eye) - eye / 2).tril()
+
+    def push(seeds: Tensor) -> Tensor:
+        result: Tensor = lower @ (half * (inverse @ _symmetrized(seeds) @ inverse.mH))
+        return result.mH if upper else result
+
+    def pull(seeds: Tensor) -> Tensor:
+        seeds = seeds.mH if upper else seeds
+        return _symmetrized(inverse.mH @ (half * (lower.mH @ seeds)) @ inverse)
+
+    return _batched(a, tuple(factor.shape), push, pull)
+
+
+rule(
+    aten.linalg_cholesky_ex.default,
+    lambda self, *, upper=False, check_errors=False, out: (
+        _cholesky_map(self, out[0], upper=upper),
+        None,
+    ),
+)
+rule(
+    aten.cholesky.default,
+    lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper),
+)
+
+
+def _cholesky_inverse(self: Tensor, upper: bool = False, *, out: Tensor) -> AbstractLinearMap:
+    """Math: X = (L Lᴴ)⁻¹ moves by -X (L̇ Lᴴ + L L̇ᴴ) X."""
+    factor = _triangle(self, upper=upper)
+    lower = factor.mH if upper else factor
+    x = out
+
+    def push(seeds: Tensor) -> Tensor:
+        seeds = seeds.triu().mH if upper else seeds.tril()
+        product = x @ seeds @ lower.mH @ x
+        return -(product + product.mH)
+
+    def pull(seeds: Tensor) -> Tensor:
+        result = -(x @ (seeds + seeds.mH) @ x @ lower)
+        return result.mH.triu() if upper else result.tril()
+
+    return _batched(self, tuple(out.shape), push, pull)
+
+
+rule(aten.cholesky_inverse.default, _cholesky_inverse)
+
+
+def _cholesky_solve(which: int) -> Callable[..., Any]:
+    def partial(
+        self: Tensor, input2: Tensor, upper: bool = False, *, out: Tensor
+    ) -> AbstractLinearMap:
+        """Math: X = A⁻¹ B with A = L Lᴴ; Ẋ = A⁻¹ (Ḃ - (L̇ Lᴴ + L L̇ᴴ) X)."""
+        x, shape = out, tuple(out.shape)
+        own = tuple((input2 if which else self).shape)
+        full = (*shape[:-2], *own[-2:])
+        spread = [Expand(own, full)] if own != full else []
+        factor = input2.expand(*shape[:-2], *input2.shape[-2:])
+        if which == 0:
+
+            def solve(rhs: Tensor) -> Tensor:
+                return torch.cholesky_solve(rhs, factor, upper)
+
+            return compose(*spread, _solution_map(shape, solve, solve, left=True))
+        triangle = _triangle(factor, upper=upper)
+        lower = triangle.mH if upper else triangle
+        inverse = torch.cholesky_inverse(triangle, upper)
+
+        def push(seeds: Tensor) -> Tensor:
+            seeds = seeds.triu().mH if upper else seeds.tril()
+            product = seeds @ lower.mH
+            return -(inverse @ ((product + product.mH) @ x))
+
+        def pull(seeds: Tensor) -> Tensor:
+            product = -(inverse @ seeds @ x.mH)
+            result = (product + product.mH) @ lower
+            return result.mH.triu() if upper else result.tril()
+
+        return compose(*spread, _batched(factor, shape, push, pull))
+
+    return partial
+
+
+rule(aten.cholesky_solve.default, _cholesky_solve(0), _cholesky_solve(1))
+
+# Functions of matrices
+
+
+def _matrix_exp(self: Tensor) -> AbstractLinearMap:
+    """Najfeld and Havel (1995): along E it moves by the upper right of exp([[A, E], [0, A]])."""
+
+    def along(a: Tensor, seeds: Tensor) -> Tensor:
+        n = a.shape[-1]
+        a = a.expand(seeds.shape)
+        upper = torch.cat([a, seeds], -1)
+        lower = torch.cat([torch.zeros_like(a), a], -1)
+        exponential: Tensor = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))
+        return exponential[..., :n, n:]
+
+    shape = tuple(self.shape)
+    adjoint = self.mH
+    return _batched(
+        self, shape, lambda seeds: along(self, seeds), lambda seeds: along(adjoint, seeds)
+    )
+
+
+rule(aten.linalg_matrix_exp.default, _matrix_exp)
+
+# Eigenvalues of Hermitian matrices
+
+
+def _eigh(
+    A: Tensor,
+    UPLO: str = "L",
+    compute_v: bool = True,
+    *,
+    out: tuple[Tensor, Tensor],
+) -> tuple[AbstractLinearMap, AbstractLinearMap | None]:
+    """Math: λ̇ = diag(Vᴴ Ȧ V), V̇ = V (F ⊙ Vᴴ Ȧ V) with F_ij = 1 / (λ_j - λ_i) and 0 on the diagonal.
+
+    The vectors are a function of the Hermitian part of A, as PyTorch has it.
+    """
+    values, vectors = out if compute_v else torch.linalg.eigh(A, UPLO)
+    shape = tuple(A.shape)
+
+    def push_values(seeds: Tensor) -> Tensor:
+        diagonal = ((vectors.mH @ seeds) * vectors.mT).sum(-1)
+        return diagonal.real if diagonal.is_complex() else diagonal
+
+    def pull_values(seeds: Tensor) -> Tensor:
+        return (vectors * seeds.unsqueeze(-2)) @ vectors.mH
+
+    values_map = _batched(A, shape[:-1], push_values, pull_values)
+    if not compute_v:
+        return values_map, None
+    gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
+    eye = torch.eye(shape[-1], dtype=values.dtype, device=A.device)
+    factors = (1 - eye) / (gaps + eye)
+
+    def push_vectors(seeds: Tensor) -> Tensor:
+        return vectors @ (factors * (vectors.mH @ _symmetrized(seeds) @ vectors))
+
+    def pull_vectors(seeds: Tensor) -> Tensor:
+        return _symmetrized(vectors @ (factors * (vectors.mH @ seeds)) @ vectors.mH)
+
+    return values_map, _batched(A, shape, push_vectors, pull_vectors)
+
+
+rule(aten._linalg_eigh.default, _eigh)

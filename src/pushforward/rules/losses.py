@@ -1,0 +1,257 @@
+"""Losses: an elementwise function of prediction and target, then a reduction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.kinds.sum import Sum
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+NONE, MEAN, SUM = 0, 1, 2  # at::Reduction
+
+
+def _reduced(x: Tensor, coef: Tensor, reduction: int) -> AbstractLinearMap:
+    """Return the map of a loss from its elementwise slope: scaled, then summed or averaged."""
+    shape = tuple(coef.shape)
+    if reduction == NONE:
+        return Scale(tuple(x.shape), shape, coef)
+    if reduction == MEAN:
+        coef = coef / math.prod(shape) if coef.numel() else coef
+    return compose(Scale(tuple(x.shape), shape, coef), Sum(shape, (), tuple(range(len(shape)))))
+
+
+def _symmetric(slope: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the partials of a loss of prediction minus target, from its slope there."""
+
+    def of_prediction(
+        self: Tensor, target: Tensor, reduction: int = MEAN, *options: float, **named: float
+    ) -> AbstractLinearMap:
+        return _reduced(self, slope(self - target, *options, **named), reduction)
+
+    def of_target(
+        self: Tensor, target: Tensor, reduction: int = MEAN, *options: float, **named: float
+    ) -> AbstractLinearMap:
+        return _reduced(target, -slope(self - target, *options, **named), reduction)
+
+    return of_prediction, of_target
+
+
+# Regression
+
+
+def _smooth_l1_slope(difference: Tensor, beta: float = 1.0) -> Tensor:
+    if beta == 0:
+        return difference.sgn()
+    return torch.where(difference.abs() < beta, difference / beta, difference.sgn())
+
+
+def _huber_slope(difference: Tensor, delta: float = 1.0) -> Tensor:
+    return torch.where(difference.abs() <= delta, difference, difference.sgn() * delta)
+
+
+rule(aten.mse_loss, *_symmetric(lambda difference: 2 * difference))
+rule(aten.smooth_l1_loss, *_symmetric(_smooth_l1_slope))
+rule(aten.huber_loss, *_symmetric(_huber_slope))
+
+# Two classes
+
+
+def _weighted(coef: Tensor, weight: Tensor | None) -> Tensor:
+    return coef if weight is None else coef * weight
+
+
+def _cross_entropy_prediction(
+    self: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = MEAN
+) -> AbstractLinearMap:
+    """Math: -(t/x - (1 - t)/(1 - x)); x(1 - x) is held above 1e-12, as PyTorch does."""
+    coef = (self - target) / (self * (1 - self)).clamp(min=1e-12)
+    return _reduced(self, _weighted(coef, weight), reduction)
+
+
+def _cross_entropy_target(
+    self: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = MEAN
+) -> AbstractLinearMap:
+    """Math: log(1 - x) - log x; the logarithms are held above -100, as PyTorch does."""
+    coef = torch.log1p(-self).clamp(min=-100) - torch.log(self).clamp(min=-100)
+    return _reduced(target, _weighted(coef, weight), reduction)
+
+
+def _cross_entropy_weight(
+    self: Tensor, target: Tensor, weight: Tensor, reduction: int = MEAN
+) -> AbstractLinearMap:
+    right, wrong = torch.log(self).clamp(min=-100), torch.log1p(-self).clamp(min=-100)
+    return _reduced(weight, -(target * right + (1 - target) * wrong), reduction)
+
+
+rule(
+    aten.binary_cross_entropy,
+    _cross_entropy_prediction,
+    _cross_entropy_target,
+    _cross_entropy_weight,
+)
+
+
+def _logits_slope(self: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """Return the slope of -(p t log σ(x) + (1 - t) log σ(-x)), p the positive weight."""
+    if pos_weight is None:
+        return self.sigmoid() - target
+    positive = pos_weight * target
+    return (positive + 1 - target) * self.sigmoid() - positive
+
+
+def _logits(
+    self: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = MEAN,
+) -> AbstractLinearMap:
+    coef = _logits_slope(self, target, pos_weight)
+    return _reduced(self, _weighted(coef, weight), reduction)
+
+
+def _logits_target(
+    self: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = MEAN,
+) -> AbstractLinearMap:
+    right, wrong = _log_sigmoid(self), _log_sigmoid(-self)
+    coef = wrong - (right if pos_weight is None else pos_weight * right)
+    return _reduced(target, _weighted(coef, weight), reduction)
+
+
+def _logits_weight(
+    self: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    pos_weight: Tensor | None = None,
+    reduction: int = MEAN,
+) -> AbstractLinearMap:
+    positive = target if pos_weight is None else pos_weight * target
+    coef = -(positive * _log_sigmoid(self) + (1 - target) * _log_sigmoid(-self))
+    return _reduced(weight, coef, reduction)
+
+
+def _logits_pos_weight(
+    self: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor,
+    reduction: int = MEAN,
+) -> AbstractLinearMap:
+    coef = _weighted(-target * _log_sigmoid(self), weight)
+    return _reduced(pos_weight, coef, reduction)
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    return torch.minimum(x, torch.zeros_like(x)) - torch.log1p(torch.exp(-x.abs()))
+
+
+rule(
+    aten.binary_cross_entropy_with_logits,
+    _logits,
+    _logits_target,
+    _logits_weight,
+    _logits_pos_weight,
+)
+rule(
+    aten.soft_margin_loss,
+    lambda self, target, reduction=MEAN: _reduced(
+        self, -target * torch.sigmoid(-target * self), reduction
+    ),
+    lambda self, target, reduction=MEAN: _reduced(
+        target, -self * torch.sigmoid(-target * self), reduction
+    ),
+)
+
+# Many classes: the loss picks one log-probability of each sample
+
+
+def _nll_picked(
+    self: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, axis: int
+) -> tuple[Tensor, Tensor]:
+    """Return the class picked for each sample, and minus its weight; 0 where it is ignored."""
+    ignored = target == ignore_index
+    places = torch.where(ignored, torch.zeros_like(target), target)
+    chosen = self.new_ones(()) if weight is None else weight[places]
+    return places, torch.where(ignored, self.new_zeros(()), -chosen)
+
+
+def _nll_forward(has_space: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def parts(
+        self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+    ) -> tuple[int, Tensor, Tensor]:
+        axis = 1 if has_space else self.ndim - 1
+        places, coef = _nll_picked(self, target, weight, ignore_index, axis)
+        return axis, places, coef
+
+    def of_input(
+        self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+    ) -> tuple[AbstractLinearMap, None]:
+        axis, places, coef = parts(self, target, weight, reduction, ignore_index)
+        if reduction == MEAN:
+            coef = coef / -coef.sum()
+        in_shape, out_shape = tuple(self.shape), tuple(target.shape)
+
+        def push(seeds: Tensor) -> Tensor:
+            index = places.unsqueeze(axis).expand(len(seeds), *places.unsqueeze(axis).shape)
+            return seeds.gather(axis + 1, index).squeeze(axis + 1) * coef
+
+        def pull(seeds: Tensor) -> Tensor:
+            index = places.unsqueeze(axis).expand(len(seeds), *places.unsqueeze(axis).shape)
+            zeros = seeds.new_zeros((len(seeds), *in_shape))
+            return zeros.scatter(axis + 1, index, (seeds * coef).unsqueeze(axis + 1))
+
+        kept = [i for i in range(self.ndim) if i != axis]
+        pick = General(in_shape, out_shape, push, pull, tuple((i, j) for j, i in enumerate(kept)))
+        if reduction == NONE:
+            return pick, None
+        return compose(pick, Sum(out_shape, (), tuple(range(len(out_shape))))), None
+
+    def of_weight(
+        self: Tensor, target: Tensor, weight: Tensor, reduction: int, ignore_index: int
+    ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+        axis, places, _ = parts(self, target, weight, reduction, ignore_index)
+        ignored = target == ignore_index
+        zero = self.new_zeros(())
+        picked = self.gather(axis, places.unsqueeze(axis)).squeeze(axis)
+        coef = torch.where(ignored, zero, -picked)
+        counted = torch.where(ignored, zero, self.new_ones(()))
+        if reduction == MEAN:
+            total = torch.where(ignored, zero, weight[places]).sum()
+            loss = (coef * weight[places]).sum() / total
+            coef = (coef - counted * loss) / total
+        in_shape, out_shape = tuple(weight.shape), tuple(target.shape)
+
+        def take(slopes: Tensor) -> General:
+            def pull(seeds: Tensor) -> Tensor:
+                zeros = seeds.new_zeros((len(seeds), *in_shape))
+                terms = (seeds * slopes).reshape(len(seeds), -1)
+                return zeros.index_add(1, places.flatten(), terms)
+
+            return General(in_shape, out_shape, lambda seeds: seeds[:, places] * slopes, pull)
+
+        summed = Sum(out_shape, (), tuple(range(len(out_shape))))
+        total_map = None if reduction == NONE else compose(take(counted), summed)
+        loss_map = take(coef) if reduction == NONE else compose(take(coef), summed)
+        return loss_map, total_map  # type: ignore[return-value]
+
+    return of_input, of_weight
+
+
+for _operator, _has_space in ((aten.nll_loss_forward, False), (aten.nll_loss2d_forward, True)):
+    _of_input, _of_weight = _nll_forward(_has_space)
+    rule(_operator, _of_input, None, _of_weight)

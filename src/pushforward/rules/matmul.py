@@ -1,0 +1,498 @@
+"""Matrix products, and all else that is a contraction with the other arguments constant."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.contract import Contract
+from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.gather import Gather
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.kinds.sum import Sum
+from pushforward.linear.map import AbstractLinearMap, positions
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+Number = float | complex
+
+
+def contraction(x: Tensor, equation: str, const: Tensor, scale: Number = 1) -> Contract:
+    """Return the map ẋ ↦ einsum(equation, ẋ, scale·const). The equation is ``"in,const->out"``."""
+    terms, out_letters = equation.split("->")
+    in_letters, const_letters = terms.split(",")
+    sizes = dict(zip(const_letters, const.shape, strict=True))
+    sizes.update(zip(in_letters, x.shape, strict=True))
+    out_shape = tuple(sizes[c] for c in out_letters)
+    const = const if isinstance(scale, (int, float)) and scale == 1 else const * scale
+    return Contract(tuple(x.shape), out_shape, in_letters, const_letters, out_letters, const)
+
+
+def broadcast_contraction(
+    x_shape: Shape, x_letters: str, const: Tensor, const_letters: str, out_letters: str
+) -> AbstractLinearMap:
+    """Return a `Contract` whose operands may have axes of size 1 that broadcast.
+
+    An axis of size 1 that stands for more is dropped from its operand, which costs no tie;
+    where the sum runs over it, its size is a factor.
+    """
+    sizes: dict[str, int] = {}
+    for letters, shape in ((x_letters, x_shape), (const_letters, tuple(const.shape))):
+        for c, n in zip(letters, shape, strict=True):
+            sizes[c] = n if sizes.get(c, 1) == 1 else sizes[c]
+    out_shape = tuple(sizes[c] for c in out_letters)
+
+    def is_repeated(c: str, n: int) -> bool:
+        return n != sizes[c]
+
+    kept_const = [
+        (c, n) for c, n in zip(const_letters, const.shape, strict=True) if not is_repeated(c, n)
+    ]
+    maps: list[AbstractLinearMap] = []
+    if len(kept_const) != len(const_letters):
+        const = const.reshape([n for _, n in kept_const])
+        const_letters = "".join(c for c, _ in kept_const)
+    kept_x = [(c, n) for c, n in zip(x_letters, x_shape, strict=True) if not is_repeated(c, n)]
+    if len(kept_x) != len(x_letters):
+        dropped = [c for c, n in zip(x_letters, x_shape, strict=True) if is_repeated(c, n)]
+        shape = tuple(n for _, n in kept_x)
+        maps.append(Reshape(x_shape, shape))
+        x_letters, x_shape = "".join(c for c, _ in kept_x), shape
+        lost = [c for c in dropped if c not in const_letters and c not in out_letters]
+        const = const * math.prod(sizes[c] for c in lost) if lost else const
+    alone = [i for i, c in enumerate(x_letters) if c not in const_letters and c not in out_letters]
+    if alone:
+        shape = tuple(n for i, n in enumerate(x_shape) if i not in alone)
+        maps.append(Sum(x_shape, shape, tuple(alone)))
+        x_letters = "".join(c for i, c in enumerate(x_letters) if i not in alone)
+        x_shape = shape
+    maps.append(Contract(x_shape, out_shape, x_letters, const_letters, out_letters, const))
+    return compose(*maps)
+
+
+# Products of vectors
+
+
+def _conjugated(x: Tensor, linear_map: AbstractLinearMap) -> AbstractLinearMap:
+    """Return the map applied to conj ẋ."""
+    if not x.is_complex():
+        return linear_map
+    shape = tuple(x.shape)
+    return compose(Scale(shape, shape, 1, conjugate=True), linear_map)
+
+
+rule(
+    aten.dot,
+    lambda self, tensor: contraction(self, "i,i->", tensor),
+    lambda self, tensor: contraction(tensor, "i,i->", self),
+)
+rule(
+    aten.vdot,
+    lambda self, other: _conjugated(self, contraction(self, "i,i->", other)),
+    lambda self, other: contraction(other, "i,i->", self.conj().resolve_conj()),
+)
+
+# Products of matrices
+
+rule(
+    aten.mv,
+    lambda self, vec: contraction(self, "ij,j->i", vec),
+    lambda self, vec: contraction(vec, "j,ij->i", self),
+)
+rule(
+    aten.mm.default,
+    lambda self, mat2: contraction(self, "ij,jk->ik", mat2),
+    lambda self, mat2: contraction(mat2, "jk,ij->ik", self),
+)
+rule(
+    aten.bmm.default,
+    lambda self, mat2: contraction(self, "bij,bjk->bik", mat2),
+    lambda self, mat2: contraction(mat2, "bjk,bij->bik", self),
+)
+
+
+def _matmul_letters(x: Tensor, y: Tensor) -> tuple[str, str, str]:
+    """Return the letters of x, y and x @ y: batch axes from the right, then (i,) j and j (, k)."""
+    num_batch = max(x.ndim, y.ndim, 2) - 2
+    batch = string.ascii_lowercase[11 : 11 + num_batch]
+    x_letters = "j" if x.ndim == 1 else batch[num_batch - (x.ndim - 2) :] + "ij"
+    y_letters = "j" if y.ndim == 1 else batch[num_batch - (y.ndim - 2) :] + "jk"
+    out = batch + ("i" if x.ndim > 1 else "") + ("k" if y.ndim > 1 else "")
+    return x_letters, y_letters, out
+
+
+def _matmul_left(self: Tensor, other: Tensor) -> AbstractLinearMap:
+    x_letters, y_letters, out = _matmul_letters(self, other)
+    return broadcast_contraction(tuple(self.shape), x_letters, other, y_letters, out)
+
+
+def _matmul_right(self: Tensor, other: Tensor) -> AbstractLinearMap:
+    x_letters, y_letters, out = _matmul_letters(self, other)
+    return broadcast_contraction(tuple(other.shape), y_letters, self, x_letters, out)
+
+
+rule(aten.matmul, _matmul_left, _matmul_right)
+
+
+def _linear_letters(input: Tensor, weight: Tensor) -> tuple[str, str, str]:
+    leading = string.ascii_lowercase[11 : 11 + input.ndim - 1]
+    return leading + "j", "ij" if weight.ndim == 2 else "j", leading + "i" * (weight.ndim - 1)
+
+
+def _linear_input(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
+    x, w, out = _linear_letters(input, weight)
+    return contraction(input, f"{x},{w}->{out}", weight)
+
+
+def _linear_weight(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
+    x, w, out = _linear_letters(input, weight)
+    return contraction(weight, f"{w},{x}->{out}", input)
+
+
+def _linear_bias(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor
+) -> AbstractLinearMap:
+    assert bias is not None
+    return Expand(tuple(bias.shape), tuple(out.shape))
+
+
+rule(aten.linear, _linear_input, _linear_weight, _linear_bias)
+
+# Products added to something: beta · self + alpha · (x @ y)
+
+
+def _added(
+    self: Tensor, x: Tensor, y: Tensor, *, beta: Number = 1, alpha: Number = 1, out: Tensor
+) -> AbstractLinearMap:
+    return Scale(tuple(self.shape), tuple(out.shape), beta)
+
+
+rule(
+    aten.addmm.default,
+    _added,
+    lambda self, mat1, mat2, *, beta=1, alpha=1: contraction(mat1, "ij,jk->ik", mat2, alpha),
+    lambda self, mat1, mat2, *, beta=1, alpha=1: contraction(mat2, "jk,ij->ik", mat1, alpha),
+)
+rule(
+    aten.addmv,
+    _added,
+    lambda self, mat, vec, *, beta=1, alpha=1: contraction(mat, "ij,j->i", vec, alpha),
+    lambda self, mat, vec, *, beta=1, alpha=1: contraction(vec, "j,ij->i", mat, alpha),
+)
+rule(
+    aten.addr,
+    _added,
+    lambda self, vec1, vec2, *, beta=1, alpha=1: contraction(vec1, "i,j->ij", vec2, alpha),
+    lambda self, vec1, vec2, *, beta=1, alpha=1: contraction(vec2, "j,i->ij", vec1, alpha),
+)
+rule(
+    aten.addbmm,
+    _added,
+    lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
+        batch1, "bij,bjk->ik", batch2, alpha
+    ),
+    lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
+        batch2, "bjk,bij->ik", batch1, alpha
+    ),
+)
+rule(
+    aten.baddbmm.default,
+    _added,
+    lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
+        batch1, "bij,bjk->bik", batch2, alpha
+    ),
+    lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
+        batch2, "bjk,bij->bik", batch1, alpha
+    ),
+)
+
+# General contractions
+
+
+def _tensordot_letters(
+    x: Tensor, y: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
+) -> tuple[str, str, str]:
+    left = list(string.ascii_lowercase[: x.ndim])
+    right = list(string.ascii_lowercase[x.ndim : x.ndim + y.ndim])
+    for i, j in zip(dims_self, dims_other, strict=True):
+        right[j] = left[i]
+    out = [c for c in left if c not in right] + [c for c in right if c not in left]
+    return "".join(left), "".join(right), "".join(out)
+
+
+def _tensordot_left(
+    self: Tensor, other: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
+) -> AbstractLinearMap:
+    left, right, out = _tensordot_letters(self, other, dims_self, dims_other)
+    return broadcast_contraction(tuple(self.shape), left, other, right, out)
+
+
+def _tensordot_right(
+    self: Tensor, other: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
+) -> AbstractLinearMap:
+    left, right, out = _tensordot_letters(self, other, dims_self, dims_other)
+    return broadcast_contraction(tuple(other.shape), right, self, left, out)
+
+
+rule(aten.tensordot.default, _tensordot_left, _tensordot_right)
+
+
+def _einsum_letters(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
+    """Return the lower-case letters of each operand and of the output, the ellipsis written out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    used = dict.fromkeys(c for c in left if c.isalpha())
+    num_hidden = max(
+        (n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t),
+        default=0,
+    )
+    fresh = iter(string.ascii_lowercase)
+    hidden = "".join(next(fresh) for _ in range(num_hidden))
+    names = {c: next(fresh) for c in used}
+
+    def spelled(term: str, own_hidden: str) -> str:
+        before, dots, after = term.partition("...")
+        middle = own_hidden if dots else ""
+        return "".join(names[c] for c in before) + middle + "".join(names[c] for c in after)
+
+    operands = []
+    for term, n in zip(terms, ndims, strict=True):
+        own = n - len(term.replace("...", ""))
+        operands.append(spelled(term, hidden[num_hidden - own :] if own else ""))
+    if arrow:
+        return operands, spelled(right, hidden)
+    once = sorted(c for c in used if left.count(c) == 1)
+    return operands, hidden + "".join(names[c] for c in once)
+
+
+def _diagonal(shape: Shape, letters: str) -> tuple[AbstractLinearMap, str]:
+    """Return the map to the diagonal of axes that share a letter, and the letters that remain."""
+    repeated = [c for c in dict.fromkeys(letters) if letters.count(c) > 1]
+    mixed_in = tuple(i for i, c in enumerate(letters) if c in repeated)
+    result = "".join(dict.fromkeys(letters))
+    mixed_out = tuple(i for i, c in enumerate(result) if c in repeated)
+    within = "".join(letters[i] for i in mixed_in)
+    places = positions(tuple(shape[i] for i in mixed_in))
+    index = torch.einsum(f"{within}->{''.join(result[i] for i in mixed_out)}", places).flatten()
+    sizes = dict(zip(letters, shape, strict=True))
+    return Gather(shape, tuple(sizes[c] for c in result), index, mixed_in, mixed_out), result
+
+
+def _einsum(
+    equation: str, tensors: Sequence[Tensor], *, path: Sequence[int] | None = None
+) -> list[AbstractLinearMap]:
+    """Contract from left to right: a product of all operands but one can be far larger."""
+    operands, out_letters = _einsum_letters(equation, [t.ndim for t in tensors])
+    return [_einsum_operand(i, operands, out_letters, tensors) for i in range(len(tensors))]
+
+
+def _einsum_operand(
+    i: int, operands: list[str], out_letters: str, tensors: Sequence[Tensor]
+) -> AbstractLinearMap:
+    letters, shape = operands[i], tuple(tensors[i].shape)
+    maps: list[AbstractLinearMap] = []
+    if len(set(letters)) != len(letters):
+        diagonal, letters = _diagonal(shape, letters)
+        maps.append(diagonal)
+        shape = diagonal.out_shape
+    others: list[tuple[Tensor, str]] = [
+        _simple_operand(t, c) for t, c in zip(tensors, operands, strict=True)
+    ]
+    following = others[i + 1 :]
+    if i:
+        needed = set(letters) | set(out_letters) | {c for _, cs in following for c in cs}
+        before = "".join(dict.fromkeys(c for _, cs in others[:i] for c in cs if c in needed))
+        terms = ",".join(cs for _, cs in others[:i])
+        const = torch.einsum(f"{terms}->{before}", *(t for t, _ in others[:i]))
+        following = [(const, before), *following]
+    for place, (const, const_letters) in enumerate(following):
+        needed = set(out_letters) | {c for _, cs in following[place + 1 :] for c in cs}
+        result = "".join(dict.fromkeys(c for c in letters + const_letters if c in needed))
+        if place == len(following) - 1:
+            result = out_letters
+        alone = [c for c in const_letters if c not in letters and c not in result]
+        if alone:
+            const = const.sum([const_letters.index(c) for c in alone])
+            const_letters = "".join(c for c in const_letters if c not in alone)
+        step = broadcast_contraction(shape, letters, const, const_letters, result)
+        maps.append(step)
+        letters, shape = result, step.out_shape
+    summed = tuple(k for k, c in enumerate(letters) if c not in out_letters)
+    if summed:
+        rest = tuple(n for k, n in enumerate(shape) if k not in summed)
+        maps.append(Sum(shape, rest, summed))
+        letters, shape = "".join(c for c in letters if c in out_letters), rest
+    if letters != out_letters or not maps:
+        dims = tuple(letters.index(c) for c in out_letters)
+        maps.append(Permute(shape, tuple(shape[d] for d in dims), dims))
+    return compose(*maps)
+
+
+def _simple_operand(tensor: Tensor, letters: str) -> tuple[Tensor, str]:
+    distinct = "".join(dict.fromkeys(letters))
+    if distinct == letters:
+        return tensor, letters
+    return torch.einsum(f"{letters}->{distinct}", tensor), distinct
+
+
+rule(aten.einsum, None, _einsum)
+
+
+def _trilinear(
+    which: int,
+    i1: Tensor,
+    i2: Tensor,
+    i3: Tensor,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> AbstractLinearMap:
+    """Return the map of one factor of Σ_sumdim i1·i2·i3, each with new axes at its ``expand``."""
+    tensors = [i1, i2, i3]
+    ndim = i1.ndim + len(expand1)
+    letters = [
+        "".join(string.ascii_lowercase[d] for d in range(ndim) if d not in expanded)
+        for expanded in (expand1, expand2, expand3)
+    ]
+    out = "".join(string.ascii_lowercase[d] for d in range(ndim) if d not in sumdim)
+    return _einsum_operand(which, letters, out, tensors)
+
+
+rule(
+    aten._trilinear,
+    lambda *args, **kwargs: _trilinear(0, *args, **kwargs),
+    lambda *args, **kwargs: _trilinear(1, *args, **kwargs),
+    lambda *args, **kwargs: _trilinear(2, *args, **kwargs),
+)
+
+# Cross product. t · (y × c) = c · (t × y), which gives the adjoints.
+
+
+def _cross(x: Tensor, const: Tensor, dim: int, out: Tensor, *, is_left: bool) -> AbstractLinearMap:
+    shape = tuple(out.shape)
+    axis = dim % out.ndim
+    const = const.expand(shape)
+    adjoint = const.conj()
+    kept = tuple((i, i) for i in range(out.ndim) if i != axis)
+
+    def times(seeds: Tensor, other: Tensor, *, seeds_first: bool) -> Tensor:
+        other = other.expand(seeds.shape)
+        pair = (seeds, other) if seeds_first else (other, seeds)
+        product: Tensor = torch.linalg.cross(*pair, dim=axis + 1)
+        return product
+
+    cross = General(
+        shape,
+        shape,
+        lambda seeds: times(seeds, const, seeds_first=is_left),
+        lambda seeds: times(seeds, adjoint, seeds_first=not is_left),
+        kept,
+    )
+    own = tuple(x.shape)
+    return cross if own == shape else compose(Expand(own, shape), cross)
+
+
+rule(
+    aten.linalg_cross,
+    lambda self, other, *, dim=-1, out: _cross(self, other, dim, out, is_left=True),
+    lambda self, other, *, dim=-1, out: _cross(other, self, dim, out, is_left=False),
+)
+
+# Distances
+
+
+def _distance_slopes(x1: Tensor, x2: Tensor, p: float) -> Tensor:
+    """Return ∂d(x1_i, x2_j)/∂x1_im of the p-norm distance, ``(*batch, i, j, m)``, 0 at distance 0.
+
+    Ties of the largest difference at p = ∞ each count in full, as PyTorch has it.
+    """
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if p == 0:
+        return torch.zeros_like(difference)
+    if p == 1:
+        return difference.sgn()
+    size = difference.abs()
+    if math.isinf(p):
+        return difference.sgn() * (size == size.amax(-1, keepdim=True))
+    zero = size == 0
+    size = torch.where(
+        zero, torch.ones_like(size), size
+    )  # keeps ∞ out of what is differentiated again
+    total = torch.where(zero, torch.zeros_like(size), size**p).sum(-1, keepdim=True)
+    nowhere = total == 0
+    total = torch.where(nowhere, torch.ones_like(total), total)
+    if p == 2:
+        return difference * torch.where(nowhere, torch.zeros_like(total), total.rsqrt())
+    slopes = difference.sgn() * size ** (p - 1) * total ** (1 / p - 1)
+    return torch.where(zero, torch.zeros_like(slopes), slopes)
+
+
+def _cdist(
+    which: int,
+    x1: Tensor,
+    x2: Tensor,
+    p: float = 2,
+    compute_mode: int | None = None,
+    *,
+    out: Tensor,
+) -> AbstractLinearMap:
+    batch = tuple(out.shape[:-2])
+    letters = string.ascii_lowercase[13 : 13 + len(batch)]  # apart from i, j and m
+    own = (x1, x2)[which]
+    full = batch + tuple(own.shape[-2:])
+    slopes = _distance_slopes(x1, x2, p)
+    const = -slopes if which else slopes
+    const = const.expand(tuple(out.shape) + tuple(own.shape[-1:]))
+    near = letters + "ij"[which] + "m"
+    contract = Contract(full, tuple(out.shape), near, letters + "ijm", letters + "ij", const)
+    shape = tuple(own.shape)
+    return contract if shape == full else compose(Expand(shape, full), contract)
+
+
+rule(
+    aten.cdist,
+    lambda x1, x2, p=2, compute_mode=None, *, out: _cdist(0, x1, x2, p, out=out),
+    lambda x1, x2, p=2, compute_mode=None, *, out: _cdist(1, x1, x2, p, out=out),
+)
+rule(
+    aten._cdist_forward,
+    lambda x1, x2, p, compute_mode, *, out: _cdist(0, x1, x2, p, out=out),
+    lambda x1, x2, p, compute_mode, *, out: _cdist(1, x1, x2, p, out=out),
+)
+rule(
+    aten._euclidean_dist,
+    lambda x1, x2, *, out: _cdist(0, x1, x2, out=out),
+    lambda x1, x2, *, out: _cdist(1, x1, x2, out=out),
+)
+
+
+def _pdist(self: Tensor, p: float = 2) -> AbstractLinearMap:
+    """Take the rows above the diagonal of all distances: ḋ_ij = s_ij · (ẋ_i - ẋ_j)."""
+    i, j = torch.triu_indices(self.shape[0], self.shape[0], 1, device=self.device)
+    slopes = _distance_slopes(self, self, p)[i, j]
+    shape = tuple(self.shape)
+
+    def push(seeds: Tensor) -> Tensor:
+        return ((seeds[:, i] - seeds[:, j]) * slopes).sum(-1)
+
+    def pull(seeds: Tensor) -> Tensor:
+        terms = seeds.unsqueeze(-1) * slopes
+        zeros = terms.new_zeros((terms.shape[0], *shape))
+        return zeros.index_add(1, i, terms).index_add(1, j, -terms)
+
+    return General(shape, (i.shape[0],), push, pull)
+
+
+rule(aten._pdist_forward, _pdist)

@@ -1,0 +1,418 @@
+"""Normalizations: layer, group, batch, root mean square, weight.
+
+The statistics are computed again from the input: the saved ones are outputs, and taken as constants
+they would make second derivatives wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.kinds.sum import Sum
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+Axes = tuple[int, ...]
+Maps = tuple[AbstractLinearMap | None, ...]
+
+
+def _standardized(x: Tensor, axes: Axes, eps: float) -> tuple[Tensor, Tensor]:
+    """Return x̂ = (x - μ) / σ and 1 / σ, with σ² the biased variance plus ``eps``."""
+    centred = x - x.mean(axes, keepdim=True)
+    rstd = ((centred * centred).mean(axes, keepdim=True) + eps).rsqrt()
+    return centred * rstd, rstd
+
+
+def _standardize(x: Tensor, axes: Axes, eps: float) -> AbstractLinearMap:
+    """Return the map of x̂ = (x - μ) / σ.
+
+    Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ, which is its own adjoint.
+    """
+    shape = tuple(x.shape)
+    x_hat, rstd = _standardized(x, axes, eps)
+    inner = tuple(a + 1 for a in axes)
+
+    def apply(seeds: Tensor) -> Tensor:
+        along = (x_hat * seeds).mean(inner, keepdim=True)
+        return rstd * (seeds - seeds.mean(inner, keepdim=True) - x_hat * along)
+
+    kept = tuple((i, i) for i in range(x.ndim) if i not in axes)
+    return General(shape, shape, apply, apply, kept)
+
+
+def _column(weight: Tensor, ndim: int, axis: int = 1) -> Tensor:
+    """Return the per-channel ``weight`` so that it broadcasts along ``axis`` of ``ndim`` axes."""
+    return weight.reshape((1,) * axis + (-1,) + (1,) * (ndim - axis - 1))
+
+
+def _per_channel(weight: Tensor, out: Tensor, coef: Tensor | None = None) -> AbstractLinearMap:
+    """Return the map of a per-channel parameter, multiplied by ``coef``."""
+    shape = (1, *weight.shape, *(1,) * (out.ndim - 2))
+    spread: AbstractLinearMap = Expand(shape, tuple(out.shape))
+    if coef is not None:
+        spread = Scale(shape, tuple(out.shape), coef)
+    return compose(Reshape(tuple(weight.shape), shape), spread)
+
+
+def _mean_map(x: Tensor, axes: Axes, out: Tensor) -> AbstractLinearMap:
+    count = math.prod(x.shape[a] for a in axes)
+    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    total = Sum(tuple(x.shape), shape, axes, keepdim=True)
+    return compose(total, Scale(shape, shape, 1 / max(count, 1)), Reshape(shape, tuple(out.shape)))
+
+
+def _weighted_sum_map(x: Tensor, axes: Axes, coef: Tensor, out: Tensor) -> AbstractLinearMap:
+    """Return ẋ ↦ Σ_axes coef · ẋ in the shape of ``out``."""
+    full = tuple(x.shape)
+    shape = tuple(1 if a in axes else n for a, n in enumerate(full))
+    total = Sum(full, shape, axes, keepdim=True)
+    return compose(Scale(full, full, coef), total, Reshape(shape, tuple(out.shape)))
+
+
+def _rstd_map(x: Tensor, axes: Axes, eps: float, out: Tensor) -> AbstractLinearMap:
+    """Return the map of 1/σ: its derivative is -mean(x̂ ẋ) / σ²."""
+    x_hat, rstd = _standardized(x, axes, eps)
+    count = max(math.prod(x.shape[a] for a in axes), 1)
+    return _weighted_sum_map(x, axes, -x_hat * rstd * rstd / count, out)
+
+
+def _scaled(linear_map: AbstractLinearMap, weight: Tensor | None) -> AbstractLinearMap:
+    if weight is None:
+        return linear_map
+    shape = linear_map.out_shape
+    return compose(linear_map, Scale(shape, shape, weight))
+
+
+# Layers
+
+
+def _last_axes(x: Tensor, normalized_shape: Sequence[int]) -> Axes:
+    return tuple(range(x.ndim - len(normalized_shape), x.ndim))
+
+
+def _layer_norm_input(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    out: tuple[Tensor, ...],
+) -> Maps:
+    axes = _last_axes(input, normalized_shape)
+    return (
+        _scaled(_standardize(input, axes, eps), weight),
+        _mean_map(input, axes, out[1]),
+        _rstd_map(input, axes, eps, out[2]),
+    )
+
+
+def _layer_norm_weight(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+) -> Maps:
+    x_hat, _ = _standardized(input, _last_axes(input, normalized_shape), eps)
+    return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
+
+
+def _layer_norm_bias(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor, eps: float
+) -> Maps:
+    return Expand(tuple(bias.shape), tuple(input.shape)), None, None
+
+
+rule(aten.native_layer_norm, _layer_norm_input, None, _layer_norm_weight, _layer_norm_bias)
+
+
+def _root_mean_square(x: Tensor, axes: Axes, eps: float | None) -> Tensor:
+    """Return 1 / sqrt(mean(x²) + eps); without ``eps`` the machine's."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return ((x * x).mean(axes, keepdim=True) + eps).rsqrt()
+
+
+def _rms_norm_input(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None,
+    eps: float | None,
+    *,
+    out: tuple[Tensor, Tensor],
+) -> Maps:
+    """Math: dx̂ = r (ẋ - x̂ mean(x̂ ẋ)) with x̂ = r x, and ṙ = -r² mean(x̂ ẋ)."""
+    shape = tuple(input.shape)
+    axes = _last_axes(input, normalized_shape)
+    inner = tuple(a + 1 for a in axes)
+    rms = _root_mean_square(input, axes, eps)
+    x_hat = input * rms
+
+    def apply(seeds: Tensor, x_hat: Tensor, rms: Tensor) -> Tensor:
+        return rms * (seeds - x_hat * (x_hat * seeds).mean(inner, keepdim=True))
+
+    normalize = General(
+        shape,
+        shape,
+        lambda seeds: apply(seeds, x_hat, rms),
+        lambda seeds: apply(seeds, x_hat.conj(), rms.conj()),
+        tuple((i, i) for i in range(input.ndim) if i not in axes),
+    )
+    count = max(math.prod(normalized_shape), 1)
+    rms_map = _weighted_sum_map(input, axes, -x_hat * rms * rms / count, out[1])
+    return _scaled(normalize, weight), rms_map
+
+
+def _rms_norm_weight(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None
+) -> Maps:
+    x_hat = input * _root_mean_square(input, _last_axes(input, normalized_shape), eps)
+    return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None
+
+
+rule(aten._fused_rms_norm, _rms_norm_input, None, _rms_norm_weight)
+
+# Groups of channels: the group is made an axis of its own, and stays tied.
+
+
+def _grouped_shape(input: Tensor, group: int) -> tuple[int, ...]:
+    batch = input.shape[0]
+    return (batch, group, input.numel() // max(batch * group, 1))
+
+
+def _group_norm_input(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    eps: float,
+    *,
+    out: tuple[Tensor, ...],
+) -> Maps:
+    shape, grouped = tuple(input.shape), _grouped_shape(input, group)
+    x = input.reshape(grouped)
+    regroup = Reshape(shape, grouped)
+    normalize = compose(regroup, _standardize(x, (2,), eps), Reshape(grouped, shape))
+    return (
+        _scaled(normalize, None if weight is None else _column(weight, input.ndim)),
+        compose(regroup, _mean_map(x, (2,), out[1])),
+        compose(regroup, _rstd_map(x, (2,), eps, out[2])),
+    )
+
+
+def _group_norm_weight(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    eps: float,
+) -> Maps:
+    x_hat, _ = _standardized(input.reshape(_grouped_shape(input, group)), (2,), eps)
+    return _per_channel(weight, input, x_hat.reshape(input.shape)), None, None
+
+
+rule(
+    aten.native_group_norm,
+    _group_norm_input,
+    _group_norm_weight,
+    lambda input, weight, bias, *sizes: (_per_channel(bias, input), None, None),
+)
+
+# Batches
+
+
+def _all_but_channels(x: Tensor) -> Axes:
+    return tuple(i for i in range(x.ndim) if i != 1)
+
+
+def _batch_norm_input(
+    x: Tensor,
+    weight: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    eps: float,
+    out: tuple[Tensor, ...],
+) -> Maps:
+    """Return the maps to the output, the mean and 1/σ, which every overload has."""
+    column = None if weight is None else _column(weight, x.ndim)
+    if not training:
+        assert running_var is not None
+        coef = _column((running_var + eps).rsqrt(), x.ndim)
+        coef = coef if column is None else coef * column
+        return Scale(tuple(x.shape), tuple(x.shape), coef), None, None
+    axes = _all_but_channels(x)
+    return (
+        _scaled(_standardize(x, axes, eps), column),
+        _mean_map(x, axes, out[1]),
+        _rstd_map(x, axes, eps, out[2]),
+    )
+
+
+def _batch_norm_weight(
+    x: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    eps: float,
+) -> AbstractLinearMap:
+    if training:
+        x_hat, _ = _standardized(x, _all_but_channels(x), eps)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        x_hat = (x - _column(running_mean, x.ndim)) * _column((running_var + eps).rsqrt(), x.ndim)
+    return _per_channel(weight, x, x_hat)
+
+
+def _running_maps(
+    which: int,
+    x: Tensor,
+    weight: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+) -> AbstractLinearMap:
+    """Return the map from a running statistic to the output that is normalized with it."""
+    rstd = _column((running_var + eps).rsqrt(), x.ndim)
+    scale = rstd if weight is None else rstd * _column(weight, x.ndim)
+    if which == 0:
+        return _per_channel(running_mean, x, -scale)
+    centred = x - _column(running_mean, x.ndim)
+    return _per_channel(running_var, x, -0.5 * centred * scale * rstd * rstd)
+
+
+def _updated_maps(
+    x: Tensor, momentum: float, outs: Sequence[Tensor]
+) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+    """Return the maps from the input to the new running mean and (unbiased) variance."""
+    axes = _all_but_channels(x)
+    count = math.prod(x.shape[a] for a in axes)
+    mean = _mean_map(x, axes, outs[0])
+    mean = compose(mean, Scale(mean.out_shape, mean.out_shape, momentum))
+    centred = x - x.mean(axes, keepdim=True)
+    coef = centred * (2 * momentum / max(count - 1, 1))
+    return mean, _weighted_sum_map(x, axes, coef, outs[1])
+
+
+def _declare_batch_norm(
+    operator: Any, *, stats: bool = True, training: bool | None = None, updated: bool = False
+) -> None:
+    """Declare one of the overloads, which differ in their arguments and outputs.
+
+    Args:
+        operator: The overload.
+        stats: Whether it takes running statistics.
+        training: Whether it takes the input's own statistics; None if an argument says so.
+        updated: Whether its last two outputs are the running statistics afterwards.
+    """
+
+    def read(args: tuple[Any, ...]) -> tuple[Any, Any, bool, float, float]:
+        rest = list(args)
+        mean, var = (rest.pop(0), rest.pop(0)) if stats else (None, None)
+        is_training = rest.pop(0) if training is None else training
+        return mean, var, is_training, rest[0], rest[1]
+
+    def padded(maps: Sequence[AbstractLinearMap | None], out: tuple[Tensor, ...]) -> Maps:
+        return (*maps, *[None] * (len(out) - len(maps)))
+
+    def from_input(
+        input: Tensor, weight: Any, bias: Any, *args: Any, out: tuple[Tensor, ...]
+    ) -> Maps:
+        _, var, is_training, momentum, eps = read(args)
+        maps = padded(_batch_norm_input(input, weight, var, is_training, eps, out), out)
+        if updated and is_training:
+            maps = (*maps[:-2], *_updated_maps(input, momentum, out[-2:]))
+        return maps
+
+    def from_weight(
+        input: Tensor, weight: Tensor, bias: Any, *args: Any, out: tuple[Tensor, ...]
+    ) -> Maps:
+        mean, var, is_training, _, eps = read(args)
+        return padded([_batch_norm_weight(input, weight, mean, var, is_training, eps)], out)
+
+    def from_bias(
+        input: Tensor, weight: Any, bias: Tensor, *args: Any, out: tuple[Tensor, ...]
+    ) -> Maps:
+        return padded([_per_channel(bias, input)], out)
+
+    def from_running(which: int) -> Any:
+        def partial(
+            input: Tensor, weight: Any, bias: Any, *args: Any, out: tuple[Tensor, ...]
+        ) -> Maps:
+            mean, var, is_training, momentum, eps = read(args)
+            maps: list[AbstractLinearMap | None] = [None] * len(out)
+            shape = tuple(args[which].shape)
+            if not is_training:
+                maps[0] = _running_maps(which, input, weight, mean, var, eps)
+            if updated:
+                maps[which - 2] = Scale(shape, shape, 1 - momentum if is_training else 1)
+            return tuple(maps)
+
+        return partial
+
+    running = (from_running(0), from_running(1)) if stats else ()
+    rule(operator, from_input, from_weight, from_bias, *running)
+
+
+_declare_batch_norm(aten.native_batch_norm)
+_declare_batch_norm(aten.cudnn_batch_norm)
+_declare_batch_norm(aten.miopen_batch_norm)
+_declare_batch_norm(aten._native_batch_norm_legit.no_stats, stats=False)
+_declare_batch_norm(aten._native_batch_norm_legit_functional, updated=True)
+_declare_batch_norm(aten._native_batch_norm_legit_no_training, training=False)
+_declare_batch_norm(aten._batch_norm_with_update_functional, training=True, updated=True)
+_declare_batch_norm(aten._batch_norm_no_update, training=False)
+
+# Weights: w = g v / |v|, the norm taken over all axes but one
+
+
+def _weight_norm(v: Tensor, dim: int) -> tuple[Tensor, Axes]:
+    axes = tuple(i for i in range(v.ndim) if i != dim % v.ndim)
+    return (v * v).sum(axes, keepdim=True).sqrt() if axes else v.abs(), axes
+
+
+def _weight_norm_direction(
+    v: Tensor, g: Tensor, dim: int = 0, *, out: tuple[Tensor, Tensor]
+) -> Maps:
+    """Math: ẇ = g/|v| (v̇ - v̂ ⟨v̂, v̇⟩) with v̂ = v/|v|, which is its own adjoint; |v|˙ = ⟨v̂, v̇⟩."""
+    norm, axes = _weight_norm(v, dim)
+    direction = v / norm
+    factor = g / norm
+    inner = tuple(a + 1 for a in axes)
+    shape = tuple(v.shape)
+
+    def apply(seeds: Tensor) -> Tensor:
+        product = direction * seeds
+        along = product.sum(inner, keepdim=True) if inner else product
+        return factor * (seeds - direction * along)
+
+    axis = dim % v.ndim
+    direct = General(shape, shape, apply, apply, ((axis, axis),))
+    return direct, _weighted_sum_map(v, axes, direction, out[1])
+
+
+def _weight_norm_length(v: Tensor, g: Tensor, dim: int = 0) -> Maps:
+    norm, _ = _weight_norm(v, dim)
+    return Scale(tuple(g.shape), tuple(v.shape), v / norm), None
+
+
+rule(aten._weight_norm_interface, _weight_norm_direction, _weight_norm_length)

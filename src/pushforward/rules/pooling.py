@@ -1,0 +1,359 @@
+"""Pooling and resampling of images. Batch and channels are kept: each plane is a map of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.transposed import transpose
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+Sizes = int | Sequence[int]
+
+
+def _resampler(
+    in_shape: Shape,
+    out_shape: Shape,
+    num_space: int,
+    forward: Callable[[Tensor], Tensor],
+    backward: Callable[[Tensor, Shape], Tensor],
+) -> General:
+    """Return the map of a linear operator that does the same to every plane.
+
+    ``forward`` takes ``(planes, channels, *space)``, and ``backward`` takes its output's cotangent
+    and the shape of its input.
+    """
+
+    def fold(seeds: Tensor) -> Tensor:
+        lead = seeds.shape[: seeds.ndim - num_space - 1]
+        return seeds.reshape(math.prod(lead), *seeds.shape[len(lead) :])
+
+    def push(seeds: Tensor) -> Tensor:
+        result = forward(fold(seeds))
+        return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
+
+    def pull(seeds: Tensor) -> Tensor:
+        folded = fold(seeds)
+        space = in_shape[len(in_shape) - num_space :]
+        result = backward(folded, (*folded.shape[:2], *space))
+        return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
+
+    kept = tuple((i, i) for i in range(len(in_shape) - num_space))
+    return General(in_shape, out_shape, push, pull, kept, uniform=True)
+
+
+# Averages
+
+
+def _average(
+    in_shape: Shape,
+    out_shape: Shape,
+    num_space: int,
+    kernel_size: Sizes,
+    stride: Sizes = (),
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> General:
+    forward = (aten.avg_pool2d, aten.avg_pool3d)[num_space - 2]
+    backward = (aten.avg_pool2d_backward, aten.avg_pool3d_backward)[num_space - 2]
+    window = [
+        (value,) * num_space if isinstance(value, int) else value
+        for value in (kernel_size, stride, padding)
+    ]
+    options = (*window, ceil_mode, count_include_pad, divisor_override)
+    return _resampler(
+        in_shape,
+        out_shape,
+        num_space,
+        lambda x: forward(x, *options),
+        lambda y, shape: backward(y, y.new_zeros(shape), *options),
+    )
+
+
+def _adaptive_average(in_shape: Shape, out_shape: Shape, num_space: int) -> General:
+    forward = (aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d)[num_space - 2]
+    backward = (aten._adaptive_avg_pool2d_backward, aten._adaptive_avg_pool3d_backward)[
+        num_space - 2
+    ]
+    size = out_shape[len(out_shape) - num_space :]
+    return _resampler(
+        in_shape,
+        out_shape,
+        num_space,
+        lambda x: forward(x, size),
+        lambda y, shape: backward(y, y.new_zeros(shape)),
+    )
+
+
+def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[Any]) -> None:
+    """Declare pooling and its adjoint, for windows of fixed size and for adaptive ones."""
+
+    def shapes(x: Tensor, y: Tensor) -> tuple[Shape, Shape, int]:
+        return tuple(x.shape), tuple(y.shape), num_space
+
+    rule(
+        pools[0],
+        lambda self, *options, out, **named: _average(*shapes(self, out), *options, **named),
+    )
+    rule(
+        pools[1],
+        lambda grad_output, self, *options, **named: transpose(
+            _average(*shapes(self, grad_output), *options, **named)
+        ),
+        lambda *args, **kwargs: None,
+    )
+    rule(adaptives[0], lambda self, output_size, *, out: _adaptive_average(*shapes(self, out)))
+    rule(
+        adaptives[1],
+        lambda grad_output, self: transpose(_adaptive_average(*shapes(self, grad_output))),
+        lambda *args, **kwargs: None,
+    )
+
+
+_declare_averages(
+    2,
+    (aten.avg_pool2d, aten.avg_pool2d_backward.default),
+    (aten._adaptive_avg_pool2d, aten._adaptive_avg_pool2d_backward),
+)
+_declare_averages(
+    3,
+    (aten.avg_pool3d, aten.avg_pool3d_backward.default),
+    (aten._adaptive_avg_pool3d, aten._adaptive_avg_pool3d_backward.default),
+)
+
+# Maxima: a gather from the places found, plane by plane
+
+
+def _taken(in_shape: Shape, indices: Tensor, num_space: int) -> General:
+    """Return the map that takes the flat positions ``indices`` of each plane."""
+    lead = len(in_shape) - num_space
+    flat = indices.flatten(lead)
+    sizes, out_shape = in_shape[lead:], tuple(indices.shape)
+
+    def push(seeds: Tensor) -> Tensor:
+        places = flat.expand(len(seeds), *flat.shape)
+        return seeds.flatten(lead + 1).gather(-1, places).reshape(len(seeds), *out_shape)
+
+    def pull(seeds: Tensor) -> Tensor:
+        places = flat.expand(len(seeds), *flat.shape)
+        zeros = seeds.new_zeros((*places.shape[:-1], math.prod(sizes)))
+        summed = zeros.scatter_add(-1, places, seeds.flatten(lead + 1))
+        return summed.reshape(len(seeds), *in_shape)
+
+    return General(in_shape, out_shape, push, pull, tuple((i, i) for i in range(lead)))
+
+
+def _max_pool(num_space: int) -> Callable[..., Any]:
+    def partial(
+        self: Tensor, *options: Any, out: tuple[Tensor, Tensor], **named: Any
+    ) -> tuple[AbstractLinearMap, None]:
+        return _taken(tuple(self.shape), out[1], num_space), None
+
+    return partial
+
+
+def _max_pool_backward(num_space: int) -> Callable[..., Any]:
+    """Take the indices from the last argument: the operator is linear in its first."""
+
+    def partial(grad_output: Tensor, self: Tensor, *options: Any, **named: Any) -> Any:
+        indices = named["indices"] if "indices" in named else options[-1]
+        return transpose(_taken(tuple(self.shape), indices, num_space))
+
+    return partial
+
+
+def _declare_max_pool(num_space: int, operator: Any, backward: Any) -> None:
+    rule(operator, _max_pool(num_space))
+    rule(backward, _max_pool_backward(num_space), lambda *args, **kwargs: None)
+
+
+_declare_max_pool(2, aten.max_pool2d_with_indices, aten.max_pool2d_with_indices_backward.default)
+_declare_max_pool(3, aten.max_pool3d_with_indices, aten.max_pool3d_with_indices_backward.default)
+_declare_max_pool(2, aten.adaptive_max_pool2d, aten.adaptive_max_pool2d_backward.default)
+_declare_max_pool(3, aten.adaptive_max_pool3d, aten.adaptive_max_pool3d_backward.default)
+_declare_max_pool(2, aten.fractional_max_pool2d, aten.fractional_max_pool2d_backward.default)
+_declare_max_pool(3, aten.fractional_max_pool3d, aten.fractional_max_pool3d_backward.default)
+
+# Of several values put at one place one counts, and which is not defined.
+rule(
+    aten.max_unpool2d,
+    lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 2)),
+)
+rule(
+    aten.max_unpool3d,
+    lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 3)),
+)
+
+# Interpolation
+
+
+def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
+    def linear_map(x_shape: Shape, y_shape: Shape, *options: Any, **named: Any) -> General:
+        size = y_shape[2:]
+        return _resampler(
+            x_shape,
+            y_shape,
+            num_space,
+            lambda x: operator(x, size, *options, **named),
+            lambda y, shape: backward(y, size, shape, *options, **named),
+        )
+
+    rule(
+        operator,
+        lambda self, output_size, *options, out, **named: linear_map(
+            tuple(self.shape), tuple(out.shape), *options, **named
+        ),
+    )
+    rule(
+        backward,
+        lambda grad_output, output_size, input_size, *options, **named: transpose(
+            linear_map(tuple(input_size), tuple(grad_output.shape), *options, **named)
+        ),
+    )
+
+
+for _name, _num_space in {
+    "upsample_nearest1d": 1,
+    "upsample_nearest2d": 2,
+    "upsample_nearest3d": 3,
+    "_upsample_nearest_exact1d": 1,
+    "_upsample_nearest_exact2d": 2,
+    "_upsample_nearest_exact3d": 3,
+    "upsample_linear1d": 1,
+    "upsample_bilinear2d": 2,
+    "_upsample_bilinear2d_aa": 2,
+    "upsample_bicubic2d": 2,
+    "_upsample_bicubic2d_aa": 2,
+    "_upsample_lanczos2d_aa": 2,
+    "upsample_trilinear3d": 3,
+}.items():
+    if hasattr(aten, _name):  # not every PyTorch has them all
+        _declare_upsample(
+            getattr(aten, _name).default, getattr(aten, f"{_name}_backward").default, _num_space
+        )
+
+# Bags of embeddings: rows summed, averaged or maximized
+
+BAG_SUM, BAG_MEAN, BAG_MAX = 0, 1, 2
+
+
+def _bags(indices: Tensor, offsets: Tensor, num_bags: int) -> Tensor:
+    """Return the bag of every index."""
+    place = torch.arange(indices.shape[0], device=indices.device)
+    bags = torch.searchsorted(offsets.contiguous(), place.to(offsets.dtype), right=True) - 1
+    return bags.clamp(0, max(num_bags - 1, 0))
+
+
+def _bag_factors(
+    indices: Tensor, bags: Tensor, num_bags: int, mode: int, padding_idx: int, like: Tensor
+) -> Tensor:
+    """Return with what factor each row counts in its bag: 0 for padding, 1 / count in a mean."""
+    counted = (indices != padding_idx).to(like.dtype)
+    if mode != BAG_MEAN:
+        return counted
+    count = counted.new_zeros(num_bags).index_add(0, bags, counted).clamp(min=1)
+    return counted / count[bags]
+
+
+def _embedding_bag_weight(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = BAG_SUM,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+    *,
+    out: tuple[Tensor, ...],
+) -> tuple[AbstractLinearMap, None, None, None]:
+    in_shape, out_shape = tuple(weight.shape), tuple(out[0].shape)
+    num_bags = out_shape[0]
+    bags = _bags(indices, offsets, num_bags)
+    kept = ((1, 1),)
+    if mode == BAG_MAX:
+        largest = _largest_rows(weight, indices, bags, num_bags, padding_idx)
+        empty = largest < 0
+        rows = largest.clamp(min=0)
+
+        def push_max(seeds: Tensor) -> Tensor:
+            taken = seeds.gather(1, rows.expand(len(seeds), *rows.shape))
+            return torch.where(empty, torch.zeros_like(taken), taken)
+
+        def pull_max(seeds: Tensor) -> Tensor:
+            terms = torch.where(empty, torch.zeros_like(seeds), seeds)
+            zeros = seeds.new_zeros((len(seeds), *in_shape))
+            return zeros.scatter_add(1, rows.expand(len(seeds), *rows.shape), terms)
+
+        return General(in_shape, out_shape, push_max, pull_max, kept), None, None, None
+    factors = _bag_factors(indices, bags, num_bags, mode, padding_idx, weight)
+    if per_sample_weights is not None:
+        factors = factors * per_sample_weights
+    column = factors.unsqueeze(-1)
+
+    def push(seeds: Tensor) -> Tensor:
+        zeros = seeds.new_zeros((len(seeds), num_bags, seeds.shape[-1]))
+        return zeros.index_add(1, bags, seeds.index_select(1, indices) * column)
+
+    def pull(seeds: Tensor) -> Tensor:
+        zeros = seeds.new_zeros((len(seeds), in_shape[0], seeds.shape[-1]))
+        return zeros.index_add(1, indices, seeds.index_select(1, bags) * column)
+
+    return General(in_shape, out_shape, push, pull, kept, uniform=True), None, None, None
+
+
+def _largest_rows(
+    weight: Tensor, indices: Tensor, bags: Tensor, num_bags: int, padding_idx: int
+) -> Tensor:
+    """Return the row of ``weight`` that is largest in each bag and column, -1 in an empty bag."""
+    inside = (bags == torch.arange(num_bags, device=bags.device).unsqueeze(1)) & (
+        indices != padding_idx
+    )
+    rows = weight.detach()[indices].masked_fill(~inside.unsqueeze(-1), -math.inf)
+    first = rows.argmax(1) if indices.shape[0] else bags.new_zeros((num_bags, weight.shape[1]))
+    taken = indices[first] if indices.shape[0] else first
+    return torch.where(inside.any(1, keepdim=True), taken, -torch.ones_like(taken))
+
+
+def _embedding_bag_samples(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = BAG_SUM,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+    *,
+    out: tuple[Tensor, ...],
+) -> tuple[AbstractLinearMap, None, None, None]:
+    out_shape = tuple(out[0].shape)
+    bags = _bags(indices, offsets, out_shape[0])
+    factors = _bag_factors(indices, bags, out_shape[0], mode, padding_idx, weight)
+    rows = weight[indices] * factors.unsqueeze(-1)
+
+    def push(seeds: Tensor) -> Tensor:
+        zeros = seeds.new_zeros((len(seeds), *out_shape))
+        return zeros.index_add(1, bags, seeds.unsqueeze(-1) * rows)
+
+    def pull(seeds: Tensor) -> Tensor:
+        return (seeds.index_select(1, bags) * rows).sum(-1)
+
+    return General(tuple(indices.shape), out_shape, push, pull), None, None, None
+
+
+for _operator in (aten._embedding_bag, aten._embedding_bag_forward_only):
+    rule(_operator, _embedding_bag_weight, per_sample_weights=_embedding_bag_samples)

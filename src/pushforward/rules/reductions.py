@@ -1,0 +1,503 @@
+"""Rules of the operators that work along axes: sums, norms, extrema, sorting, scans, softmax.
+
+A reduction whose derivative is a weighted sum is a contraction with the weights, so that a tied
+axis becomes a free one without arithmetic. Ties of extrema go as PyTorch's autograd has it: shared
+evenly where the operator gives values only, to the index where it gives one.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import normalize_axes, normalize_axis
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.contract import Contract
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.kinds.scan import Scan
+from pushforward.linear.kinds.sum import Sum
+from pushforward.linear.kinds.take_along import TakeAlong
+from pushforward.linear.kinds.transposed import transpose
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import rule
+
+aten = torch.ops.aten
+
+Dim = int | Sequence[int] | None
+
+
+def _weighted_sum(x: Tensor, out: Tensor, weight: Tensor, dim: Dim) -> AbstractLinearMap:
+    """Return ẏ = Σ_dim weight ⊙ ẋ, with or without the reduced axes as ``out`` has them."""
+    axes = normalize_axes(dim, x.ndim)
+    shape = tuple(x.shape)
+    letters = string.ascii_lowercase[: x.ndim]
+    left = "".join(c for i, c in enumerate(letters) if i not in axes)
+    reduced = tuple(n for i, n in enumerate(shape) if i not in axes)
+    if weight.shape != x.shape:
+        weight = weight.expand(x.shape)
+    total = Contract(shape, reduced, letters, letters, left, weight)
+    return _into(total, out)
+
+
+def _into(linear_map: AbstractLinearMap, out: Tensor) -> AbstractLinearMap:
+    """Return ``linear_map`` with its output in the shape of ``out``."""
+    if linear_map.out_shape == tuple(out.shape):
+        return linear_map
+    return compose(linear_map, Reshape(linear_map.out_shape, tuple(out.shape)))
+
+
+def _over(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
+    """Return a result of reduction with its reduced axes put back, to broadcast against ``x``."""
+    axes = normalize_axes(dim, x.ndim)
+    return reduced.reshape([1 if i in axes else n for i, n in enumerate(x.shape)])
+
+
+def _count(x: Tensor, dim: Dim) -> int:
+    return math.prod(x.shape[i] for i in normalize_axes(dim, x.ndim))
+
+
+def _conj(x: Tensor) -> Tensor:
+    return torch.conj_physical(x) if x.is_complex() else x
+
+
+def _all_but(x: Tensor, axis: int) -> tuple[tuple[int, int], ...]:
+    return tuple((i, i) for i in range(x.ndim) if i != axis)
+
+
+def _identity(x: Tensor) -> Scale:
+    return Scale(tuple(x.shape), tuple(x.shape), 1)
+
+
+# Sums and means
+
+
+def _sum(
+    x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
+) -> Sum:
+    return Sum(tuple(x.shape), tuple(out.shape), normalize_axes(dim, x.ndim), keepdim)
+
+
+def _nansum(
+    x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
+) -> AbstractLinearMap:
+    shape = tuple(x.shape)
+    known = Mask(shape, shape, torch.logical_not(torch.isnan(x)))
+    return compose(known, _sum(x, dim, keepdim, out=out))
+
+
+def _mean(
+    x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
+) -> AbstractLinearMap:
+    shape = tuple(out.shape)
+    count = _count(x, dim)
+    share = 1 / count if count else math.nan
+    return compose(_sum(x, dim, keepdim, out=out), Scale(shape, shape, share))
+
+
+def _trace(x: Tensor) -> AbstractLinearMap:
+    shape = tuple(x.shape)
+    eye = torch.eye(*shape, dtype=torch.bool, device=x.device)
+    return compose(Mask(shape, shape, eye), Sum(shape, (), (0, 1)))
+
+
+rule(aten.sum, _sum)
+rule(aten.nansum, _nansum)
+rule(aten.mean, _mean)
+rule(aten.trace, _trace)
+
+# Products
+
+
+def _product_of_others(x: Tensor, axis: int) -> Tensor:
+    # Running products from both ends, each shifted by one: right with zeros, as division is not.
+    size = x.shape[axis]
+    if size == 0:
+        return x
+    one = torch.ones_like(x.narrow(axis, 0, 1))
+    before = torch.cat([one, x.narrow(axis, 0, size - 1).cumprod(axis)], axis)
+    rest = x.narrow(axis, 1, size - 1).flip(axis).cumprod(axis).flip(axis)
+    return before * torch.cat([rest, one], axis)
+
+
+def _prod(x: Tensor, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
+    weight = _product_of_others(x.reshape(-1), 0).reshape(x.shape)
+    return _weighted_sum(x, out, weight, None)
+
+
+def _prod_dim(
+    x: Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None, out: Tensor
+) -> AbstractLinearMap:
+    if x.ndim == 0:
+        return _identity(x)
+    return _weighted_sum(x, out, _product_of_others(x, normalize_axis(dim, x.ndim)), dim)
+
+
+rule(aten.prod.default, _prod)
+rule(aten.prod.dim_int, _prod_dim)
+
+# Variances
+
+
+def _var_weight(x: Tensor, dim: Dim, correction: float | None) -> Tensor:
+    # 2 (x - mean) / (n - correction). That the mean moves too adds nothing: Σ (x - mean) = 0.
+    freedom = max(0.0, _count(x, dim) - (1 if correction is None else correction))
+    mean = x.mean(normalize_axes(dim, x.ndim), keepdim=True) if x.ndim else x
+    return _conj(x - mean) * (2 / freedom if freedom else math.inf)
+
+
+def _var(
+    x: Tensor,
+    dim: Dim = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+    out: Tensor,
+) -> AbstractLinearMap:
+    return _weighted_sum(x, out, _var_weight(x, dim, correction), dim)
+
+
+def _std(
+    x: Tensor,
+    dim: Dim = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+    out: Tensor,
+) -> AbstractLinearMap:
+    # √v has derivative 1 / 2√v; 0 at v = 0.
+    twice = 2 * _over(x, torch.where(out == 0, math.inf, out), dim)
+    return _weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
+
+
+def _var_mean(
+    x: Tensor,
+    dim: Dim = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+    out: tuple[Tensor, Tensor],
+) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+    return (
+        _var(x, dim, correction=correction, out=out[0]),
+        _mean(x, dim, keepdim, out=out[1]),
+    )
+
+
+def _std_mean(
+    x: Tensor,
+    dim: Dim = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+    out: tuple[Tensor, Tensor],
+) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+    return (
+        _std(x, dim, correction=correction, out=out[0]),
+        _mean(x, dim, keepdim, out=out[1]),
+    )
+
+
+rule(aten.var.correction, _var)
+rule(aten.std.correction, _std)
+rule(aten.var_mean.correction, _var_mean)
+rule(aten.std_mean.correction, _std_mean)
+
+# Norms and distances
+
+
+def _evenly(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
+    """Return which elements equal the result of the reduction, each with its even share."""
+    is_chosen = (x == reduced) | (torch.isnan(x) & torch.isnan(reduced))
+    axes = normalize_axes(dim, x.ndim)
+    count = is_chosen.sum(axes, keepdim=True) if x.ndim else is_chosen
+    return is_chosen.to(reduced.dtype) / count
+
+
+def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
+    """Return the gradient of the p-norm; 0 in zero vectors, and for the count p = 0."""
+    if p == 2:
+        return _conj(x) / torch.where(norm == 0, math.inf, norm)
+    if p == 0:
+        return torch.zeros_like(x)
+    sgn = _conj(torch.sgn(x))
+    if p == 1:
+        return sgn
+    size = x.abs()
+    if math.isinf(p):
+        return sgn * _evenly(size, norm, dim)
+    # conj(sgn x) (|x| / norm)ᵖ⁻¹; at x = 0 sgn makes it 0, and the power must not make that NaN.
+    is_zero = x == 0
+    ratio = torch.where(is_zero, 1, size) / torch.where(norm == 0, 1, norm)
+    return sgn * ratio.pow(p - 1)
+
+
+def _norm(
+    x: Tensor,
+    p: float | None = 2,
+    dim: Dim = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    out: Tensor,
+) -> AbstractLinearMap:
+    norm = _over(x, out, dim)
+    return _weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
+
+
+def _dist(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap:
+    return _dist_part(x, x - y, p, out, 1)
+
+
+def _dist_other(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap:
+    return _dist_part(y, x - y, p, out, -1)
+
+
+def _dist_part(
+    x: Tensor, difference: Tensor, p: float, out: Tensor, sign: int
+) -> AbstractLinearMap:
+    change = Scale(tuple(x.shape), tuple(difference.shape), sign)
+    return compose(change, _norm(difference, p, out=out))
+
+
+def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> AbstractLinearMap:
+    # y = f x in every slice, f = maxnorm / (norm + 1e-7) where norm > maxnorm, else 1; the 1e-7 is
+    # PyTorch's. ẏ = f ẋ + x f' Σ w ẋ, w the gradient of the norm.
+    axis = normalize_axis(dim, x.ndim)
+    others = [i for i in range(x.ndim) if i != axis]
+    norm = torch.linalg.vector_norm(x, p, others, keepdim=True)
+    is_long = norm > maxnorm
+    safe = torch.where(is_long, norm, 1) + 1e-7
+    factor = torch.where(is_long, maxnorm / safe, 1)
+    slope = torch.where(is_long, -maxnorm / (safe * safe), 0)
+    weight = _norm_weight(x, p, norm, others)
+    near = [i + 1 for i in others]
+
+    def push(tangent: Tensor) -> Tensor:
+        stretch = torch.real((weight * tangent).sum(near, keepdim=True))
+        return factor * tangent + slope * x * stretch
+
+    def pull(cotangent: Tensor) -> Tensor:
+        stretch = torch.real((_conj(x) * cotangent).sum(near, keepdim=True))
+        return factor * cotangent + slope * _conj(weight) * stretch
+
+    return General(tuple(x.shape), tuple(x.shape), push, pull, ((axis, axis),))
+
+
+rule(aten.linalg_vector_norm, _norm)
+rule(aten.norm, _norm)
+rule(aten.dist, _dist, _dist_other)
+rule(aten.renorm, _renorm)
+
+
+# Extrema
+
+
+def _extremum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
+    return _weighted_sum(x, out, _evenly(x, _over(x, out, dim), dim), dim)
+
+
+def _aminmax(
+    x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: tuple[Tensor, Tensor]
+) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+    return _extremum(x, dim, out=out[0]), _extremum(x, dim, out=out[1])
+
+
+rule(aten.amax, _extremum)
+rule(aten.amin, _extremum)
+rule(aten.max.default, _extremum)
+rule(aten.min.default, _extremum)
+rule(aten.median.default, _extremum)
+rule(aten.nanmedian.default, _extremum)
+rule(aten.aminmax, _aminmax)
+rule(aten._aminmax, _aminmax)
+
+# Choices with an index: max along an axis, median, sort, top-k
+
+
+def _pick(x: Tensor, out: tuple[Tensor, Tensor], dim: int) -> tuple[AbstractLinearMap, None]:
+    values, index = out[0], out[1]
+    if x.ndim == 0:
+        return Scale((), tuple(values.shape), 1), None
+    axis = normalize_axis(dim, x.ndim)
+    if index.ndim < x.ndim:
+        index = index.unsqueeze(axis)
+    shape = tuple(x.shape)
+    if index.shape[axis] == 1:
+        # One of the axis: a sum of one term, in which a tied axis becomes free without arithmetic.
+        picked = torch.zeros(shape, dtype=torch.bool, device=x.device)
+        picked = torch.scatter(picked, axis, index, True)
+        chosen = Mask(shape, shape, picked)
+        return compose(
+            chosen, Sum(shape, tuple(values.shape), (axis,), values.ndim == x.ndim)
+        ), None
+    return TakeAlong(shape, tuple(values.shape), axis, index, is_total=True), None
+
+
+rule(aten.max.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.min.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.median.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.nanmedian.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.mode, lambda x, dim=-1, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.kthvalue, lambda x, k, dim=-1, keepdim=False, *, out: _pick(x, out, dim))
+rule(
+    aten.sort,
+    lambda x, dim=-1, descending=False, *, stable=None, out: _pick(x, out, dim),
+)
+rule(
+    aten.topk,
+    lambda x, k, dim=-1, largest=True, sorted=True, *, out: _pick(x, out, dim),
+)
+rule(aten.cummax, lambda x, dim, *, out: _pick(x, out, dim))
+rule(aten.cummin, lambda x, dim, *, out: _pick(x, out, dim))
+
+# Scans
+
+
+def _cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> AbstractLinearMap:
+    if x.ndim == 0:
+        return _identity(x)
+    shape = tuple(x.shape)
+    return Scan(shape, shape, normalize_axis(dim, x.ndim))
+
+
+def _recur(factor: Tensor, values: Tensor, axis: int) -> Tensor:
+    """Solve h_i = factor_i h_{i-1} + values_i along an axis counted from the end.
+
+    By doubling: after step s every h_i holds the last 2s terms (Hillis and Steele, Data parallel
+    algorithms, 1986).
+    """
+    size = values.shape[axis]
+    step = 1
+    while step < size:
+        rest = size - step
+        late = factor.narrow(axis, step, rest)
+        added = values.narrow(axis, step, rest) + late * values.narrow(axis, 0, rest)
+        values = torch.cat([values.narrow(axis, 0, step), added], axis)
+        longer = late * factor.narrow(axis, 0, rest)
+        factor = torch.cat([factor.narrow(axis, 0, step), longer], axis)
+        step *= 2
+    return values
+
+
+def _recurrence(x: Tensor, factor: Tensor, scale: Tensor, axis: int) -> AbstractLinearMap:
+    """Return the map ẏ_i = factor_i ẏ_{i-1} + scale_i ẋ_i."""
+    back = axis - x.ndim
+    turned = _conj(factor).flip(back).roll(1, back)  # factor_{i+1}, last one first
+    turned_scale = _conj(scale)
+
+    def push(tangent: Tensor) -> Tensor:
+        return _recur(factor, scale * tangent, back)
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return turned_scale * _recur(turned, cotangent.flip(back), back).flip(back)
+
+    return General(tuple(x.shape), tuple(x.shape), push, pull, _all_but(x, axis))
+
+
+def _shift(x: Tensor, axis: int, first: float) -> Tensor:
+    """Return x_{i-1} at i, and ``first`` at 0."""
+    start = torch.full_like(x.narrow(axis, 0, 1), first)
+    return torch.cat([start, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+
+
+def _cumprod(x: Tensor, dim: int, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
+    # ẏ_i = x_i ẏ_{i-1} + y_{i-1} ẋ_i: no division, so right with zeros.
+    axis = normalize_axis(dim, x.ndim)
+    if x.ndim == 0 or x.numel() == 0:
+        return _identity(x)
+    return _recurrence(x, x.to(out.dtype), _shift(out, axis, 1.0), axis)
+
+
+def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
+    # ẏ_i = exp(y_{i-1} - y_i) ẏ_{i-1} + exp(x_i - y_i) ẋ_i: no exponent above 0.
+    axis = normalize_axis(dim, x.ndim)
+    if x.ndim == 0 or x.numel() == 0:
+        return _identity(x)
+    end = torch.where(out == -math.inf, 0, out)
+    return _recurrence(x, torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x - end), axis)
+
+
+rule(aten.cumsum, _cumsum)
+rule(aten.cumprod, _cumprod)
+rule(aten.logcumsumexp, _logcumsumexp)
+
+# Softmax and its kin
+
+
+def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> AbstractLinearMap:
+    finite = torch.where(torch.isinf(out), 0, out)
+    return _weighted_sum(x, out, torch.exp(x - _over(x, finite, dim)), dim)
+
+
+def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
+    """Return ẏ = y (ẋ - Σ y ẋ), which is its own adjoint."""
+    if y.ndim == 0:
+        return Scale((), (), 0.0)
+    axis = normalize_axis(dim, y.ndim)
+    near = axis + 1
+
+    def apply(tangent: Tensor) -> Tensor:
+        weighted = y * tangent
+        return weighted - y * weighted.sum(near, keepdim=True)
+
+    return General(tuple(y.shape), tuple(y.shape), apply, apply, _all_but(y, axis))
+
+
+def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
+    """Return ẏ = ẋ - Σ p ẋ, with p = exp y."""
+    if y.ndim == 0:
+        return Scale((), (), 0.0)
+    axis = normalize_axis(dim, y.ndim)
+    near = axis + 1
+    share = y.exp()
+
+    def push(tangent: Tensor) -> Tensor:
+        return tangent - (share * tangent).sum(near, keepdim=True)
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return cotangent - share * cotangent.sum(near, keepdim=True)
+
+    return General(tuple(y.shape), tuple(y.shape), push, pull, _all_but(y, axis))
+
+
+def _softmax_twice(y_bar: Tensor, y: Tensor, dim: int, input_dtype: Any) -> AbstractLinearMap:
+    # Of y (ȳ - Σ y ȳ) with respect to y.
+    if y.ndim == 0:
+        return Scale((), (), y_bar * (1 - 2 * y))
+    axis = normalize_axis(dim, y.ndim)
+    near = axis + 1
+    centred = y_bar - (y_bar * y).sum(axis, keepdim=True)
+
+    def push(tangent: Tensor) -> Tensor:
+        return centred * tangent - y * (y_bar * tangent).sum(near, keepdim=True)
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return centred * cotangent - y_bar * (y * cotangent).sum(near, keepdim=True)
+
+    return General(tuple(y.shape), tuple(y.shape), push, pull, _all_but(y, axis))
+
+
+rule(aten.logsumexp, _logsumexp)
+rule(aten._softmax, lambda x, dim, half_to_float, *, out: _softmax_map(out, dim))
+rule(aten._safe_softmax, lambda x, dim, dtype=None, *, out: _softmax_map(out, dim))
+rule(aten._log_softmax, lambda x, dim, half_to_float, *, out: _log_softmax_map(out, dim))
+rule(
+    aten._softmax_backward_data,
+    lambda y_bar, y, dim, input_dtype: _softmax_map(y, dim),
+    _softmax_twice,
+)
+rule(
+    aten._log_softmax_backward_data,
+    lambda y_bar, y, dim, input_dtype: transpose(_log_softmax_map(y, dim)),
+    lambda y_bar, y, dim, input_dtype: Scale(
+        tuple(y.shape), tuple(y.shape), -y.exp() * y_bar.sum(dim, keepdim=True)
+    ),
+)

@@ -1,0 +1,188 @@
+"""The one table of rules, and the few ways of declaring one.
+
+A rule says what the local Jacobian is, for each argument that may be differentiated. It never says which
+argument is active, how many seeds there are, or in which direction they go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+
+Operator = Any  # an OpOverload, an OpOverloadPacket, or a plain Python function
+Partial = Callable[..., Any]
+Maps = AbstractLinearMap | None | Sequence["Maps"]
+
+
+@dataclasses.dataclass(slots=True)
+class Rule:
+    """The derivative of one operator.
+
+    ``partials`` maps an argument, by position and by name, to a function of the operator's own arguments (and of
+    ``out``, its output, if it asks for that by name). It returns the argument's linear map; for an operator with
+    several outputs a tuple of maps, None where there is no derivative; for an argument that is a list of tensors
+    a list of those.
+    """
+
+    operator: Operator
+    partials: dict[int | str, Partial]
+    is_elementwise: bool = False
+    domain: tuple[float, float] | None = None  # where the tests sample it
+    declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
+
+    def partial(self, key: int | str) -> Partial | None:
+        """Return the function for one argument, None if the rule does not cover it."""
+        return self.partials.get(key)
+
+
+_RULES: dict[Operator, Rule] = {}
+_CONSTANT: set[Operator] = set()
+
+
+def lookup(operator: Operator) -> Rule | None:
+    """Return the rule of an overload, else that of its packet, else None."""
+    rule = _RULES.get(operator)
+    if (
+        rule is None
+        and isinstance(operator, torch._ops.OpOverload)
+        and not operator._schema.is_mutable
+    ):
+        rule = _RULES.get(operator.overloadpacket)
+    return rule
+
+
+def is_nondifferentiable(operator: Operator) -> bool:
+    """Tell whether the operator is declared to have no derivative, or a zero one wherever it has any."""
+    if operator in _CONSTANT:
+        return True
+    return isinstance(operator, torch._ops.OpOverload) and operator.overloadpacket in _CONSTANT
+
+
+def all_rules() -> list[Rule]:
+    """Return every rule, in order of declaration."""
+    return list(_RULES.values())
+
+
+def all_nondifferentiable() -> list[Operator]:
+    """Return every operator declared constant."""
+    return sorted(_CONSTANT, key=str)
+
+
+def rule(
+    operator: Operator,
+    *partials: Partial | None,
+    domain: tuple[float, float] | None = None,
+    **named: Partial,
+) -> None:
+    """Declare the linear maps of ``operator``.
+
+    Args:
+        operator: An overload or a packet of ``torch.ops``, or a plain Python function.
+        *partials: For the first, second, ... argument a function that takes the operator's arguments and returns
+            that argument's linear map (see `Rule`); None for an argument without one.
+        domain: The interval from which the tests sample the arguments.
+        **named: The same by argument name, for arguments that the caller may pass by keyword.
+
+    Raises:
+        ValueError: The operator has a rule already.
+
+    Example:
+        >>> from pushforward.rules.registry import lookup
+        >>> lookup(torch.ops.aten.sin.default).operator
+        <OpOverloadPacket(op='aten.sin')>
+    """
+    _register(operator, partials, named, domain, is_elementwise=False)
+
+
+def elementwise(
+    operator: Operator,
+    *coefs: Callable[..., Tensor | complex] | None,
+    domain: tuple[float, float] | None = None,
+) -> None:
+    """Declare an elementwise operator by its partial derivatives, one function for each argument.
+
+    Args:
+        operator: As in `rule`.
+        *coefs: Each takes the operator's arguments (and ``out``, its output, if it asks for it by name) and returns
+            the derivative: a tensor that broadcasts to the output, or a number.
+        domain: The interval from which the tests sample the arguments.
+
+    Raises:
+        ValueError: The operator has a rule already.
+
+    Example:
+        >>> from pushforward.rules.registry import lookup
+        >>> lookup(torch.ops.aten.mul.Tensor).is_elementwise
+        True
+    """
+    _register(operator, coefs, {}, domain, is_elementwise=True)
+
+
+def nondifferentiable(*operators: Operator) -> None:
+    """Declare operators whose derivative is zero wherever it exists, or whose output has no derivative."""
+    for operator in operators:
+        if operator in _RULES or operator in _CONSTANT:
+            raise ValueError(f"nondifferentiable: {operator} has a rule already.")
+        _CONSTANT.add(operator)
+
+
+def _register(
+    operator: Operator,
+    partials: Sequence[Partial | None],
+    named: dict[str, Partial],
+    domain: tuple[float, float] | None,
+    is_elementwise: bool,
+) -> None:
+    if operator in _RULES or operator in _CONSTANT:
+        raise ValueError(f"rule: {operator} has a rule already: {_RULES.get(operator)}.")
+    table: dict[int | str, Partial] = {}
+    names = _argument_names(operator)
+    for position, partial in enumerate(partials):
+        if partial is not None:
+            table[position] = with_out(partial)
+            if position < len(names):
+                table[names[position]] = table[position]
+    for name, partial in named.items():
+        table[name] = with_out(partial)
+        if name in names:
+            table[names.index(name)] = table[name]
+    _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials))
+
+
+def with_out(partial: Partial) -> Partial:
+    """Return ``partial`` in the form that takes the output first, whether it asks for the output or not."""
+    if wants_out(partial):
+        return lambda out, *args, **kwargs: partial(*args, out=out, **kwargs)
+    return lambda out, *args, **kwargs: partial(*args, **kwargs)
+
+
+def wants_out(partial: Partial) -> bool:
+    """Tell whether a partial asks for the operator's output."""
+    return "out" in inspect.signature(partial).parameters
+
+
+def _argument_names(operator: Operator) -> list[str]:
+    if isinstance(operator, torch._ops.OpOverloadPacket):
+        operator = getattr(operator, operator.overloads()[0])
+    if isinstance(operator, torch._ops.OpOverload):
+        return [argument.name for argument in operator._schema.arguments]
+    return list(inspect.signature(operator).parameters)
+
+
+def maps_of(
+    rule: Rule, key: int | str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: Any
+) -> Any:
+    """Return what the rule's partial for argument ``key`` gives, a coefficient made into its `Scale`."""
+    partial = rule.partials[key]
+    result = partial(out, *args, **kwargs)
+    if rule.is_elementwise and not isinstance(result, AbstractLinearMap):
+        return Scale(tuple(x.shape), tuple(out.shape), result)
+    return result

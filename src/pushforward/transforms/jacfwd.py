@@ -1,0 +1,240 @@
+"""jacfwd: the Jacobian in forward mode."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block, complex_identity, identity, seeds
+from pushforward.linear.block_sum import Blocks, to_dense
+from pushforward.recording.pushing import PushingRecorder
+from pushforward.recording.recorder import Recorder
+from pushforward.recording.session import run
+from pushforward.recording.taping import TapingRecorder
+from pushforward.transforms.arguments import (
+    Argnums,
+    Selected,
+    check_chunk_size,
+    check_function,
+    check_outputs,
+    check_randomness,
+    normalize_argnums,
+    split_aux,
+)
+from pushforward.trees import flatten, unflatten
+
+NAME = "jacfwd"
+
+
+def jacfwd(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    *,
+    randomness: Literal["error", "same", "different"] = "error",
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian of ``func`` in forward mode.
+
+    Args:
+        func: Maps tensors (any pytree) to tensors (any pytree); other arguments may be anything.
+        argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
+        has_aux: Whether ``func`` returns ``(output, aux)``; ``aux`` may hold anything and is not differentiated.
+        randomness: ``'error'`` refuses random operators; ``'same'`` and ``'different'`` draw what the plain call
+            draws, once, for all columns.
+        chunk_size: At most so many columns are carried at once; None for all. The numbers are the same.
+
+    Returns:
+        A function with ``func``'s arguments. For output ``(*out)`` and argument ``(*in)`` it gives ``(*out, *in)`` in
+        the promoted dtype of the two, contiguous. A complex argument gives ``(*out, *in, 2)``: the derivatives along
+        the real and the imaginary direction. Structure: that of the output, then ``argnums`` if a tuple, then that
+        of the argument. With ``has_aux``, ``(jacobian, aux)``.
+
+    Raises:
+        TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
+        ValueError: ``argnums`` are out of range, repeated or empty.
+        RuntimeError: A random operator ran under ``randomness='error'``.
+        NotImplementedError: Neither pushforward nor PyTorch can differentiate an operator.
+
+    Example:
+        >>> jacfwd(torch.sin)(torch.zeros(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 3.1 (forward mode).
+    """
+
+    @functools.wraps(func)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        check_function(NAME, func)
+        check_randomness(NAME, randomness)
+        check_chunk_size(NAME, chunk_size)
+        if chunk_size is None and not has_aux and len(args) == 1 and not kwargs:
+            x = args[0]
+            if (type(x) is Tensor and argnums == 0 and type(argnums) is int) and (
+                x.is_floating_point() and x.layout is torch.strided and not x.is_nested
+            ):
+                return _of_one_tensor(func, x, randomness)
+        positions = normalize_argnums(NAME, argnums, len(args))
+        selected = Selected(NAME, args, positions)
+        compute = _in_one_pass if chunk_size is None else functools.partial(_in_chunks, chunk_size)
+        trees, out_spec, aux = compute(func, selected, kwargs, has_aux, randomness)
+        arranged = [selected.arranged(row) for row in trees]
+        if isinstance(argnums, int):
+            arranged = [row[0] for row in arranged]
+        result = unflatten(arranged, out_spec)
+        return (result, aux) if has_aux else result
+
+    return jacobian
+
+
+def _of_one_tensor(func: Callable[..., Any], x: Tensor, randomness: str) -> Any:
+    """Shortcut for a function of one real tensor: 15 microseconds less than by way of pytrees."""
+    recorder = PushingRecorder(randomness, NAME)
+    output = run(recorder, lambda tracers: func(tracers[0]), [x], [(identity(x, 0),)])
+    if isinstance(output, Tensor):
+        primal, payload = recorder.read(output)
+        check_output_dtype(primal)
+        return dense(payload or (), primal, x)
+    leaves, spec = flatten(output)
+    check_outputs(NAME, output, leaves)
+    pairs = [recorder.read(leaf) for leaf in leaves]
+    return unflatten([dense(payload or (), primal, x) for primal, payload in pairs], spec)
+
+
+def check_output_dtype(primal: Tensor) -> None:
+    """Refuse an integer output."""
+    if not (primal.is_floating_point() or primal.is_complex()):
+        check_outputs(NAME, primal, [primal])
+
+
+def _in_one_pass(
+    func: Callable[..., Any],
+    selected: Selected,
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    randomness: str,
+) -> tuple[list[list[Tensor]], Any, Any]:
+    recorder = PushingRecorder(randomness, NAME)
+    inputs = selected.leaves
+    payloads = [(start(x, i),) for i, x in enumerate(inputs)]
+    leaves, spec, aux = call(recorder, func, selected, kwargs, has_aux, payloads)
+    rows = []
+    for primal, payload in leaves:
+        rows.append(
+            [
+                dense(tuple(b for b in payload or () if b.source == i), primal, x)
+                for i, x in enumerate(inputs)
+            ]
+        )
+    return rows, spec, aux
+
+
+def call(
+    recorder: Recorder,
+    func: Callable[..., Any],
+    selected: Selected,
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    payloads: list[Any],
+) -> tuple[list[tuple[Tensor, Any]], Any, Any]:
+    """Record ``func``; return (primal, payload) of every output leaf, the output's structure, and aux."""
+
+    def function(tracers: list[Any]) -> Any:
+        return func(*selected.replaced(tracers), **kwargs)
+
+    result = run(recorder, function, selected.leaves, payloads)
+    output, aux = split_aux(recorder.name, result, has_aux)
+    leaves, spec = flatten(output)
+    check_outputs(recorder.name, output, leaves)
+    pairs = [recorder.read(leaf) for leaf in leaves]
+    if has_aux:
+        aux_leaves, aux_spec = flatten(aux)
+        aux = unflatten([recorder.read(leaf)[0] for leaf in aux_leaves], aux_spec)
+    return pairs, spec, aux
+
+
+def _in_chunks(
+    chunk_size: int,
+    func: Callable[..., Any],
+    selected: Selected,
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    randomness: str,
+) -> tuple[list[list[Tensor]], Any, Any]:
+    """Record once, then push a bounded number of columns at a time."""
+    recorder = TapingRecorder(randomness, NAME)
+    inputs = selected.leaves
+    variables: list[Any] = [recorder.new_variable() for _ in inputs]
+    leaves, spec, aux = call(recorder, func, selected, kwargs, has_aux, variables)
+    program = recorder.program(variables, [payload for _, payload in leaves])
+    rows: list[list[Tensor]] = [[] for _ in leaves]
+    for place, x in enumerate(inputs):
+        pieces: list[list[Tensor]] = [[] for _ in leaves]
+        count = x.numel() * (2 if x.is_complex() else 1)
+        for begin in range(0, count, chunk_size):
+            columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
+            tangents: list[Blocks] = [()] * len(inputs)
+            tangents[place] = (_columns(x, columns),)
+            for i, blocks in enumerate(program.push(tangents)):
+                primal = leaves[i][0]
+                pieces[i].append(
+                    to_dense(blocks, tuple(primal.shape), (len(columns),), like=primal)
+                )
+        for i, (primal, _) in enumerate(leaves):
+            rows[i].append(_joined(pieces[i], primal, x))
+    return rows, spec, aux
+
+
+def _columns(x: Tensor, columns: Tensor) -> Block:
+    """Return the block of unit tangents at flat positions ``columns``; imaginary ones lie beside their real."""
+    size = x.numel()
+    if x.is_complex():
+        unit = torch.nn.functional.one_hot(columns // 2, size).to(x.dtype)
+        unit = unit * torch.where(columns % 2 == 0, 1, 1j).to(x.dtype)[:, None]
+    else:
+        unit = torch.nn.functional.one_hot(columns, size).to(x.dtype)
+    return seeds(unit.reshape(len(columns), *x.shape), (len(columns),), 0)
+
+
+def _joined(pieces: list[Tensor], primal: Tensor, x: Tensor) -> Tensor:
+    shape = tuple(primal.shape) + far_shape(x)
+    if not pieces:
+        return torch.zeros(shape, dtype=jacobian_dtype(primal, x), device=primal.device)
+    return torch.cat(pieces, dim=-1).reshape(shape).to(jacobian_dtype(primal, x))
+
+
+def start(x: Tensor, source: int) -> Block:
+    """Return the block with which forward mode starts at ``x``."""
+    return complex_identity(x, source) if x.is_complex() else identity(x, source)
+
+
+def far_shape(x: Tensor) -> Shape:
+    """Return the axes of a Jacobian that belong to ``x``."""
+    return (*x.shape, 2) if x.is_complex() else tuple(x.shape)
+
+
+def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
+    """Return the promoted dtype of output and input."""
+    if primal.dtype is x.dtype:
+        return x.dtype
+    return torch.promote_types(primal.dtype, x.dtype)
+
+
+def dense(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
+    """Write the Jacobian of output ``primal`` with respect to ``x``."""
+    jacobian = to_dense(blocks, tuple(primal.shape), far_shape(x), like=primal)
+    dtype = jacobian_dtype(primal, x)
+    return jacobian if jacobian.dtype is dtype else jacobian.to(dtype)
+
+
+def num_columns(x: Tensor) -> int:
+    """Return how many real directions ``x`` has."""
+    return math.prod(far_shape(x))

@@ -1,0 +1,135 @@
+"""jvp: one directional derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.linear.block import seeds
+from pushforward.linear.block_sum import to_dense
+from pushforward.recording.pushing import PushingRecorder
+from pushforward.transforms.arguments import Selected, check_function
+from pushforward.transforms.jacfwd import call
+from pushforward.trees import flatten, unflatten
+
+NAME = "jvp"
+
+
+def jvp(
+    func: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: bool = False,
+) -> Any:
+    """Compute ``func`` and its derivative along ``tangents``.
+
+    Args:
+        func: Maps tensors (any pytree) to tensors (any pytree).
+        primals: The arguments, as a tuple.
+        tangents: The direction: the same structure and shapes; converted to the primals' dtypes.
+        strict: Whether to raise where an output does not depend on any input, instead of giving zeros.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+
+    Returns:
+        ``(output, tangent)``, the tangent with the structure, shapes and dtypes of the output; with ``has_aux``
+        ``(output, tangent, aux)``.
+
+    Raises:
+        TypeError: Primals and tangents differ in structure, or something to differentiate is no floating tensor.
+        ValueError: Their shapes differ.
+        RuntimeError: ``strict`` and an output is independent of the inputs; or a random operator ran.
+
+    Example:
+        >>> jvp(torch.sin, (torch.zeros(2),), (torch.ones(2),))
+        (tensor([0., 0.]), tensor([1., 1.]))
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 3.1.
+    """
+    check_function(NAME, func)
+    check_primals(NAME, primals)
+    selected = Selected(NAME, primals, tuple(range(len(primals))))
+    directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
+    recorder = PushingRecorder("same", NAME)
+    payloads = [(seeds(t, (), 0),) for t in directions]
+    leaves, spec, aux = call(recorder, func, selected, {}, has_aux, payloads)
+    outs, out_tangents = [], []
+    for primal, payload in leaves:
+        if strict and payload is None:
+            raise ArgumentValueError(
+                "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
+                "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
+            )
+        outs.append(primal)
+        tangent = to_dense(payload or (), tuple(primal.shape), (), like=primal)
+        out_tangents.append(owned(tangent, directions))
+    result = unflatten(outs, spec), unflatten(out_tangents, spec)
+    return (*result, aux) if has_aux else result
+
+
+def check_primals(name: str, primals: Any) -> None:
+    """Refuse primals that are not a tuple of at least one argument."""
+    if not isinstance(primals, tuple) or not primals:
+        raise ArgumentTypeError(
+            message(
+                name,
+                "primals",
+                f"{type(primals).__name__} {primals!r:.60}",
+                "primals to be a tuple with at least one tensor",
+                "Write (x,) for one argument.",
+            )
+        )
+
+
+def match_tangents(
+    name: str, primals: Any, tangents: Any, leaves: list[Tensor], num_batch_axes: int
+) -> list[Tensor]:
+    """Return the tangents of the tensor leaves, checked, in the primals' dtypes."""
+    all_primals, spec = flatten(primals)
+    all_tangents, tangent_spec = flatten(tangents)
+    if spec != tangent_spec:
+        raise ArgumentTypeError(
+            f"{name}: Expected primals and tangents to have the same python structure: got {tangent_spec}, expected "
+            f"{spec}. Give one tangent for every primal."
+        )
+    directions = []
+    for primal, tangent in zip(all_primals, all_tangents, strict=True):
+        if not isinstance(primal, Tensor):
+            continue
+        if not isinstance(tangent, Tensor):
+            raise ArgumentTypeError(
+                message(
+                    name, "tangent", type(tangent).__name__, "a tensor", "Use torch.zeros_like."
+                )
+            )
+        if tangent.shape[num_batch_axes:] != primal.shape:
+            raise ArgumentValueError(
+                message(
+                    name,
+                    "tangent's shape",
+                    tuple(tangent.shape),
+                    f"{'(batch, ' if num_batch_axes else ''}{tuple(primal.shape)}, that of its primal",
+                    "Broadcast it first.",
+                )
+            )
+        if tangent.is_complex() and not primal.is_complex():
+            raise ArgumentTypeError(
+                message(
+                    name, "tangent's dtype", tangent.dtype, f"{primal.dtype}", "Use tangent.real."
+                )
+            )
+        directions.append(tangent if tangent.dtype == primal.dtype else tangent.to(primal.dtype))
+    assert len(directions) == len(leaves)
+    return directions
+
+
+def owned(result: Tensor, given: list[Tensor]) -> Tensor:
+    """Return ``result``, copied if it is, or is a view of, one of the caller's tangents."""
+    if result._is_view() or any(result is tangent for tangent in given):
+        return result.clone()
+    return result

@@ -1,0 +1,370 @@
+"""autograd.Function and torch.library: a custom rule is honoured, never differentiated through."""
+
+import pytest
+import torch
+from oracles import assert_close, central_jacobian
+from torch import Tensor
+
+from pushforward import jacfwd, jvp, linearize, vmap
+
+F64 = torch.float64
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=F64)
+
+
+class WithJvp(torch.autograd.Function):
+    """x³ with a true jvp and a backward that must not be used by forward mode."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        raise AssertionError("backward was used although there is a jvp")
+
+    @staticmethod
+    def jvp(ctx, t):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * t
+
+
+class LyingJvp(torch.autograd.Function):
+    """A straight-through rule: its derivative is, on purpose, not that of its forward."""
+
+    @staticmethod
+    def forward(x):
+        return torch.round(x) + x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 10 * t
+
+
+class OnlyBackward(torch.autograd.Function):
+    """x³ without a jvp: the transpose of its backward is used."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * g
+
+
+class LyingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return torch.round(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return 7 * g
+
+
+class Legacy(torch.autograd.Function):
+    """The old signature: forward(ctx, ...)."""
+
+    @staticmethod
+    def forward(ctx, x, power):
+        ctx.save_for_backward(x)
+        ctx.power = power
+        return x**power
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return ctx.power * x ** (ctx.power - 1) * g, None
+
+
+class LegacyWithJvp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, power):
+        ctx.save_for_forward(x)
+        ctx.power = power
+        return x**power
+
+    @staticmethod
+    def backward(ctx, g):
+        raise AssertionError("backward was used although there is a jvp")
+
+    @staticmethod
+    def jvp(ctx, t, _):
+        (x,) = ctx.saved_tensors
+        return ctx.power * x ** (ctx.power - 1) * t
+
+
+class TwoInTwoOut(torch.autograd.Function):
+    """(A, v) -> (A v, sum v²), mixing all axes, without a jvp."""
+
+    @staticmethod
+    def forward(a, v):
+        return a @ v, (v * v).sum()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g, h):
+        a, v = ctx.saved_tensors
+        return torch.outer(g, v), a.T @ g + 2 * h * v
+
+
+class SortedValues(torch.autograd.Function):
+    """Values and positions: the second output has no derivative and says so."""
+
+    @staticmethod
+    def forward(x):
+        values, positions = torch.sort(x)
+        return values, positions
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, g, _):
+        (positions,) = ctx.saved_tensors
+        return torch.zeros_like(g).scatter(0, positions, g)
+
+
+SHAPE_KEEPING = {
+    "with a jvp": WithJvp.apply,
+    "only a backward": OnlyBackward.apply,
+    "legacy forward": lambda x: Legacy.apply(x, 3),
+    "legacy forward with a jvp": lambda x: LegacyWithJvp.apply(x, 3),
+}
+
+
+@pytest.mark.parametrize("name", SHAPE_KEEPING)
+def test_first_derivative_is_right(name):
+    f, x, t = SHAPE_KEEPING[name], rand(3), rand(3)
+    assert_close(jacfwd(f)(x), torch.diag(3 * x**2))
+    out, out_dot = jvp(f, (x,), (t,))
+    assert_close(out, x**3)
+    assert_close(out_dot, 3 * x**2 * t)
+    assert_close(linearize(f, x)[1](t), 3 * x**2 * t)
+
+
+@pytest.mark.parametrize("name", SHAPE_KEEPING)
+def test_second_derivative_is_right_and_not_zero(name):
+    f, x = SHAPE_KEEPING[name], rand(3)
+    expected = torch.zeros(3, 3, 3, dtype=F64)
+    for i in range(3):
+        expected[i, i, i] = 6 * x[i]
+    assert_close(jacfwd(jacfwd(f))(x), expected)
+
+
+@pytest.mark.parametrize("name", SHAPE_KEEPING)
+def test_derivative_inside_a_chain_is_right(name):
+    f, x = SHAPE_KEEPING[name], rand(2, 3)
+
+    def chain(g):
+        return lambda x: g(x.sin() * x.sum()).cumsum(1)
+
+    assert_close(jacfwd(chain(f))(x), central_jacobian(chain(lambda y: y**3), x))
+
+
+@pytest.mark.parametrize("name", ["with a jvp", "only a backward"])
+def test_vmap_over_jacfwd_equals_a_loop(name):
+    class Vmapped(WithJvp if name == "with a jvp" else OnlyBackward):
+        generate_vmap_rule = True
+
+    x = rand(4, 3)
+    assert_close(vmap(jacfwd(Vmapped.apply))(x), torch.diag_embed(3 * x**2))
+
+
+def test_a_jvp_that_differs_from_the_forward_is_honoured():
+    x = rand(3)
+    assert_close(jacfwd(LyingJvp.apply)(x), 10 * torch.eye(3, dtype=F64))
+    assert torch.equal(jvp(LyingJvp.apply, (x,), (x,))[0], torch.round(x) + x**2)
+
+
+def test_a_backward_that_differs_from_the_forward_is_honoured():
+    x = rand(3)
+    assert_close(jacfwd(LyingBackward.apply)(x), 7 * torch.eye(3, dtype=F64))
+    assert_close(linearize(LyingBackward.apply, x)[1](x), 7 * x)
+
+
+def test_several_inputs_and_outputs_go_by_the_transpose_of_backward():
+    a, v = rand(2, 3), rand(3)
+    jac = jacfwd(TwoInTwoOut.apply, argnums=(0, 1))(a, v)
+    assert_close(jac[0][0], torch.einsum("ij,k->ijk", torch.eye(2, dtype=F64), v))
+    assert_close(jac[0][1], a)
+    assert_close(jac[1][0], torch.zeros(2, 3, dtype=F64))
+    assert_close(jac[1][1], 2 * v)
+
+
+def test_only_one_of_several_inputs_active_is_right():
+    a, v = rand(2, 3), rand(3)
+    assert_close(jacfwd(lambda v: TwoInTwoOut.apply(a, v)[0])(v), a)
+    assert_close(
+        jacfwd(lambda a: TwoInTwoOut.apply(a, v)[1] * a.sum())(a), (v * v).sum().expand(2, 3)
+    )
+
+
+def test_outputs_marked_as_not_differentiable_have_no_derivative():
+    x = torch.tensor([3.0, 1.0, 2.0], dtype=F64)
+
+    def f(x):
+        values, positions = SortedValues.apply(x)
+        assert positions.tolist() == [1, 2, 0]
+        return values * positions
+
+    expected = torch.tensor(
+        [
+            [0.0, 1.0, 0.0],  # smallest is x[1], times position 1
+            [0.0, 0.0, 2.0],  # then x[2], times position 2
+            [0.0, 0.0, 0.0],  # then x[0], times position 0
+        ],
+        dtype=F64,
+    )
+    assert_close(jacfwd(f)(x), expected)
+
+
+def test_forward_is_not_recorded():
+    """In forward, operators without any derivative are allowed: the rule replaces them."""
+
+    class NumpySin(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return torch.from_numpy(__import__("numpy").sin(x.detach().numpy()))
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(inputs[0])
+
+        @staticmethod
+        def backward(ctx, g):
+            return ctx.saved_tensors[0].cos() * g
+
+    x = rand(3)
+    assert_close(jacfwd(NumpySin.apply)(x), torch.diag(x.cos()))
+
+
+def test_needs_input_grad_tells_the_active_inputs():
+    seen = []
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx, g):
+            seen.append(tuple(ctx.needs_input_grad))
+            x, y = ctx.saved_tensors
+            return g * y, (g * x if ctx.needs_input_grad[1] else None)
+
+    x, y = rand(3), rand(3)
+    assert_close(jacfwd(Product.apply)(x, y), torch.diag(y))
+    assert all(flags[0] for flags in seen)
+    assert seen
+
+
+def test_a_plain_call_of_the_function_with_constants_inside_is_a_constant():
+    c = rand(3)
+    assert_close(jacfwd(lambda x: x * OnlyBackward.apply(c))(rand(3)), torch.diag(c**3))
+
+
+def test_a_backward_that_uses_none_as_zero_is_accepted():
+    class First(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2, None
+
+    x, y = rand(3), rand(3)
+    jx, jy = jacfwd(First.apply, argnums=(0, 1))(x, y)
+    assert_close(jx, 2 * torch.eye(3, dtype=F64))
+    assert torch.equal(jy, torch.zeros(3, 3, dtype=F64))
+
+
+# ---- torch.library ----
+
+
+@torch.library.custom_op("pushforward_tests::cube_sum", mutates_args=())
+def cube_sum(x: Tensor, scale: float) -> Tensor:
+    return scale * (x**3).sum(-1)
+
+
+@cube_sum.register_fake
+def _(x, scale):
+    return x.new_empty(x.shape[:-1])
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0])
+    ctx.scale = inputs[1]
+
+
+cube_sum.register_autograd(
+    lambda ctx, g: (3 * ctx.scale * ctx.saved_tensors[0] ** 2 * g.unsqueeze(-1), None),
+    setup_context=_setup,
+)
+
+
+@torch.library.custom_op("pushforward_tests::no_derivative", mutates_args=())
+def no_derivative(x: Tensor) -> Tensor:
+    return x**3
+
+
+def test_a_library_operator_with_register_autograd_is_right():
+    x = rand(2, 3)
+    jac = jacfwd(lambda x: cube_sum(x, 2.0))(x)
+    assert_close(jac, central_jacobian(lambda x: 2 * (x**3).sum(-1), x))
+
+
+def test_a_library_operator_with_register_autograd_is_right_at_second_order():
+    x = rand(3)
+    assert_close(jacfwd(jacfwd(lambda x: cube_sum(x, 2.0)))(x), torch.diag(12 * x))
+
+
+def test_a_library_operator_called_through_torch_ops_is_right():
+    x, t = rand(3), rand(3)
+    f = lambda x: torch.ops.pushforward_tests.cube_sum(x.sin(), 1.0)  # noqa: E731
+    _, out_dot = jvp(f, (x,), (t,))
+    assert_close(out_dot, (3 * x.sin() ** 2 * x.cos() * t).sum())
+
+
+def test_a_library_operator_without_any_derivative_is_refused_by_name():
+    with pytest.raises(
+        (NotImplementedError, RuntimeError), match=r"pushforward_tests\W+no_derivative"
+    ):
+        jacfwd(lambda x: no_derivative(x))(rand(3))
+
+
+def test_the_refusal_says_how_to_declare_a_rule():
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"(?i)rule"):
+        jvp(lambda x: no_derivative(x), (rand(3),), (rand(3),))
+
+
+def test_a_library_operator_without_derivative_may_be_used_on_constants():
+    c = rand(3)
+    assert_close(jacfwd(lambda x: x * no_derivative(c))(rand(3)), torch.diag(c**3))
