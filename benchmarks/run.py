@@ -67,7 +67,7 @@ def show(results: list[dict[str, Any]]) -> None:
         f"{'peak: ours':>11} {'torch.func':>11}"
     )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, float32; medians")
-    print(f"{header}      {'peak: ours':>11} {'torch.func':>11}")
+    print(header)
     for r in results:
         memory = ""
         if "torch_mib" in r:

@@ -1,9 +1,13 @@
-"""The Python blocks of README.md run, in order, in one namespace."""
+"""The Python blocks of README.md and of the how-to pages run, in order, in one namespace a page."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 
 
 def python_blocks(text: str) -> list[str]:
@@ -23,6 +27,15 @@ def test_every_example_in_the_readme_runs():
     namespace: dict[str, object] = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_every_example_of_a_how_to_page_runs(page):
+    blocks = python_blocks(page.read_text(encoding="utf-8"))
+    assert blocks
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), namespace)
 
 
 def test_a_block_keeps_the_line_numbers_of_its_page():

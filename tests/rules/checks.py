@@ -484,4 +484,3 @@ def _compare(kind: str, actual: Tensor, expected: Tensor, tolerance: float) -> I
         at, wrong = int(difference.argmax()), int((difference > tolerance * scale).sum())
         got, want = actual[finite][at].item(), expected[finite][at].item()
         yield f"{kind}: got {got:.6g}, expected {want:.6g} ({wrong} of {difference.numel()} differ)"
-        )

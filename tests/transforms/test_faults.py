@@ -302,3 +302,16 @@ def test_no_warning_is_raised_when_warnings_are_errors():
     )
     assert done.stdout.strip() == "silent", done.stderr
     assert done.stderr == ""
+
+
+def test_running_statistics_of_batch_norm_read_again_carry_the_derivative():
+    x = rand(4, 2)
+    start = torch.zeros(2, dtype=F64)
+
+    def f(x):
+        norm = nn.BatchNorm1d(2, dtype=F64)
+        norm(x)
+        return norm.running_mean * 1
+
+    assert_close(jacfwd(f)(x), central_jacobian(f, x))
+    assert start.sum() == 0

@@ -149,7 +149,7 @@ def uncover(tensor: torch.Tensor, entry: EntryState) -> torch.Tensor:
 
 def _has_tangent(tensor: torch.Tensor, entry: EntryState) -> bool:
     with entry.restored():
-        return torch._VF._unpack_dual(tensor, level=0)[1] is not None  # type: ignore[attr-defined]
+        return torch._VF._unpack_dual(tensor, level=0)[1] is not None
 
 
 @contextlib.contextmanager

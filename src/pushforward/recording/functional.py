@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,21 @@ _RESHAPING = {
 }  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traits:
+    """What the recorder has to know of an operator, worked out once."""
+
+    is_random: bool
+    views: frozenset[int]  # the outputs that are views of the first argument
+
+
+@functools.cache
+def traits(op: Any) -> Traits:
+    """Return the traits of an operator."""
+    is_random = torch.Tag.nondeterministic_seeded in getattr(op, "tags", ())
+    return Traits(is_random, view_outputs(op))
+
+
 @functools.cache
 def view_outputs(op: Any) -> frozenset[int]:
     """Return which outputs of ``op`` are views of its first argument."""
@@ -61,6 +77,40 @@ def is_to_meta(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return False
     device = kwargs.get("device", args[1] if len(args) > 1 else None)
     return isinstance(device, (str, torch.device)) and torch.device(device).type == "meta"
+
+
+def writes_statistics(op: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether this is batch norm that updates running statistics, which its schema does not say."""
+    return op is aten.native_batch_norm.default and bool(args[5]) and args[3] is not None
+
+
+def train_batch_norm(recorder: Any, args: tuple[Any, ...]) -> Any:
+    """Normalize by the batch, and write the running statistics with their derivative.
+
+    Math: running ← (1 − momentum) · running + momentum · statistic of the batch (variance unbiased).
+    """
+    x, weight, bias, running_mean, running_var, _, momentum, eps = args
+    result = recorder.on_primitive(
+        aten.native_batch_norm.default, (x, weight, bias, None, None, True, momentum, eps), {}
+    )
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    mean = recorder.on_primitive(aten.mean.dim, (x, axes), {})
+    var = recorder.on_primitive(aten.var.correction, (x, axes), {"correction": 1})
+    with recorder.entry.restored():
+        exact = [recorder.unwrap(t).clone() for t in (running_mean, running_var)]
+        aten.native_batch_norm.default(recorder.unwrap(x), None, None, *exact, True, momentum, eps)
+    for running, statistic, value in zip(
+        (running_mean, running_var), (mean, var), exact, strict=True
+    ):
+        old = recorder.captured.lookup(running)
+        share = recorder.on_primitive(aten.mul.Tensor, (statistic, momentum), {})
+        if recorder.is_mine(old):
+            kept = recorder.on_primitive(aten.mul.Tensor, (old, 1 - momentum), {})
+            share = recorder.on_primitive(aten.add.Tensor, (kept, share), {})
+        if recorder.is_mine(share):
+            share = make_tracer(value, share._payload, recorder)
+        store(recorder, running, share if recorder.is_mine(share) else value)
+    return result
 
 
 def mutate(recorder: Any, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
