@@ -120,3 +120,22 @@ def test_an_exception_in_one_thread_leaves_the_others_right():
             assert_close(jacfwd(FUNCTIONS[1])(x), jac)
 
     assert run_threads(task) == []
+
+
+def test_draws_of_another_thread_are_not_taken_for_the_functions_own():
+    stop = threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            torch.rand(3)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert torch.equal(jacfwd(torch.sin)(torch.zeros(2)), torch.eye(2))
+        with pytest.raises(RuntimeError, match="randomness"):
+            jacfwd(lambda x: x * torch.rand(2))(torch.zeros(2))
+    finally:
+        stop.set()
+        thread.join()

@@ -21,7 +21,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.recording.tracer import Alias, Tracer, make_tracer
+from pushforward.recording.tracer import Alias, Tracer, make_tracer, map_tensors
 from pushforward.rules.registry import lookup, maps_of
 
 
@@ -138,6 +138,7 @@ class Captured:
         self._recorder = recorder
         self._roots: dict[int, tuple[Tensor, Tracer]] = {}
         self._mode: Any = None
+        self.was_used = False  # whether any tensor was ever adopted
 
     @property
     def is_used(self) -> bool:
@@ -153,6 +154,7 @@ class Captured:
         with torch._C.DisableTorchFunction():
             key = _storage_key(tensor)
             whole = tensor if key in self._roots else _whole_storage(tensor)
+        self.was_used = True
         if key not in self._roots:
             primal = whole.clone()  # the caller's tensor changes only at the end
             self._roots[key] = (whole, make_tracer(primal, None, self._recorder))
@@ -240,6 +242,15 @@ class Captured:
 
 
 _LOCAL_REFERENCES = 2  # the local variable and getrefcount's own argument
+
+
+def shares_memory(tensor: Tensor, tree: Any) -> bool:
+    """Tell whether ``tensor`` is, or is a view of, one of the plain tensors in ``tree``."""
+    with torch._C.DisableTorchFunction():
+        key = _storage_key(tensor)
+        found: list[int] = []
+        map_tensors(tree, lambda t: found.append(_storage_key(t)))
+    return key in found
 
 
 def _storage_key(tensor: Tensor) -> int:

@@ -188,9 +188,9 @@ def store(recorder: Any, destination: Any, value: Any) -> Any:
         if recorder.is_mine(found):
             tracer = found
         elif recorder.is_mine(value):
-            if not recorder.depth:
+            if not recorder.depth or not aliasing.shares_memory(destination, recorder.given):
                 raise UnsupportedError(
-                    f"{recorder.name}: inside a transform of torch.func or a backward pass, a traced value is written "
+                    f"{recorder.name}: inside torch.func, a backward pass or C++ code, a traced value is written "
                     f"into a plain tensor of shape {tuple(destination.shape)}, where later reads cannot be seen: "
                     "expected a tensor made from a traced one. Use x.new_zeros(...) instead of torch.zeros(...), or "
                     "pushforward's transforms inside."

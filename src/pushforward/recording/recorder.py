@@ -55,11 +55,12 @@ class Recorder(abc.ABC):
         # Else rules need the caller's grad mode set, or wrappers of the caller's levels taken off.
         self.has_fast_path = self.entry.grad_mode and self.entry.functorch_level is None
         self.depth = 0  # calls being taken apart
+        self.given: Any = ()  # the arguments of the innermost one
         self.keeps_constants = (
             False  # C++ code may write a traced value into a product of constants
         )
         self.cut = False  # under no_grad inside the function
-        self.captured = aliasing.Captured(self)
+        self._captured: aliasing.Captured | None = None
         self.roots: list[tuple[Tensor, Tracer]] = []  # the caller's inputs and their tracers
 
     @abc.abstractmethod
@@ -155,12 +156,14 @@ class Recorder(abc.ABC):
             args, kwargs = map_tensors(
                 (args, kwargs), lambda t: t if self.is_mine(t) else self.constant(t)
             )
+        outer, self.given = self.given, (args, kwargs)
         self.depth += 1
         try:
             with guard():
                 result = func(*args, **kwargs)
         finally:
             self.depth -= 1
+            self.given = outer
             self.keeps_constants = kept
         return map_tensors(result, self._hide_constant)
 
@@ -204,7 +207,8 @@ class Recorder(abc.ABC):
     def _without_derivative(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call under ``no_grad``: values as ever, derivative cut, aliases still followed."""
         args, kwargs = map_tensors((args, kwargs), self._visible)
-        was_cut = self.cut
+        was_cut, outer = self.cut, self.given
+        self.given = (args, kwargs)
         self.depth += 1
         self.cut = True
         try:
@@ -212,7 +216,7 @@ class Recorder(abc.ABC):
                 result = func(*args, **kwargs)
         finally:
             self.depth -= 1
-            self.cut = was_cut
+            self.cut, self.given = was_cut, outer
         return map_tensors(result, self._hide_constant)
 
     # ----- Primitives -----
@@ -267,7 +271,7 @@ class Recorder(abc.ABC):
         return bool(
             self.entry.grad_mode
             and not self.uses_autograd
-            and not self.captured.is_used
+            and not self.has_captured
             and torch.is_grad_enabled()
             and not self.entry.is_inside_functorch()
         )
@@ -394,9 +398,32 @@ class Recorder(abc.ABC):
         given = dict(zip(names, args, strict=False)) | kwargs
         if "dropout_p" in names and not given.get("dropout_p", 0.0):
             return
+        self.refuse_random(str(op))
+
+    def refuse_random(self, operation: str) -> None:
+        """Raise as ``vmap`` does at a random operator."""
         raise RandomnessError(
-            f"{self.name}: vmap: called random operation {op} while in randomness error mode. Use "
+            f"{self.name}: vmap: called random operation {operation} while in randomness error mode. Use "
             "randomness='same' or randomness='different', or draw the numbers outside the function."
+        )
+
+    @property
+    def captured(self) -> aliasing.Captured:
+        """The plain tensors that the function wrote to."""
+        if self._captured is None:
+            self._captured = aliasing.Captured(self)
+        return self._captured
+
+    @property
+    def has_captured(self) -> bool:
+        """Tell whether the function wrote a traced value into a plain tensor."""
+        return self._captured is not None and self._captured.is_used
+
+    @property
+    def has_written(self) -> bool:
+        """Tell whether the function wrote to a tensor of the caller's."""
+        return (self._captured is not None and self._captured.was_used) or any(
+            tracer._writes for _, tracer in self.roots
         )
 
     # ----- Start and end -----
@@ -407,10 +434,13 @@ class Recorder(abc.ABC):
 
     def finish(self) -> None:
         """Hand the writes to the caller's tensors over to them."""
+        if self._captured is not None:
+            self._captured.leave()
         for tensor, tracer in self.roots:
             if tracer._writes:
                 tensor.copy_(tracer._primal)
-        self.captured.write_back()
+        if self._captured is not None:
+            self._captured.write_back()
 
 
 class CapturedMode(TorchFunctionMode):

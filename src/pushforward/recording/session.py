@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.errors import RandomnessError
 from pushforward.recording.dispatch import bare, is_mode_active
 from pushforward.recording.recorder import Recorder
 from pushforward.recording.tracer import Tracer, map_tensors
@@ -32,32 +33,58 @@ def run(
 
     Writes to the caller's tensors are carried out at the end, also when the function raised.
     """
-    tracers = [recorder.trace(x, payload) for x, payload in zip(inputs, payloads)]  # noqa: B905
+    if recorder.randomness != "error":
+        return _record(recorder, function, inputs, payloads)
+    before = _generator_state()
+    result = _record(recorder, function, inputs, payloads)
+    if _generator_state() == before:
+        return result
+    if threading.active_count() > 1 and not recorder.has_written:
+        # It may have been another thread that drew: ask again, with every operator watched.
+        with RefuseRandom(recorder):
+            return _record(recorder, function, inputs, payloads)
+    torch.default_generator.set_state(torch.frombuffer(bytearray(before), dtype=torch.uint8))
+    recorder.refuse_random("on tensors that are not differentiated")
+    return result
+
+
+def _record(
+    recorder: Recorder,
+    function: Callable[[list[Tracer]], Any],
+    inputs: Sequence[Tensor],
+    payloads: Sequence[Any],
+) -> Any:
     entry = recorder.entry
-    state = _generator_state() if recorder.randomness == "error" else None
+    tracers = list(map(recorder.trace, inputs, payloads))
     if not entry.grad_mode:
         torch._C._set_grad_enabled(True)
     try:
         result = function(tracers)
-        if recorder.captured.is_used:
+        if recorder.has_captured:
             result = map_tensors(result, recorder.captured.lookup)
     finally:
         if torch.is_grad_enabled() is not entry.grad_mode:
             torch._C._set_grad_enabled(entry.grad_mode)
-        if recorder.captured.is_used:
-            recorder.captured.leave()
         recorder.finish()
-    if state is not None:
-        _check_no_draw(recorder, state)
     return result
 
 
-def _check_no_draw(recorder: Recorder, before: bytes) -> None:
-    """Refuse draws that no tracer saw (``torch.rand(3)``), and undo them."""
-    if _generator_state() == before:
-        return
-    torch.default_generator.set_state(torch.frombuffer(bytearray(before), dtype=torch.uint8))
-    raise RandomnessError(
-        f"{recorder.name}: vmap: called random operation while in randomness error mode. Use randomness='same' or "
-        "randomness='different', or draw the numbers outside the function."
-    )
+class RefuseRandom(TorchDispatchMode):
+    """Raises at the first random operator on plain tensors; those on tracers are refused as they are."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Serve ``recorder``."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look at the operator's tag."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._recorder.refuse_random(str(func))
+        return func(*args, **(kwargs or {}))
