@@ -138,7 +138,6 @@ class Captured:
         self._recorder = recorder
         self._roots: dict[int, tuple[Tensor, Tracer]] = {}
         self._mode: Any = None
-        self.was_used = False  # whether any tensor was ever adopted
 
     @property
     def is_used(self) -> bool:
@@ -154,7 +153,6 @@ class Captured:
         with torch._C.DisableTorchFunction():
             key = _storage_key(tensor)
             whole = tensor if key in self._roots else _whole_storage(tensor)
-        self.was_used = True
         if key not in self._roots:
             primal = whole.clone()  # the caller's tensor changes only at the end
             self._roots[key] = (whole, make_tracer(primal, None, self._recorder))

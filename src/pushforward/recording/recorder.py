@@ -61,6 +61,7 @@ class Recorder(abc.ABC):
         )
         self.cut = False  # under no_grad inside the function
         self._captured: aliasing.Captured | None = None
+        self.has_written = False  # whether a finished recording wrote to tensors of the caller's
         self.roots: list[tuple[Tensor, Tracer]] = []  # the caller's inputs and their tracers
 
     @abc.abstractmethod
@@ -113,9 +114,7 @@ class Recorder(abc.ABC):
 
     def read(self, output: Any) -> tuple[Any, Any]:
         """Return the primal and payload of what the function returned."""
-        traced = (
-            self.captured.lookup(self._uncover(output)) if isinstance(output, Tensor) else output
-        )
+        traced = self._adopted(self._uncover(output)) if isinstance(output, Tensor) else output
         if self.is_mine(traced):
             primal = current(traced)
             return primal, traced._payload
@@ -141,7 +140,7 @@ class Recorder(abc.ABC):
             return self._without_derivative(func, args, kwargs)
         if self.entry.is_inside_functorch():
             # torch.func must see the call first: to it a tracer is an ordinary tensor of a lower level.
-            args, kwargs = map_tensors((args, kwargs), self.captured.lookup)
+            args, kwargs = map_tensors((args, kwargs), self._adopted)
             with below_torch_function():
                 return func(*args, **kwargs)
         own = lookup(func)
@@ -173,6 +172,13 @@ class Recorder(abc.ABC):
             self.entry.is_inference or not torch.is_inference_mode_enabled()
         )
 
+    def _adopted(self, tensor: Tensor) -> Tensor:
+        """Return the tracer that stands for a plain tensor which was written to, else the tensor."""
+        if self._captured is None:
+            return tensor
+        found: Tensor = self._captured.lookup(tensor)
+        return found
+
     def _uncover(self, tensor: Tensor) -> Tensor:
         if self.entry.functorch_level is None or self.is_mine(tensor):
             return tensor
@@ -182,7 +188,7 @@ class Recorder(abc.ABC):
     def _visible(self, tensor: Tensor) -> Tensor:
         if self.is_mine(tensor):
             return tensor
-        adopted: Tensor = self.captured.lookup(tensor)
+        adopted = self._adopted(tensor)
         if adopted is not tensor:
             return adopted
         if isinstance(tensor, Tracer) or needs_tracer(tensor):
@@ -202,7 +208,9 @@ class Recorder(abc.ABC):
         return tensor
 
     def _is_root(self, tracer: Tracer) -> bool:
-        return any(root is tracer for _, root in self.roots) or self.captured.owns(tracer)
+        return any(root is tracer for _, root in self.roots) or (
+            self._captured is not None and self._captured.owns(tracer)
+        )
 
     def _without_derivative(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call under ``no_grad``: values as ever, derivative cut, aliases still followed."""
@@ -419,28 +427,23 @@ class Recorder(abc.ABC):
         """Tell whether the function wrote a traced value into a plain tensor."""
         return self._captured is not None and self._captured.is_used
 
-    @property
-    def has_written(self) -> bool:
-        """Tell whether the function wrote to a tensor of the caller's."""
-        return (self._captured is not None and self._captured.was_used) or any(
-            tracer._writes for _, tracer in self.roots
-        )
-
-    # ----- Start and end -----
-
     def make_mode(self) -> TorchFunctionMode:
         """Return the mode that watches operators on captured tensors."""
         return CapturedMode(self)
 
     def finish(self) -> None:
         """Hand the writes to the caller's tensors over to them."""
-        if self._captured is not None:
-            self._captured.leave()
-        for tensor, tracer in self.roots:
+        captured, self._captured = self._captured, None
+        roots, self.roots = self.roots, []  # a cycle otherwise, through the tracers' recorder
+        self.has_written = captured is not None
+        if captured is not None:
+            captured.leave()
+        for tensor, tracer in roots:
             if tracer._writes:
+                self.has_written = True
                 tensor.copy_(tracer._primal)
-        if self._captured is not None:
-            self._captured.write_back()
+        if captured is not None:
+            captured.write_back()
 
 
 class CapturedMode(TorchFunctionMode):
