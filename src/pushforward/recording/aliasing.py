@@ -37,8 +37,12 @@ def make_view(
     """Remember that ``tracer`` is output ``index`` of the view operator ``op`` on ``viewed``."""
     rule = lookup(op)
     assert rule is not None
-    maps = maps_of(rule, 0, tracer._primal, args, kwargs, viewed._primal)
-    linear_map = maps[index] if isinstance(maps, (tuple, list)) else maps
+    primal, viewed_primal = tracer._primal, viewed._primal
+
+    def linear_map() -> AbstractLinearMap:
+        maps = maps_of(rule, 0, primal, args, kwargs, viewed_primal)
+        one: AbstractLinearMap = maps[index] if isinstance(maps, (tuple, list)) else maps
+        return one
 
     def view(primal: Tensor) -> Tensor:
         result: Any = op(primal, *args[1:], **kwargs)
@@ -52,10 +56,10 @@ def attach(
     tracer: Tracer,
     viewed: Tracer,
     view: Callable[[Tensor], Tensor],
-    linear_map: AbstractLinearMap,
+    linear_map: Callable[[], AbstractLinearMap],
     is_cut: bool,
 ) -> None:
-    """Make ``tracer`` an alias of ``viewed``, or of what that is a view of."""
+    """Make ``tracer`` an alias of ``viewed``, or of what that is a view of; the map is made when it is needed."""
     parent = viewed._alias
     if parent is None:
         tracer._alias = Alias(viewed, (view,), (linear_map,), is_cut)
@@ -78,7 +82,11 @@ def refresh(recorder: Any, tracer: Tracer) -> None:
         if alias.is_cut or alias.base._payload is None:
             tracer._payload = None
         else:
-            part = (alias.base._payload, compose(*alias.maps), alias.base.dtype)
+            part = (
+                alias.base._payload,
+                compose(*[linear_map() for linear_map in alias.maps]),
+                alias.base.dtype,
+            )
             tracer._payload = recorder.combine([part], primal)
     alias.seen = alias.base._writes
 
@@ -102,7 +110,7 @@ def write(recorder: Any, tracer: Tracer, primal: Tensor, payload: Any, keep_payl
             "without repeated elements. Use .clone() before the write."
         )
     base = alias.base
-    linear_map = compose(*alias.maps)
+    linear_map = compose(*[linear_map() for linear_map in alias.maps])
     old = base._primal
     if primal.numel() == old.numel() and primal.dtype == old.dtype:
         mask = None
@@ -208,7 +216,7 @@ class Captured:
             return primal.reshape(-1)[index].reshape(size)
 
         tracer = make_tracer(tensor, None, self._recorder)
-        attach(tracer, root, view, linear_map, is_cut=False)
+        attach(tracer, root, view, lambda: linear_map, is_cut=False)
         assert tracer._alias is not None
         tracer._alias.seen = -1
         refresh(self._recorder, tracer)

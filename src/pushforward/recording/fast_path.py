@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from pushforward.linear.block import Block
-from pushforward.recording.tracer import FAST, make_tracer, top_recorder
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.recording.tracer import FAST, Tracer, current, make_tracer
 from pushforward.rules import families  # noqa: F401  (fills the registry)
 from pushforward.rules.registry import Rule, all_rules, lookup, wants_out
 
 aten = torch.ops.aten
+make_wrapper = torch.Tensor._make_wrapper_subclass
+maybe_current_level = torch._C._functorch.maybe_current_level
 
+_SELECT, _SLICE = lookup(aten.select.int), lookup(aten.slice.Tensor)
 _UNARY_LENGTH = 1
 
 
@@ -53,23 +58,93 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
             if coef.dtype is not out.dtype or primal.dtype is not out.dtype:
                 return NotImplemented
             scaled = tuple([b.scale(coef) for b in payload])
-        return make_tracer(out, scaled, recorder)
+        if not out.is_contiguous():
+            return make_tracer(out, scaled, recorder)
+        tracer = make_wrapper(Tracer, out.shape, dtype=out.dtype, device=out.device)
+        tracer._primal = out
+        tracer._payload = scaled
+        tracer._recorder = recorder
+        return tracer
 
     return handler
 
 
 def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
-    rule = lookup(op)
+    rule: Any = lookup(op)
+    partials = rule.partials
 
     def handler(func: Any, args: tuple[Any, ...]) -> Any:
         if len(args) not in num_args:
             return NotImplemented
-        recorder = top_recorder(args)
-        if not recorder.is_direct:
+        recorder = _only_recorder(args)
+        if recorder is None or not _is_ready(recorder):
             return NotImplemented
-        return recorder.apply(rule, op, args, {}, call=func)
+        primals = [current(a) if type(a) is Tracer else a for a in args]
+        out = func(*primals)
+        parts = []
+        for position, x in enumerate(args):
+            if type(x) is Tracer and x._payload is not None:
+                given = partials[position](out, *primals)
+                if not isinstance(given, AbstractLinearMap):
+                    given = Scale(tuple(primals[position].shape), tuple(out.shape), given)
+                parts.append((x._payload, given, primals[position].dtype))
+        payload = recorder.combine(parts, out) if parts else None
+        return make_tracer(out, payload, recorder)
 
     return handler
+
+
+def _getitem(func: Any, args: tuple[Any, ...]) -> Any:
+    """Take integers and slices one by one as views; leave all other indices to PyTorch."""
+    x, index = args
+    if type(x) is not Tracer or not _is_ready(x._recorder):
+        return NotImplemented
+    items = index if type(index) is tuple else (index,)
+    if len(items) > x._primal.dim() or not all(type(item) in (int, slice) for item in items):
+        return NotImplemented
+    recorder, axis, result = x._recorder, 0, x
+    for item in items:
+        size = result._primal.shape[axis]
+        if type(item) is int:
+            if not -size <= item < size:
+                return NotImplemented  # PyTorch has the message
+            result = recorder.apply(_SELECT, aten.select.int, (result, axis, item % size), {})
+            continue
+        start, stop, step = item.indices(size) if _is_plain(item) else (0, 0, 0)
+        if step < 1:
+            return NotImplemented
+        if (start, stop, step) != (0, size, 1):
+            result = recorder.apply(
+                _SLICE, aten.slice.Tensor, (result, axis, start, stop, step), {}
+            )
+        axis += 1
+    return x.view_as(x) if result is x else result
+
+
+def _is_plain(item: slice) -> bool:
+    return all(type(end) in (int, type(None)) for end in (item.start, item.stop, item.step))
+
+
+def _only_recorder(args: tuple[Any, ...]) -> Any:
+    """Return the recorder of the tracers in ``args``, None if there are several."""
+    recorder = None
+    for x in args:
+        if type(x) is Tracer:
+            if recorder is None:
+                recorder = x._recorder
+            elif recorder is not x._recorder:
+                return None
+    return recorder
+
+
+def _is_ready(recorder: Any) -> bool:
+    """Tell whether a function may go to its rule at once: nothing has to be restored or watched."""
+    return bool(
+        recorder.has_fast_path
+        and recorder._captured is None
+        and is_grad_enabled()
+        and maybe_current_level() == recorder.entry.functorch_level
+    )
 
 
 def _direct_functions() -> list[tuple[Any, tuple[int, ...], tuple[Any, ...]]]:
@@ -91,6 +166,7 @@ def _install() -> None:
     for op, num_args, functions in _direct_functions():
         for function in functions:
             FAST[function] = _direct(op, num_args)
+    FAST[torch.Tensor.__getitem__] = _getitem
     _install_unary()
 
 

@@ -321,7 +321,9 @@ def cut_alias(recorder: Any, viewed: Tracer) -> Tensor:
     primal = current(viewed).detach()
     tracer = recorder.constant(primal)
     shape = tuple(primal.shape)
-    aliasing.attach(tracer, viewed, lambda t: t.detach(), Reshape(shape, shape), is_cut=True)
+    aliasing.attach(
+        tracer, viewed, lambda t: t.detach(), lambda: Reshape(shape, shape), is_cut=True
+    )
     return tracer  # type: ignore[no-any-return]
 
 

@@ -273,35 +273,20 @@ class Recorder(abc.ABC):
         tracer._is_buffer = True
         return tracer
 
-    @property
-    def is_direct(self) -> bool:
-        """Tell whether a function may go to its rule at once: nothing has to be restored or watched."""
-        return bool(
-            self.entry.grad_mode
-            and not self.uses_autograd
-            and not self.has_captured
-            and torch.is_grad_enabled()
-            and not self.entry.is_inside_functorch()
-        )
-
     def apply(
         self,
         rule: Rule | None,
         op: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        call: Any = None,
     ) -> Any:
-        """Evaluate ``op`` on the primals and give its outputs their derivatives, by rule or bridge.
-
-        ``call`` is a function that does the same as ``op`` on these arguments, if there is a quicker one.
-        """
+        """Evaluate ``op`` on the primals and give its outputs their derivatives, by rule or bridge."""
         traits = functional.traits(op)
         if self.randomness == "error" and traits.is_random:
             self._refuse_random(op, args, kwargs)
         primal_args = self._unwrap_arguments(args)
         primal_kwargs = self.unwrap(kwargs) if kwargs else kwargs
-        out = (call or op)(*primal_args, **primal_kwargs)
+        out = op(*primal_args, **primal_kwargs)
         if is_nondifferentiable(op):
             return out
         outs = out if isinstance(out, (tuple, list)) else (out,)

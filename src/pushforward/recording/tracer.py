@@ -73,7 +73,7 @@ class Alias:
         self,
         base: Tracer,
         views: tuple[Callable[[Tensor], Tensor], ...],
-        maps: tuple[AbstractLinearMap, ...],
+        maps: tuple[Callable[[], AbstractLinearMap], ...],
         is_cut: bool,
     ) -> None:
         """Start out up to date with ``base``."""
