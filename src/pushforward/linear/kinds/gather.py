@@ -24,8 +24,28 @@ class Slice(AbstractLinearMap):
     step: int = 1
 
     def push(self, block: Block) -> Block:
-        """Slice."""
+        """Slice; a tied axis of n positions, m of them taken, becomes m × n numbers, not n × n."""
+        holder = _only_holder(block, self.axis)
+        if holder is not None:
+            return self._push_tied(block, holder)
         return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+
+    def _push_tied(self, block: Block, holder: int) -> Block:
+        near, place = block.num_free + self.axis, block.tied[:holder].count(None)
+        values, size = block.values, block.shape[self.axis]
+        if values.shape[near] == size:
+            index = [slice(None)] * near + [slice(self.start, self._stop, self.step)]
+            values = values[tuple(index)]
+        inner_seeds = list(block.seed_shape)
+        inner_seeds[holder] = self.out_shape[self.axis]
+        inner = Block(values, self.out_shape, tuple(inner_seeds), block.tied, block.source)
+        free = inner.untie_seeds((holder,)).values
+        shape = list(free.shape)
+        shape[place] = size
+        zeros = torch.zeros(shape, dtype=free.dtype, device=free.device)
+        values = torch.slice_scatter(zeros, free, place, self.start, self._stop, self.step)
+        tied = (*block.tied[:holder], None, *block.tied[holder + 1 :])
+        return Block(values, self.out_shape, block.seed_shape, tied, block.source)
 
     def pull(self, block: Block) -> Block:
         """Write into zeros."""
@@ -68,13 +88,27 @@ class Select(AbstractLinearMap):
     index: int
 
     def push(self, block: Block) -> Block:
-        """Select."""
+        """Select; a tied axis becomes a free one with a single nonzero position."""
+        holder = _only_holder(block, self.axis)
+        if holder is not None:
+            return self._push_tied(block, holder)
         return block.apply(self._take, self.out_shape, self._kept, uniform=True)
 
     def pull(self, block: Block) -> Block:
         """Write into zeros."""
         kept = tuple((j, i) for i, j in self._kept)
         return block.apply(self._put, self.in_shape, kept, uniform=True)
+
+    def _push_tied(self, block: Block, holder: int) -> Block:
+        near, place = block.num_free + self.axis, block.tied[:holder].count(None)
+        size = block.shape[self.axis]
+        constant = block.values.shape[near] != size
+        values = block.values.select(near, 0 if constant else self.index).unsqueeze(place)
+        taken = torch.arange(size, device=values.device) == self.index
+        values = torch.where(taken.view((size,) + (1,) * (values.ndim - place - 1)), values, 0)
+        tied = (*block.tied[:holder], None, *block.tied[holder + 1 :])
+        tied = tuple(t - 1 if t is not None and t > self.axis else t for t in tied)
+        return Block(values, self.out_shape, block.seed_shape, tied, block.source)
 
     def _take(self, tangent: Tensor) -> Tensor:
         return tangent.select(self.axis + 1, self.index)
@@ -159,6 +193,11 @@ class Gather(AbstractLinearMap):
         cols = here._take(positions(self.in_shape).unsqueeze(0) + 1).flatten() - 1
         rows = positions(self.out_shape).flatten()
         return rows[cols >= 0], cols[cols >= 0]
+
+
+def _only_holder(block: Block, axis: int) -> int | None:
+    """Return the seed axis tied to ``axis`` if there is exactly one."""
+    return block.tied.index(axis) if block.tied.count(axis) == 1 else None
 
 
 def _mixed_last(values: Tensor, axes: tuple[int, ...]) -> Tensor:
