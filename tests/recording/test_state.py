@@ -236,3 +236,27 @@ def test_inputs_keep_requires_grad_and_grad_as_they_were():
     assert x.requires_grad
     assert x.grad is None
     assert x.is_leaf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.bfloat16])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_tracers_have_dtype_and_device_of_their_primals_whatever_the_defaults(
+    dtype: torch.dtype, default: torch.dtype
+) -> None:
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = torch.sin(x)
+        for t in (x, y, y[1:], torch.add(y, y)):
+            with torch._C.DisableTorchFunction():
+                seen.append((t.dtype, t.device.type))
+        return y
+
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(default)
+        with torch.device("meta"):
+            jvp(function, (X.to(dtype),), (X.to(dtype),))
+    finally:
+        torch.set_default_dtype(before)
+    assert set(seen) == {(dtype, "cpu")}

@@ -44,6 +44,7 @@ class EntryState:
         "functorch_level",
         "grad_mode",
         "is_inference",
+        "is_plain",
     )
 
     def __init__(self) -> None:
@@ -60,6 +61,8 @@ class EntryState:
             if torch._C._len_torch_dispatch_stack()
             else []
         )
+        # Neither a transform of torch.func nor a mode is on.
+        self.is_plain = self.functorch_level is None and not self._modes
 
     def is_inside_functorch(self) -> bool:
         """Tell whether the function has entered a transform of ``torch.func`` since."""
@@ -194,11 +197,6 @@ def _modes_pushed(modes: list[Any]) -> Iterator[None]:
 
 def _mode_key(mode: Any) -> Any:
     return getattr(mode, "_mode_key", None)
-
-
-def is_mode_active() -> bool:
-    """Tell whether a ``TorchDispatchMode`` is on."""
-    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def change_metadata(tensor: torch.Tensor, like: torch.Tensor) -> None:

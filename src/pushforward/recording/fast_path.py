@@ -20,6 +20,7 @@ from pushforward.rules.registry import Rule, all_rules, lookup, wants_out
 
 aten = torch.ops.aten
 make_wrapper = torch.Tensor._make_wrapper_subclass
+default_dtype = torch.get_default_dtype
 maybe_current_level = torch._C._functorch.maybe_current_level
 
 _SELECT, _SLICE = lookup(aten.select.int), lookup(aten.slice.Tensor)
@@ -51,16 +52,18 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
         if len(payload) == 1:
             b = payload[0]
             values = b.values * coef
-            if values.dtype is not out.dtype:
+            dtype = out.dtype
+            if values.dtype is not dtype:
                 return NotImplemented
             scaled = (Block(values, b.shape, b.seed_shape, b.tied, b.source),)
         else:
             if coef.dtype is not out.dtype or primal.dtype is not out.dtype:
                 return NotImplemented
             scaled = tuple([b.scale(coef) for b in payload])
-        if not out.is_contiguous():
+            dtype = out.dtype
+        if not (dtype is default_dtype() and out.is_cpu and out.is_contiguous()):
             return make_tracer(out, scaled, recorder)
-        tracer = make_wrapper(Tracer, out.shape, dtype=out.dtype, device=out.device)
+        tracer = make_wrapper(Tracer, payload[0].shape)
         tracer._primal = out
         tracer._payload = scaled
         tracer._recorder = recorder

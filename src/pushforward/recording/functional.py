@@ -150,7 +150,8 @@ def mutate(recorder: Any, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if len(op._schema.returns) == 0:
         return None
     extra = list(results[: len(results) - len(destinations)])
-    combined = extra + outs
+    # Not every operator returns what it writes; one result too many and PyTorch's boxing crashes.
+    combined = (extra + outs)[: len(op._schema.returns)]
     return combined[0] if len(combined) == 1 else tuple(combined)
 
 

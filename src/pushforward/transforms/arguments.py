@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,16 @@ from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.trees import flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
+
+_COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
+
+
+def named_after(func: Any, derivative: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``derivative`` with the name, documentation and signature of ``func``.
+
+    Copies less than ``functools.wraps`` does by itself, which takes a microsecond more for builtin functions.
+    """
+    return functools.update_wrapper(derivative, func, _COPIED, ())
 
 
 def check_function(name: str, func: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from pushforward.recording.pushing import PushingRecorder
 from pushforward.recording.recorder import Recorder
 from pushforward.recording.session import run
 from pushforward.recording.taping import TapingRecorder
+from pushforward.recording.tracer import FAST
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -24,6 +26,7 @@ from pushforward.transforms.arguments import (
     check_function,
     check_outputs,
     check_randomness,
+    named_after,
     normalize_argnums,
     split_aux,
 )
@@ -71,7 +74,6 @@ def jacfwd(
         Griewank and Walther, Evaluating Derivatives (2008), section 3.1 (forward mode).
     """
 
-    @functools.wraps(func)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         check_function(NAME, func)
         check_randomness(NAME, randomness)
@@ -92,11 +94,15 @@ def jacfwd(
         result = unflatten(arranged, out_spec)
         return (result, aux) if has_aux else result
 
-    return jacobian
+    return named_after(func, jacobian)
 
 
 def _of_one_tensor(func: Callable[..., Any], x: Tensor, randomness: str) -> Any:
     """Shortcut for a function of one real tensor: 15 microseconds less than by way of pytrees."""
+    if type(func) is BuiltinFunctionType and func in FAST:
+        randomness = (
+            "same"  # an operator with a rule draws nothing: the generator need not be compared
+        )
     recorder = PushingRecorder(randomness, NAME)
     output = run(recorder, lambda tracers: func(tracers[0]), [x], [(identity(x, 0),)])
     if isinstance(output, Tensor):
