@@ -279,6 +279,11 @@ class Block:
                 values = torch.diag_embed(values, 0, axis, ndim + k)
         return values.contiguous()
 
+    def to_rows(self) -> Tensor:
+        """Return the same with the seeds first: ``(*seed_shape, *shape)``, contiguous."""
+        block = self.untie_seeds([k for k, axis in enumerate(self.tied) if axis is not None])
+        return block.expanded_values().contiguous()
+
 
 def identity(primal: Tensor, source: int) -> Block:
     """Return the Jacobian of a real ``primal`` with respect to itself: all ones, all axes tied."""

@@ -65,3 +65,14 @@ def to_dense(blocks: Blocks, shape: Shape, seed_shape: Shape, like: Tensor) -> T
         total = total + block.to_dense().reshape(total.shape)
     full = shape + seed_shape
     return total if total.shape == full else total.reshape(full)
+
+
+def to_rows(blocks: Blocks, shape: Shape, seed_shape: Shape, like: Tensor) -> Tensor:
+    """Return the sum as one contiguous tensor ``(*seed_shape, *shape)``; zeros like ``like`` if there is none."""
+    if not blocks:
+        return torch.zeros(seed_shape + shape, dtype=like.dtype, device=like.device)
+    total = blocks[0].to_rows()
+    for block in blocks[1:]:
+        total = total + block.to_rows().reshape(total.shape)
+    full = seed_shape + shape
+    return total if total.shape == full else total.reshape(full)

@@ -14,7 +14,7 @@ from torch import Tensor, is_grad_enabled
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.recording.tracer import FAST, Tracer, current, make_tracer
+from pushforward.recording.tracer import FAST, Tracer, current, innermost, make_tracer
 from pushforward.rules import families  # noqa: F401  (fills the registry)
 from pushforward.rules.registry import Rule, all_rules, lookup, wants_out
 
@@ -45,6 +45,8 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
         ):
             return NotImplemented
         primal = x._primal
+        if not recorder.is_pushing or type(primal) is Tracer:
+            return _apply(recorder, func, x, primal, coef_of, takes_out)
         out = func(primal)
         coef = coef_of(primal, out=out) if takes_out else coef_of(primal)
         if type(coef) is not Tensor:
@@ -72,6 +74,22 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
     return handler
 
 
+def _apply(
+    recorder: Any, func: Any, x: Tracer, primal: Tensor, coef_of: Any, takes_out: bool
+) -> Any:
+    """Apply an elementwise function of one argument on a tape, or inside another recording."""
+    if maybe_current_level() != recorder.entry.functorch_level or recorder._captured is not None:
+        return NotImplemented
+    out = func(primal)
+    coef = coef_of(primal, out=out) if takes_out else coef_of(primal)
+    linear_map = coef
+    if not isinstance(coef, AbstractLinearMap):
+        shape = innermost(out).shape
+        linear_map = Scale(shape, shape, coef)
+    payload = recorder.combine(((x._payload, linear_map, innermost(primal).dtype),), out)
+    return make_tracer(out, payload, recorder)
+
+
 def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
     rule: Any = lookup(op)
     partials = rule.partials
@@ -83,14 +101,17 @@ def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...
         if recorder is None or not _is_ready(recorder):
             return NotImplemented
         primals = [current(a) if type(a) is Tracer else a for a in args]
+        if not recorder.is_pushing:
+            recorder.note_arguments([a for a in args if type(a) is not Tracer])
         out = func(*primals)
         parts = []
         for position, x in enumerate(args):
             if type(x) is Tracer and x._payload is not None:
                 given = partials[position](out, *primals)
+                like = innermost(primals[position])
                 if not isinstance(given, AbstractLinearMap):
-                    given = Scale(tuple(primals[position].shape), tuple(out.shape), given)
-                parts.append((x._payload, given, primals[position].dtype))
+                    given = Scale(like.shape, innermost(out).shape, given)
+                parts.append((x._payload, given, like.dtype))
         payload = recorder.combine(parts, out) if parts else None
         return make_tracer(out, payload, recorder)
 
@@ -122,6 +143,14 @@ def _getitem(func: Any, args: tuple[Any, ...]) -> Any:
             )
         axis += 1
     return x.view_as(x) if result is x else result
+
+
+def _read(func: Any, args: tuple[Any, ...]) -> Any:
+    """Answer from the plain tensor below nested tracers."""
+    x = args[0]
+    if type(x) is not Tracer or x._alias is not None or len(args) != 1:
+        return NotImplemented
+    return func(innermost(x))
 
 
 def _is_plain(item: slice) -> bool:
@@ -170,6 +199,14 @@ def _install() -> None:
         for function in functions:
             FAST[function] = _direct(op, num_args)
     FAST[torch.Tensor.__getitem__] = _getitem
+    t = torch.Tensor
+    for name in ("shape", "dtype", "device", "ndim"):
+        FAST[getattr(t, name).__get__] = _read
+    readers: list[Any] = [t.dim, t.numel, t.is_complex, t.is_floating_point]
+    for reader in readers:
+        FAST[reader] = _read
+    for reader in (torch.numel, torch.is_complex, torch.is_floating_point):
+        FAST[reader] = _read
     _install_unary()
 
 

@@ -15,6 +15,11 @@ from pushforward.recording.recorder import Part, Recorder
 class PushingRecorder(Recorder):
     """Payloads are blocks."""
 
+    def __init__(self, randomness: str = "error", name: str = "jacfwd") -> None:
+        """Start."""
+        super().__init__(randomness, name)
+        self.is_pushing = True
+
     def combine(self, parts: Sequence[Part], out: Tensor) -> Blocks | None:
         """Push the blocks of all inputs and add them up."""
         dtype = out.dtype

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -54,6 +55,7 @@ class Recorder(abc.ABC):
         self.uses_autograd = False  # requires_grad_() was called on a tracer inside the function
         # Else rules need the caller's grad mode set, or wrappers of the caller's levels taken off.
         self.has_fast_path = self.entry.grad_mode and self.entry.functorch_level is None
+        self.is_pushing = False  # whether payloads are blocks
         self.depth = 0  # calls being taken apart
         self.given: Any = ()  # the arguments of the innermost one
         self.keeps_constants = (
@@ -63,6 +65,12 @@ class Recorder(abc.ABC):
         self._captured: aliasing.Captured | None = None
         self.has_written = False  # whether a finished recording wrote to tensors of the caller's
         self.roots: list[tuple[Tensor, Tracer]] = []  # the caller's inputs and their tracers
+        self.puts_off_writes = (
+            False  # until write_back() is called, as maps may hold the old values
+        )
+        self._unwritten: list[
+            Callable[[], Any]
+        ] = []  # writes that the caller's tensors have still to see
 
     @abc.abstractmethod
     def combine(self, parts: Sequence[Part], out: Tensor) -> Any:
@@ -420,15 +428,21 @@ class Recorder(abc.ABC):
         """Hand the writes to the caller's tensors over to them."""
         captured, self._captured = self._captured, None
         roots, self.roots = self.roots, []  # a cycle otherwise, through the tracers' recorder
-        self.has_written = captured is not None
-        if captured is not None:
-            captured.leave()
         for tensor, tracer in roots:
             if tracer._writes:
-                self.has_written = True
-                tensor.copy_(tracer._primal)
+                self._unwritten.append(functools.partial(tensor.copy_, tracer._primal))
         if captured is not None:
-            captured.write_back()
+            captured.leave()
+            self._unwritten.append(captured.write_back)
+        self.has_written = bool(self._unwritten)
+        if not self.puts_off_writes:
+            self.write_back()
+
+    def write_back(self) -> None:
+        """Carry out the writes to the caller's tensors."""
+        unwritten, self._unwritten = self._unwritten, []
+        for write in unwritten:
+            write()
 
 
 class CapturedMode(TorchFunctionMode):

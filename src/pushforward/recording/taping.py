@@ -16,17 +16,30 @@ from pushforward.recording.tracer import map_tensors
 class TapingRecorder(Recorder):
     """Payloads are numbers of variables of the program."""
 
-    def __init__(self, randomness: str = "error", name: str = "linearize") -> None:
-        """Start an empty program."""
+    def __init__(
+        self, randomness: str = "error", name: str = "linearize", is_kept: bool = True
+    ) -> None:
+        """Start an empty program.
+
+        Args:
+            randomness: As `jacfwd` has it.
+            name: The function that the caller called, for messages.
+            is_kept: Whether the program outlives the caller's call, so that its inputs must be copied. Else writes
+                to the caller's tensors wait for `write_back`, because maps hold their old values.
+        """
         super().__init__(randomness, name)
-        self.has_fast_path = False
+        self.is_kept = is_kept
+        self.puts_off_writes = not is_kept
         self.equations: list[Equation] = []
         self.num_variables = 0
         self.residuals: dict[int, tuple[Tensor, int]] = {}
 
     def own_copy(self, tensor: Tensor) -> Tensor:
-        """Copy: residuals outlive the call, and a function may write to its input."""
-        return tensor.clone()
+        """Copy what a program that is kept would share with the caller, who may write to it."""
+        if self.is_kept:
+            return tensor.clone()
+        self._note(tensor)
+        return tensor
 
     def combine(self, parts: Sequence[Part], out: Tensor) -> int:
         """Append the equation of one output."""

@@ -89,18 +89,19 @@ class Alias:
 
 def make_tracer(primal: Tensor, payload: Any, recorder: Any) -> Tracer:
     """Return a tracer with the primal's shape, strides, dtype and device."""
-    if primal.is_contiguous():
-        if primal.is_cpu and primal.dtype is default_dtype():
-            tracer = _make_wrapper(Tracer, primal.shape)  # half a microsecond less than spelt out
+    like = innermost(primal)
+    if like.is_contiguous():
+        if like.is_cpu and like.dtype is default_dtype():
+            tracer = _make_wrapper(Tracer, like.shape)  # half a microsecond less than spelt out
         else:
-            tracer = _make_wrapper(Tracer, primal.shape, dtype=primal.dtype, device=primal.device)
+            tracer = _make_wrapper(Tracer, like.shape, dtype=like.dtype, device=like.device)
     else:
         tracer = _make_wrapper(
             Tracer,
-            primal.shape,
-            strides=primal.stride(),
-            dtype=primal.dtype,
-            device=primal.device,
+            like.shape,
+            strides=like.stride(),
+            dtype=like.dtype,
+            device=like.device,
         )
     tracer._primal = primal
     tracer._payload = payload
@@ -124,6 +125,13 @@ def make_view_tracer(primal: Tensor, payload: Any, recorder: Any, viewed: Tracer
     tracer._payload = payload
     tracer._recorder = recorder
     return tracer
+
+
+def innermost(tensor: Tensor) -> Tensor:
+    """Return the plain tensor below nested tracers, whose shape, strides, dtype and device are theirs."""
+    while type(tensor) is Tracer:
+        tensor = tensor._primal
+    return tensor
 
 
 def current(tracer: Tracer) -> Tensor:

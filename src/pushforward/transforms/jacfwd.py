@@ -11,13 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, complex_identity, identity, seeds
+from pushforward.linear.block import identity
 from pushforward.linear.block_sum import Blocks, to_dense
 from pushforward.recording.pushing import PushingRecorder
-from pushforward.recording.recorder import Recorder
 from pushforward.recording.session import run
-from pushforward.recording.taping import TapingRecorder
 from pushforward.recording.tracer import FAST
 from pushforward.transforms.arguments import (
     Argnums,
@@ -28,8 +25,15 @@ from pushforward.transforms.arguments import (
     check_randomness,
     named_after,
     normalize_argnums,
-    split_aux,
 )
+from pushforward.transforms.assemble import (
+    directions,
+    from_tangents,
+    jacobian_dtype,
+    start,
+    unit_seeds,
+)
+from pushforward.transforms.record import Tape, call
 from pushforward.trees import flatten, unflatten
 
 NAME = "jacfwd"
@@ -108,11 +112,11 @@ def _of_one_tensor(func: Callable[..., Any], x: Tensor, randomness: str) -> Any:
     if isinstance(output, Tensor):
         primal, payload = recorder.read(output)
         check_output_dtype(primal)
-        return dense(payload or (), primal, x)
+        return from_tangents(payload or (), primal, x)
     leaves, spec = flatten(output)
     check_outputs(NAME, output, leaves)
     pairs = [recorder.read(leaf) for leaf in leaves]
-    return unflatten([dense(payload or (), primal, x) for primal, payload in pairs], spec)
+    return unflatten([from_tangents(payload or (), primal, x) for primal, payload in pairs], spec)
 
 
 def check_output_dtype(primal: Tensor) -> None:
@@ -136,35 +140,11 @@ def _in_one_pass(
     for primal, payload in leaves:
         rows.append(
             [
-                dense(tuple(b for b in payload or () if b.source == i), primal, x)
+                from_tangents(tuple(b for b in payload or () if b.source == i), primal, x)
                 for i, x in enumerate(inputs)
             ]
         )
     return rows, spec, aux
-
-
-def call(
-    recorder: Recorder,
-    func: Callable[..., Any],
-    selected: Selected,
-    kwargs: dict[str, Any],
-    has_aux: bool,
-    payloads: list[Any],
-) -> tuple[list[tuple[Tensor, Any]], Any, Any]:
-    """Record ``func``; return (primal, payload) of every output leaf, the output's structure, and aux."""
-
-    def function(tracers: list[Any]) -> Any:
-        return func(*selected.replaced(tracers), **kwargs)
-
-    result = run(recorder, function, selected.leaves, payloads)
-    output, aux = split_aux(recorder.name, result, has_aux)
-    leaves, spec = flatten(output)
-    check_outputs(recorder.name, output, leaves)
-    pairs = [recorder.read(leaf) for leaf in leaves]
-    if has_aux:
-        aux_leaves, aux_spec = flatten(aux)
-        aux = unflatten([recorder.read(leaf)[0] for leaf in aux_leaves], aux_spec)
-    return pairs, spec, aux
 
 
 def _in_chunks(
@@ -176,71 +156,26 @@ def _in_chunks(
     randomness: str,
 ) -> tuple[list[list[Tensor]], Any, Any]:
     """Record once, then push a bounded number of columns at a time."""
-    recorder = TapingRecorder(randomness, NAME)
-    inputs = selected.leaves
-    variables: list[Any] = [recorder.new_variable() for _ in inputs]
-    leaves, spec, aux = call(recorder, func, selected, kwargs, has_aux, variables)
-    program = recorder.program(variables, [payload for _, payload in leaves])
-    rows: list[list[Tensor]] = [[] for _ in leaves]
-    for place, x in enumerate(inputs):
-        pieces: list[list[Tensor]] = [[] for _ in leaves]
-        count = x.numel() * (2 if x.is_complex() else 1)
-        for begin in range(0, count, chunk_size):
-            columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
-            tangents: list[Blocks] = [()] * len(inputs)
-            tangents[place] = (_columns(x, columns),)
-            for i, blocks in enumerate(program.push(tangents)):
-                primal = leaves[i][0]
-                pieces[i].append(
-                    to_dense(blocks, tuple(primal.shape), (len(columns),), like=primal)
-                )
-        for i, (primal, _) in enumerate(leaves):
-            rows[i].append(_joined(pieces[i], primal, x))
-    return rows, spec, aux
-
-
-def _columns(x: Tensor, columns: Tensor) -> Block:
-    """Return the block of unit tangents at flat positions ``columns``; imaginary ones lie beside their real."""
-    size = x.numel()
-    if x.is_complex():
-        unit = torch.nn.functional.one_hot(columns // 2, size).to(x.dtype)
-        unit = unit * torch.where(columns % 2 == 0, 1, 1j).to(x.dtype)[:, None]
-    else:
-        unit = torch.nn.functional.one_hot(columns, size).to(x.dtype)
-    return seeds(unit.reshape(len(columns), *x.shape), (len(columns),), 0)
+    with Tape(NAME, func, selected, kwargs, has_aux=has_aux, randomness=randomness) as tape:
+        rows: list[list[Tensor]] = [[] for _ in tape.outputs]
+        for place, x in enumerate(tape.inputs):
+            pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
+            count = math.prod(directions(x))
+            for begin in range(0, count, chunk_size):
+                columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
+                tangents: list[Blocks] = [()] * len(tape.inputs)
+                tangents[place] = (unit_seeds(x, columns),)
+                pushed = tape.program.push(tangents)
+                for piece, blocks, primal in zip(pieces, pushed, tape.outputs, strict=True):
+                    shape = tuple(primal.shape)
+                    piece.append(to_dense(blocks, shape, (len(columns),), like=primal))
+            for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
+                row.append(_joined(piece, primal, x))
+        return rows, tape.spec, tape.aux
 
 
 def _joined(pieces: list[Tensor], primal: Tensor, x: Tensor) -> Tensor:
-    shape = tuple(primal.shape) + far_shape(x)
+    shape = tuple(primal.shape) + directions(x)
     if not pieces:
         return torch.zeros(shape, dtype=jacobian_dtype(primal, x), device=primal.device)
     return torch.cat(pieces, dim=-1).reshape(shape).to(jacobian_dtype(primal, x))
-
-
-def start(x: Tensor, source: int) -> Block:
-    """Return the block with which forward mode starts at ``x``."""
-    return complex_identity(x, source) if x.is_complex() else identity(x, source)
-
-
-def far_shape(x: Tensor) -> Shape:
-    """Return the axes of a Jacobian that belong to ``x``."""
-    return (*x.shape, 2) if x.is_complex() else tuple(x.shape)
-
-
-def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
-    """Return the promoted dtype of output and input."""
-    if primal.dtype is x.dtype:
-        return x.dtype
-    return torch.promote_types(primal.dtype, x.dtype)
-
-
-def dense(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
-    """Write the Jacobian of output ``primal`` with respect to ``x``."""
-    jacobian = to_dense(blocks, tuple(primal.shape), far_shape(x), like=primal)
-    dtype = jacobian_dtype(primal, x)
-    return jacobian if jacobian.dtype is dtype else jacobian.to(dtype)
-
-
-def num_columns(x: Tensor) -> int:
-    """Return how many real directions ``x`` has."""
-    return math.prod(far_shape(x))

@@ -12,7 +12,7 @@ from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
 from pushforward.recording.pushing import PushingRecorder
 from pushforward.transforms.arguments import Selected, check_function
-from pushforward.transforms.jacfwd import call
+from pushforward.transforms.record import call
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"

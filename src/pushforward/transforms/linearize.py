@@ -11,10 +11,9 @@ from pushforward.errors import ArgumentValueError, message
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
 from pushforward.linear.program import LinearProgram
-from pushforward.recording.taping import TapingRecorder
 from pushforward.transforms.arguments import Selected, check_function
-from pushforward.transforms.jacfwd import call
 from pushforward.transforms.jvp import check_primals, match_tangents, owned
+from pushforward.transforms.record import Tape
 from pushforward.trees import TreeSpec, flatten, unflatten
 
 NAME = "linearize"
@@ -99,10 +98,6 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunct
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
-    recorder = TapingRecorder("same", NAME)
-    variables: list[Any] = [recorder.new_variable() for _ in selected.leaves]
-    leaves, spec, _ = call(recorder, func, selected, {}, False, variables)
-    outputs = [primal for primal, _ in leaves]
-    program = recorder.program(variables, [payload for _, payload in leaves])
-    linear = LinearFunction(program, primals, selected.leaves, outputs, spec)
-    return unflatten(outputs, spec), linear
+    tape = Tape(NAME, func, selected, {}, is_kept=True)
+    linear = LinearFunction(tape.program, primals, selected.leaves, tape.outputs, tape.spec)
+    return unflatten(tape.outputs, tape.spec), linear

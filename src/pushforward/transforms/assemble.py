@@ -1,0 +1,69 @@
+"""From blocks to the Jacobians that the caller gets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block, complex_identity, identity, seeds
+from pushforward.linear.block_sum import Blocks, to_dense, to_rows
+
+
+def start(primal: Tensor, source: int) -> Block:
+    """Return the block with which forward mode starts at an input, reverse mode at an output."""
+    return complex_identity(primal, source) if primal.is_complex() else identity(primal, source)
+
+
+def unit_seeds(primal: Tensor, places: Tensor) -> Block:
+    """Return the block of unit seeds at flat ``places``; imaginary ones lie beside their real."""
+    size = primal.numel()
+    if primal.is_complex():
+        unit = torch.nn.functional.one_hot(places // 2, size).to(primal.dtype)
+        unit = unit * torch.where(places % 2 == 0, 1, 1j).to(primal.dtype)[:, None]
+    else:
+        unit = torch.nn.functional.one_hot(places, size).to(primal.dtype)
+    return seeds(unit.reshape(len(places), *primal.shape), (len(places),), 0)
+
+
+def directions(primal: Tensor) -> Shape:
+    """Return the axes of a Jacobian that belong to ``primal``: a complex number has two directions."""
+    return (*primal.shape, 2) if primal.is_complex() else tuple(primal.shape)
+
+
+def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
+    """Return the promoted dtype of output and input."""
+    if primal.dtype is x.dtype:
+        return x.dtype
+    return torch.promote_types(primal.dtype, x.dtype)
+
+
+def from_tangents(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
+    """Write the Jacobian of output ``primal`` with respect to ``x`` from blocks that were pushed."""
+    jacobian = to_dense(blocks, tuple(primal.shape), directions(x), like=primal)
+    return _in_dtype(jacobian, primal, x)
+
+
+def from_cotangents(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
+    """Write the Jacobian of output ``primal`` with respect to ``x`` from blocks that were pulled."""
+    return from_rows(to_rows(blocks, tuple(x.shape), directions(primal), like=x), primal, x)
+
+
+def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
+    """Write the Jacobian from the cotangents ``(*directions of the output, *x.shape)``.
+
+    Math: with Re⟨w, J v⟩ = Re⟨Jᵀw, v⟩, w = 1 gives the real part of a row, w = i its imaginary part; the parts of
+    a complex cotangent belong to the two directions of its input.
+    """
+    if rows.is_complex():
+        rows = torch.view_as_real(rows.resolve_conj())
+    if primal.is_complex():
+        real, imaginary = rows.unbind(primal.dim())
+        rows = torch.complex(real, imaginary)
+    return _in_dtype(rows, primal, x)
+
+
+def _in_dtype(jacobian: Tensor, primal: Tensor, x: Tensor) -> Tensor:
+    dtype = jacobian_dtype(primal, x)
+    jacobian = jacobian if jacobian.dtype is dtype else jacobian.to(dtype)
+    return jacobian if jacobian.is_contiguous() else jacobian.contiguous()

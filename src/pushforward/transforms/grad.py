@@ -1,0 +1,128 @@
+"""grad: the gradient of a scalar function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.errors import ArgumentTypeError, ArgumentValueError
+from pushforward.linear.block import identity
+from pushforward.linear.block_sum import to_rows
+from pushforward.transforms.arguments import (
+    Argnums,
+    Selected,
+    check_function,
+    named_after,
+    normalize_argnums,
+)
+from pushforward.transforms.record import Tape
+from pushforward.trees import unflatten
+
+
+def grad(
+    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a scalar ``func``.
+
+    Args:
+        func: Returns one real tensor with one element and no axes.
+        argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+
+    Returns:
+        A function with ``func``'s arguments. It gives the gradient in the structure, shapes and dtypes of the argument
+        (a tuple of them if ``argnums`` is one); with ``has_aux``, ``(gradient, aux)``. The gradient with respect to a
+        complex argument is that of ``torch.autograd``: ∂f/∂a + i ∂f/∂b at a + ib.
+
+    Raises:
+        TypeError: The output is not a real tensor, or an argument to differentiate is no floating or complex tensor.
+        ValueError: The output has axes, or ``argnums`` are out of range, repeated or empty.
+
+    Example:
+        >>> grad(lambda x: (x * x).sum())(torch.tensor([1.0, 2.0]))
+        tensor([2., 4.])
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
+    """
+
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        gradients, _, aux = _grad("grad", func, argnums, has_aux, args, kwargs)
+        return (gradients, aux) if has_aux else gradients
+
+    return named_after(func, gradient)
+
+
+def grad_and_value(
+    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a scalar ``func`` and its value.
+
+    Args:
+        func: As in `grad`.
+        argnums: As in `grad`.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+
+    Returns:
+        A function with ``func``'s arguments that gives ``(gradient, value)``, with ``has_aux``
+        ``(gradient, (value, aux))``.
+
+    Raises:
+        TypeError: As `grad`.
+        ValueError: As `grad`.
+
+    Example:
+        >>> grad_and_value(lambda x: (x * x).sum())(torch.tensor([1.0, 2.0]))
+        (tensor([2., 4.]), tensor(5.))
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
+    """
+
+    def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
+        gradients, value, aux = _grad("grad_and_value", func, argnums, has_aux, args, kwargs)
+        return gradients, ((value, aux) if has_aux else value)
+
+    return named_after(func, gradient_and_value)
+
+
+def _grad(
+    name: str,
+    func: Callable[..., Any],
+    argnums: Argnums,
+    has_aux: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, Tensor, Any]:
+    check_function(name, func)
+    selected = Selected(name, args, normalize_argnums(name, argnums, len(args)))
+    with Tape(name, func, selected, kwargs, has_aux=has_aux) as tape:
+        value = _scalar(name, tape)
+        pulled = tape.program.pull([(identity(value, 0),)])
+        gradients = []
+        for blocks, x in zip(pulled, tape.inputs, strict=True):
+            gradients.append(to_rows(blocks, tuple(x.shape), (), like=x))
+    trees = selected.arranged(gradients)
+    return (trees[0] if isinstance(argnums, int) else trees), value, tape.aux
+
+
+def _scalar(name: str, tape: Tape) -> Tensor:
+    output = unflatten(tape.outputs, tape.spec)
+    if not isinstance(output, Tensor):
+        raise ArgumentTypeError(
+            f"{name}: {name}(f)(*args): Expected f(*args) to return a tensor, got {type(output).__name__}, expected "
+            "one tensor. Return the rest beside it with has_aux=True."
+        )
+    if output.dim() != 0:
+        raise ArgumentValueError(
+            f"{name}: {name}(f)(*args): Expected f(*args) to return a scalar tensor, got tensor with {output.dim()} "
+            "dims, expected none. Use .sum(), or jacrev for a Jacobian."
+        )
+    if output.is_complex():
+        raise ArgumentTypeError(
+            f"{name}: {name}(f)(*args): output: got {output.dtype}, expected a real tensor, as only a real function "
+            "has a gradient. Use .real or .abs(), or jacrev for a Jacobian."
+        )
+    return output

@@ -1,0 +1,80 @@
+"""hessian and hvp: second derivatives, forward over reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pushforward.transforms.arguments import Argnums, check_function
+from pushforward.transforms.grad import grad_and_value
+from pushforward.transforms.jacfwd import jacfwd
+from pushforward.transforms.jacrev import jacrev
+from pushforward.transforms.jvp import check_primals, jvp
+
+
+def hessian(func: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
+    """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
+
+    Args:
+        func: Maps tensors (any pytree) to tensors (any pytree).
+        argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
+
+    Returns:
+        A function with ``func``'s arguments. For output ``(*out)`` and argument ``(*in)`` it gives
+        ``(*out, *in, *in)``; nested as ``jacfwd(jacrev(func, argnums), argnums)`` nests.
+
+    Raises:
+        TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
+        ValueError: ``argnums`` are out of range, repeated or empty.
+
+    Example:
+        >>> hessian(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
+        tensor([[ 6.,  0.],
+                [ 0., 12.]])
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
+    """
+    return jacfwd(jacrev(func, argnums), argnums, randomness="same")
+
+
+def hvp(
+    func: Callable[..., Any],
+    primals: tuple[Any, ...],
+    vectors: tuple[Any, ...],
+    *,
+    has_aux: bool = False,
+) -> Any:
+    """Compute a scalar ``func`` and the product of its Hessian with ``vectors``, without the Hessian.
+
+    Args:
+        func: Returns one real tensor without axes.
+        primals: The arguments, as a tuple.
+        vectors: The direction: the same structure and shapes; converted to the primals' dtypes.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+
+    Returns:
+        ``(output, product)``, the product in the structure of ``primals``, as ``torch.autograd.functional.hvp`` has it;
+        with ``has_aux`` ``(output, product, aux)``. About the cost of a gradient and a `jvp` of it.
+
+    Raises:
+        TypeError: As `grad` and `jvp`.
+        ValueError: As `grad` and `jvp`.
+
+    Example:
+        >>> hvp(lambda x: (x**3).sum(), (torch.tensor([1.0, 2.0]),), (torch.ones(2),))
+        (tensor(9.), (tensor([ 6., 12.]),))
+
+    References:
+        Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
+    """
+    check_function("hvp", func)
+    check_primals("hvp", primals)
+    argnums = tuple(range(len(primals)))
+
+    def gradient(*args: Any) -> Any:
+        gradients, value = grad_and_value(func, argnums, has_aux)(*args)
+        return gradients, value
+
+    _, product, value = jvp(gradient, primals, vectors, has_aux=True)
+    return (value[0], product, value[1]) if has_aux else (value, product)

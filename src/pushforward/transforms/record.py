@@ -1,0 +1,77 @@
+"""Recording a caller's function: what every transform does between its checks and its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.linear.program import LinearProgram
+from pushforward.recording.recorder import Recorder
+from pushforward.recording.session import run
+from pushforward.recording.taping import TapingRecorder
+from pushforward.transforms.arguments import Selected, check_outputs, split_aux
+from pushforward.trees import TreeSpec, flatten, unflatten
+
+
+def call(
+    recorder: Recorder,
+    func: Callable[..., Any],
+    selected: Selected,
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    payloads: list[Any],
+) -> tuple[list[tuple[Tensor, Any]], TreeSpec, Any]:
+    """Record ``func``; return (primal, payload) of every output leaf, the output's structure, and aux."""
+
+    def function(tracers: list[Any]) -> Any:
+        return func(*selected.replaced(tracers), **kwargs)
+
+    result = run(recorder, function, selected.leaves, payloads)
+    output, aux = split_aux(recorder.name, result, has_aux)
+    leaves, spec = flatten(output)
+    check_outputs(recorder.name, output, leaves)
+    pairs = [recorder.read(leaf) for leaf in leaves]
+    if has_aux:
+        aux_leaves, aux_spec = flatten(aux)
+        aux = unflatten([recorder.read(leaf)[0] for leaf in aux_leaves], aux_spec)
+    return pairs, spec, aux
+
+
+class Tape:
+    """A function recorded at a point: its linear program, and what it returned."""
+
+    __slots__ = ("_recorder", "aux", "inputs", "outputs", "program", "spec")
+
+    def __init__(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        selected: Selected,
+        kwargs: dict[str, Any],
+        *,
+        has_aux: bool = False,
+        randomness: str = "same",
+        is_kept: bool = False,
+    ) -> None:
+        """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
+        recorder = TapingRecorder(randomness, name, is_kept)
+        self._recorder = recorder
+        self.inputs = selected.leaves
+        variables: list[Any] = [recorder.new_variable() for _ in self.inputs]
+        try:
+            pairs, self.spec, self.aux = call(recorder, func, selected, kwargs, has_aux, variables)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.outputs = [primal for primal, _ in pairs]
+        self.program: LinearProgram = recorder.program(variables, [v for _, v in pairs])
+
+    def __enter__(self) -> Tape:
+        """Use the program."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Carry out the writes to the caller's tensors, which had to wait as maps hold their old values."""
+        self._recorder.write_back()

@@ -1,0 +1,151 @@
+"""vjp: the output, and a function that pulls cotangents back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.linear.block import seeds
+from pushforward.linear.block_sum import to_rows
+from pushforward.transforms.arguments import Selected, check_function
+from pushforward.transforms.jvp import check_primals, owned
+from pushforward.transforms.record import Tape
+from pushforward.trees import flatten, unflatten
+
+NAME = "vjp"
+
+
+class Pullback:
+    """The transposed derivative of a function at a point: takes cotangents of its outputs to those of its inputs."""
+
+    def __init__(self, tape: Tape, selected: Selected) -> None:
+        """Keep the tape."""
+        self._tape = tape
+        self._selected = selected
+
+    def __call__(
+        self, cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None
+    ) -> tuple[Any, ...]:
+        """Pull one cotangent for every output, in the output's structure.
+
+        Args:
+            cotangents: The structure and shapes of the output; converted to its dtypes.
+            retain_graph: Accepted as ``torch.func`` does. No effect: a program can be pulled any number of times.
+            create_graph: Likewise. Autograd records while grad mode is on.
+
+        Returns:
+            A tuple with one cotangent for every primal, in the primal's structure, shape and dtype.
+
+        Raises:
+            TypeError: The structure is another.
+            ValueError: A shape is another.
+        """
+        del retain_graph, create_graph
+        return self._pull(cotangents, ())
+
+    def batched(self, cotangents: Any) -> tuple[Any, ...]:
+        """Pull a batch: every cotangent, and every result, has a leading axis."""
+        flat, _ = flatten(cotangents)
+        sizes = {t.shape[0] for t in flat if isinstance(t, Tensor) and t.ndim}
+        if len(sizes) != 1:
+            raise ArgumentValueError(
+                message(
+                    NAME,
+                    "leading axes of the cotangents",
+                    sorted(sizes),
+                    "the same number of cotangents in each",
+                    "Stack them along axis 0.",
+                )
+            )
+        return self._pull(cotangents, (sizes.pop(),))
+
+    def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
+        tape = self._tape
+        given = match_cotangents(cotangents, tape, len(batch))
+        pulled = tape.program.pull([(seeds(t, batch, 0),) for t in given])
+        results = []
+        for blocks, x in zip(pulled, tape.inputs, strict=True):
+            results.append(owned(to_rows(blocks, tuple(x.shape), batch, like=x), given))
+        return self._selected.arranged(results)
+
+    def __repr__(self) -> str:
+        """Show the size of the program."""
+        return f"Pullback({len(self._tape.program.equations)} equations)"
+
+
+def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """Compute ``func`` and return a function that multiplies cotangents by its transposed Jacobian.
+
+    Args:
+        func: Maps tensors (any pytree) to tensors (any pytree). It is called once.
+        *primals: Its arguments.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+
+    Returns:
+        ``(output, pullback)``, with ``has_aux`` ``(output, pullback, aux)``. ``pullback(cotangents)`` takes the
+        structure of the output and returns a tuple with a cotangent for every primal; ``pullback.batched(cotangents)`` takes a
+        leading axis of cotangents. Complex numbers: the transpose for the inner product Re⟨a, b⟩, as in
+        ``torch.autograd``. Autograd flows through the results.
+
+    Raises:
+        TypeError: A primal has no floating or complex tensor, or cotangents of another structure are given.
+        ValueError: A cotangent has another shape than its output.
+
+    Example:
+        >>> output, pullback = vjp(torch.sin, torch.zeros(2))
+        >>> pullback(torch.tensor([1.0, 2.0]))
+        (tensor([1., 2.]),)
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
+    """
+    check_function(NAME, func)
+    check_primals(NAME, primals)
+    selected = Selected(NAME, primals, tuple(range(len(primals))))
+    tape = Tape(NAME, func, selected, {}, has_aux=has_aux, is_kept=True)
+    output = unflatten(tape.outputs, tape.spec)
+    pullback = Pullback(tape, selected)
+    return (output, pullback, tape.aux) if has_aux else (output, pullback)
+
+
+def match_cotangents(cotangents: Any, tape: Tape, num_batch_axes: int) -> list[Tensor]:
+    """Return the cotangents, checked, in the outputs' dtypes."""
+    leaves, spec = flatten(cotangents)
+    if spec != tape.spec:
+        raise ArgumentTypeError(
+            f"{NAME}: Expected pytree structure of cotangents to be the same as pytree structure of outputs to the "
+            f"function: got cotangents: {spec}, expected primal output: {tape.spec}. Give one for every output."
+        )
+    given = []
+    for place, (cotangent, primal) in enumerate(zip(leaves, tape.outputs, strict=True)):
+        if not isinstance(cotangent, Tensor):
+            raise ArgumentTypeError(
+                message(
+                    NAME,
+                    f"cotangent {place}",
+                    type(cotangent).__name__,
+                    "a tensor",
+                    "Use torch.zeros_like.",
+                )
+            )
+        if cotangent.shape[num_batch_axes:] != primal.shape:
+            raise ArgumentValueError(
+                message(
+                    NAME,
+                    "cotangent's shape",
+                    tuple(cotangent.shape),
+                    f"{'(batch, ' if num_batch_axes else ''}{tuple(primal.shape)}, that of its output",
+                    "Broadcast it first.",
+                )
+            )
+        if cotangent.is_complex() and not primal.is_complex():
+            raise ArgumentTypeError(
+                message(
+                    NAME, "cotangent's dtype", cotangent.dtype, f"{primal.dtype}", "Use its .real."
+                )
+            )
+        given.append(cotangent if cotangent.dtype == primal.dtype else cotangent.to(primal.dtype))
+    return given
