@@ -13,11 +13,14 @@ from pushforward.recording.primitive import primitive as primitive
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
+from pushforward.transforms.explain import explain as explain
 from pushforward.transforms.grad import grad as grad
 from pushforward.transforms.grad import grad_and_value as grad_and_value
 from pushforward.transforms.hessian import hessian as hessian
 from pushforward.transforms.hessian import hvp as hvp
 from pushforward.transforms.jacfwd import jacfwd as jacfwd
+from pushforward.transforms.jacobian import jacobian as jacobian
+from pushforward.transforms.jacobian import value_and_jacobian as value_and_jacobian
 from pushforward.transforms.jacrev import jacrev as jacrev
 from pushforward.transforms.jvp import jvp as jvp
 from pushforward.transforms.linearize import linearize as linearize

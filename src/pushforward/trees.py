@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.utils._pytree as pytree
+from torch import Tensor
 
 TreeSpec = pytree.TreeSpec
+
+LEAF: TreeSpec = pytree.tree_flatten(0)[
+    1
+]  # the structure of a lone leaf, by far the most frequent one
 
 
 def flatten(tree: Any) -> tuple[list[Any], TreeSpec]:
     """Return the leaves of a pytree and its structure."""
+    if type(tree) is Tensor:
+        return [tree], LEAF
     return pytree.tree_flatten(tree)
 
 
 def unflatten(leaves: Sequence[Any], spec: TreeSpec) -> Any:
     """Put leaves back into a structure."""
+    if spec is LEAF:
+        return leaves[0]
     return pytree.tree_unflatten(leaves, spec)
 
 

@@ -255,6 +255,33 @@ class Block:
         tied = tuple(None if axis is None else place[axis] for axis in block.tied)
         return Block(result, shape, block.seed_shape, tied, block.source)
 
+    def flipped(self) -> Block:
+        """Return the transpose: the near end becomes the far one. Ties stay ties; what is not tied becomes free."""
+        holders: dict[int, int] = {}
+        for k, axis in enumerate(self.tied):
+            if axis is None:
+                continue
+            if axis in holders:
+                return self.untie_seeds([k]).flipped()
+            holders[axis] = k
+        num_free, ndim = self.num_free, len(self.shape)
+        free_near = [axis for axis in range(ndim) if axis not in holders]
+        values = self.values
+        sizes = list(values.shape)
+        for axis in free_near:
+            sizes[num_free + axis] = self.shape[axis]
+        order = [num_free + axis for axis in free_near]
+        place = 0
+        for axis in self.tied:  # the near axes of the transpose
+            if axis is None:
+                order.append(place)
+                place += 1
+            else:
+                order.append(num_free + axis)
+        values = values.expand(sizes).permute(order)
+        tied = tuple(holders.get(axis) for axis in range(ndim))
+        return Block(values, self.seed_shape, self.shape, tied, self.source)
+
     def to_structure(self, seed_shape: Shape, tied: Tied) -> Block:
         """Write out the deltas that ``tied`` lacks, reshaping the seeds where they were regrouped."""
         if self.seed_shape != seed_shape:

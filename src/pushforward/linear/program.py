@@ -77,13 +77,14 @@ class LinearProgram:
             if variable is not None:
                 waiting.setdefault(variable, []).extend(blocks)
         for equation in reversed(self.equations):
-            if equation.variable in self.inputs:
+            arrived = waiting.pop(equation.variable, None)
+            if not arrived:
                 continue
-            blocks = add_blocks(waiting.pop(equation.variable, ()))
+            blocks = add_blocks(arrived) if len(arrived) > 1 else tuple(arrived)
             for term in equation.terms:
-                waiting.setdefault(term.variable, []).extend(
-                    pull_blocks(blocks, term.linear_map, term.in_dtype)
-                )
+                pulled = pull_blocks(blocks, term.linear_map, term.in_dtype)
+                others = waiting.get(term.variable)
+                waiting[term.variable] = pulled if others is None else others + pulled
         return [add_blocks(waiting.get(variable, ())) for variable in self.inputs]
 
     def _last_uses(self) -> dict[int, int]:
@@ -122,6 +123,9 @@ def push_joined(
 
 def pull_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:
     """Pull each block; values come out in ``dtype``, that of the input."""
+    if len(blocks) == 1 and blocks[0].values.dtype is dtype:  # nearly always
+        pulled = linear_map.pull(blocks[0])
+        return [pulled if pulled.values.dtype is dtype else _in_dtype(pulled, dtype)]
     return [_in_dtype(linear_map.pull(_before(b, dtype)), dtype) for b in blocks]
 
 

@@ -102,7 +102,9 @@ def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...
             return NotImplemented
         primals = [current(a) if type(a) is Tracer else a for a in args]
         if not recorder.is_pushing:
-            recorder.note_arguments([a for a in args if type(a) is not Tracer])
+            for a in args:
+                if type(a) is not Tracer and isinstance(a, Tensor):
+                    recorder.note(a)
         out = func(*primals)
         parts = []
         for position, x in enumerate(args):

@@ -128,6 +128,9 @@ def mutate(recorder: Any, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ]
     if op in _IN_PLACE_ONLY:
         return store(recorder, args[0], _IN_PLACE_ONLY[op](recorder, *args, **kwargs))
+    if op is aten._native_batch_norm_legit.default and not args[5]:  # reads its statistics only
+        fixed = aten._native_batch_norm_legit_no_training.default
+        return recorder.on_primitive(fixed, (*args[:5], *args[6:]), kwargs)
     twin = functional_twin(op)
     if twin is None:
         raise UnsupportedError(
@@ -140,7 +143,10 @@ def mutate(recorder: Any, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         functional_args, functional_kwargs = args, kwargs
     else:
         functional_kwargs = {k: v for k, v in kwargs.items() if k not in names}
-        functional_args = args
+        # The twin keeps what it is given, and the caller's tensor is written to when the recording ends.
+        functional_args = tuple(
+            _copied(recorder, a) if any(a is d for d in destinations) else a for a in args
+        )
     result = recorder.on_primitive(twin, functional_args, functional_kwargs)
     results = result if isinstance(result, (tuple, list)) else (result,)
     outs = [
@@ -153,6 +159,13 @@ def mutate(recorder: Any, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     # Not every operator returns what it writes; one result too many and PyTorch's boxing crashes.
     combined = (extra + outs)[: len(op._schema.returns)]
     return combined[0] if len(combined) == 1 else tuple(combined)
+
+
+def _copied(recorder: Any, destination: Any) -> Any:
+    if not isinstance(destination, Tensor) or recorder.is_mine(destination):
+        return destination
+    with recorder.entry.restored():
+        return destination.clone()
 
 
 @functools.cache

@@ -76,6 +76,10 @@ class Recorder(abc.ABC):
     def combine(self, parts: Sequence[Part], out: Tensor) -> Any:
         """Return the payload of an output: the sum of the maps of the inputs' payloads."""
 
+    def note(self, tensor: Tensor) -> None:
+        """Learn of one such tensor."""
+        del tensor
+
     def note_arguments(self, arguments: Any) -> None:
         """Learn what tensors the maps of an operator may hold; by default nothing outlives the call."""
         del arguments
@@ -296,7 +300,9 @@ class Recorder(abc.ABC):
         primal_kwargs = self.unwrap(kwargs) if kwargs else kwargs
         out = op(*primal_args, **primal_kwargs)
         if is_nondifferentiable(op):
-            return out
+            # Under an outer vmap a mask made in C++ is batched too: what reads it next must reach us.
+            wrap = self.depth and self.entry.functorch_level is not None
+            return map_tensors(out, self._visible) if wrap else out
         outs = out if isinstance(out, (tuple, list)) else (out,)
         active = [] if self.cut else self._active(args, kwargs)
         parts: list[list[Part]] = [[] for _ in outs]

@@ -38,23 +38,25 @@ class TapingRecorder(Recorder):
         """Copy what a program that is kept would share with the caller, who may write to it."""
         if self.is_kept:
             return tensor.clone()
-        self._note(tensor)
+        self.note(tensor)
         return tensor
 
     def combine(self, parts: Sequence[Part], out: Tensor) -> int:
         """Append the equation of one output."""
-        variable = self.new_variable()
+        variable = self.num_variables
+        self.num_variables += 1
         terms = [Term(payload, linear_map, dtype) for payload, linear_map, dtype in parts]
         self.equations.append(Equation(variable, terms, out.dtype))
         return variable
 
     def note_arguments(self, arguments: Any) -> None:
         """Remember the versions of tensors that maps may hold."""
-        map_tensors(arguments, self._note)
+        map_tensors(arguments, self.note)
 
-    def _note(self, tensor: Tensor) -> None:
-        if has_version(tensor):
-            self.residuals.setdefault(id(tensor), (tensor, tensor._version))
+    def note(self, tensor: Tensor) -> None:
+        """Remember the version of one tensor."""
+        if id(tensor) not in self.residuals and has_version(tensor):
+            self.residuals[id(tensor)] = (tensor, tensor._version)
 
     def new_variable(self) -> int:
         """Return the number of a variable that no equation defines: an input."""
@@ -68,5 +70,6 @@ class TapingRecorder(Recorder):
         for equation in reversed(self.equations):
             if equation.variable in needed:
                 kept.append(equation)
-                needed.update(term.variable for term in equation.terms)
+                for term in equation.terms:
+                    needed.add(term.variable)
         return LinearProgram(inputs, kept[::-1], outputs, list(self.residuals.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import string
 from collections.abc import Sequence
@@ -29,13 +30,22 @@ Number = float | complex
 
 def contraction(x: Tensor, equation: str, const: Tensor, scale: Number = 1) -> Contract:
     """Return the map ẋ ↦ einsum(equation, ẋ, scale·const). The equation is ``"in,const->out"``."""
+    in_letters, const_letters, out_letters, places = _parsed(equation)
+    x_shape = x.shape
+    shapes = x_shape + const.shape
+    if type(scale) is not int or scale != 1:
+        const = const * scale
+    out_shape = tuple([shapes[i] for i in places])
+    return Contract(x_shape, out_shape, in_letters, const_letters, out_letters, const)
+
+
+@functools.cache
+def _parsed(equation: str) -> tuple[str, str, str, tuple[int, ...]]:
+    """Return the three terms, and where the output's sizes stand in the input's and the constant's."""
     terms, out_letters = equation.split("->")
     in_letters, const_letters = terms.split(",")
-    sizes = dict(zip(const_letters, const.shape, strict=True))
-    sizes.update(zip(in_letters, x.shape, strict=True))
-    out_shape = tuple(sizes[c] for c in out_letters)
-    const = const if isinstance(scale, (int, float)) and scale == 1 else const * scale
-    return Contract(tuple(x.shape), out_shape, in_letters, const_letters, out_letters, const)
+    places = tuple((in_letters + const_letters).index(c) for c in out_letters)
+    return in_letters, const_letters, out_letters, places
 
 
 def broadcast_contraction(

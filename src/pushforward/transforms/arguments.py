@@ -198,6 +198,8 @@ def check_outputs(name: str, tree: Any, leaves: Sequence[Any]) -> None:
             "tensors. Return what is to be differentiated."
         )
     for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            continue
         where = paths(tree)[place]
         where = f"output {where}" if where else "the output"
         if not isinstance(leaf, Tensor):
@@ -205,11 +207,10 @@ def check_outputs(name: str, tree: Any, leaves: Sequence[Any]) -> None:
                 f"{name}: expected f(*primals) to return only tensors, got unsupported type {type(leaf)} in {where}, "
                 "expected a tensor. Return it beside the output with has_aux=True."
             )
-        if not (leaf.is_floating_point() or leaf.is_complex()):
-            raise ArgumentTypeError(
-                f"{name}: {where} has dtype: got {leaf.dtype}, expected a floating or complex tensor, as integers have "
-                "no derivative. Return it beside the output with has_aux=True."
-            )
+        raise ArgumentTypeError(
+            f"{name}: {where} has dtype: got {leaf.dtype}, expected a floating or complex tensor, as integers have "
+            "no derivative. Return it beside the output with has_aux=True."
+        )
 
 
 def split_aux(name: str, result: Any, has_aux: bool) -> tuple[Any, Any]:

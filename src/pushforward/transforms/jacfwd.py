@@ -157,21 +157,35 @@ def _in_chunks(
 ) -> tuple[list[list[Tensor]], Any, Any]:
     """Record once, then push a bounded number of columns at a time."""
     with Tape(NAME, func, selected, kwargs, has_aux=has_aux, randomness=randomness) as tape:
-        rows: list[list[Tensor]] = [[] for _ in tape.outputs]
-        for place, x in enumerate(tape.inputs):
-            pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
-            count = math.prod(directions(x))
-            for begin in range(0, count, chunk_size):
-                columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
-                tangents: list[Blocks] = [()] * len(tape.inputs)
-                tangents[place] = (unit_seeds(x, columns),)
-                pushed = tape.program.push(tangents)
-                for piece, blocks, primal in zip(pieces, pushed, tape.outputs, strict=True):
-                    shape = tuple(primal.shape)
-                    piece.append(to_dense(blocks, shape, (len(columns),), like=primal))
-            for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
-                row.append(_joined(piece, primal, x))
-        return rows, tape.spec, tape.aux
+        return pushed_columns(tape, chunk_size), tape.spec, tape.aux
+
+
+def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:
+    """Return the Jacobians of every output with respect to every input, in forward mode."""
+    if chunk_size is None:
+        pushed = tape.program.push([(start(x, i),) for i, x in enumerate(tape.inputs)])
+        return [
+            [
+                from_tangents(tuple(b for b in blocks if b.source == i), y, x)
+                for i, x in enumerate(tape.inputs)
+            ]
+            for y, blocks in zip(tape.outputs, pushed, strict=True)
+        ]
+    rows: list[list[Tensor]] = [[] for _ in tape.outputs]
+    for place, x in enumerate(tape.inputs):
+        pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
+        count = math.prod(directions(x))
+        for begin in range(0, count, chunk_size):
+            columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
+            tangents: list[Blocks] = [()] * len(tape.inputs)
+            tangents[place] = (unit_seeds(x, columns),)
+            pushed = tape.program.push(tangents)
+            for piece, blocks, primal in zip(pieces, pushed, tape.outputs, strict=True):
+                shape = tuple(primal.shape)
+                piece.append(to_dense(blocks, shape, (len(columns),), like=primal))
+        for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
+            row.append(_joined(piece, primal, x))
+    return rows
 
 
 def _joined(pieces: list[Tensor], primal: Tensor, x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def jacrev(
         positions = normalize_argnums(NAME, argnums, len(args))
         selected = Selected(NAME, args, positions)
         with Tape(NAME, func, selected, kwargs, has_aux=has_aux) as tape:
-            rows = pulled_rows(tape) if chunk_size is None else _in_chunks(tape, chunk_size)
+            rows = pulled_rows(tape, chunk_size)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 
@@ -84,8 +84,10 @@ def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: 
     return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
 
 
-def pulled_rows(tape: Tape) -> list[list[Tensor]]:
-    """Return the Jacobians of every output with respect to every input, all rows in one pass."""
+def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:
+    """Return the Jacobians of every output with respect to every input, in reverse mode."""
+    if chunk_size is not None:
+        return _in_chunks(tape, chunk_size)
     cotangents: list[Blocks] = [(start(y, i),) for i, y in enumerate(tape.outputs)]
     pulled = tape.program.pull(cotangents)
     if len(tape.outputs) == 1:

@@ -54,9 +54,10 @@ class Tape:
         has_aux: bool = False,
         randomness: str = "same",
         is_kept: bool = False,
+        recorder: TapingRecorder | None = None,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
-        recorder = TapingRecorder(randomness, name, is_kept)
+        recorder = recorder or TapingRecorder(randomness, name, is_kept)
         self._recorder = recorder
         self.inputs = selected.leaves
         variables: list[Any] = [recorder.new_variable() for _ in self.inputs]

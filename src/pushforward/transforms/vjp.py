@@ -86,9 +86,9 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
     Returns:
         ``(output, pullback)``, with ``has_aux`` ``(output, pullback, aux)``. ``pullback(cotangents)`` takes the
-        structure of the output and returns a tuple with a cotangent for every primal; ``pullback.batched(cotangents)`` takes a
-        leading axis of cotangents. Complex numbers: the transpose for the inner product Re⟨a, b⟩, as in
-        ``torch.autograd``. Autograd flows through the results.
+        structure of the output and returns a tuple with a cotangent for every primal;
+        ``pullback.batched(cotangents)`` takes a leading axis of cotangents. Complex numbers: the transpose for the
+        inner product Re⟨a, b⟩, as in ``torch.autograd``. Autograd flows through the results.
 
     Raises:
         TypeError: A primal has no floating or complex tensor, or cotangents of another structure are given.

@@ -1,0 +1,147 @@
+"""What it costs to push a block through a map: flops and bytes, read from shapes alone.
+
+Blocks and maps are replaced by shadows: the same objects with tensors of the meta device, which have shapes and no
+numbers. The package's own push and pull run on them, so that the predicted structure is the one that arises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block
+from pushforward.linear.kinds.composed import Composed
+from pushforward.linear.kinds.contract import Contract
+from pushforward.linear.kinds.convolve import Convolve
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.transposed import Transposed
+from pushforward.linear.map import AbstractLinearMap
+
+# Measured by benchmarks/cost_model.py on two cores of a shared Xeon, one thread, float32: medians over its programs.
+SECONDS_PER_CALL = 6e-6  # Python and dispatcher, for one block through one map
+SECONDS_PER_FLOP = 2.5e-11  # products of matrices
+SECONDS_PER_BYTE = 1.5e-10  # elementwise, reading and writing
+
+# A general map is a pair of functions whose work is not known: this many operations for each number that it touches.
+GENERAL_FLOPS_PER_NUMBER = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """Work of a pass."""
+
+    calls: int = 0
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add up."""
+        return Cost(self.calls + other.calls, self.flops + other.flops, self.bytes + other.bytes)
+
+    @property
+    def seconds(self) -> float:
+        """Return the predicted time on one thread."""
+        return (
+            self.calls * SECONDS_PER_CALL
+            + self.flops * SECONDS_PER_FLOP
+            + self.bytes * SECONDS_PER_BYTE
+        )
+
+    def __str__(self) -> str:
+        """Show time, flops and bytes."""
+        return f"{_scaled(self.seconds, 's')}, {_scaled(self.flops, 'flop')}, {_scaled(self.bytes, 'B')}"
+
+
+def shadow(linear_map: AbstractLinearMap) -> AbstractLinearMap:
+    """Return the map with every tensor replaced by one of the meta device."""
+    if isinstance(linear_map, General):
+        return dataclasses.replace(
+            linear_map,
+            push_seeds=_like_shape(linear_map.out_shape, linear_map.kept, place=1),
+            pull_seeds=_like_shape(linear_map.in_shape, linear_map.kept, place=0),
+        )
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(linear_map):
+        value = getattr(linear_map, field.name)
+        if isinstance(value, Tensor):
+            changes[field.name] = shadow_tensor(value)
+        elif isinstance(value, AbstractLinearMap):
+            changes[field.name] = shadow(value)
+    return dataclasses.replace(linear_map, **changes) if changes else linear_map
+
+
+def shadow_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor without numbers, of the same shape and dtype."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _like_shape(
+    shape: Shape, kept: tuple[tuple[int, int], ...], place: int
+) -> Callable[[Tensor], Tensor]:
+    """Return a function of the shapes that a general map's function would have."""
+
+    def function(seeds: Tensor) -> Tensor:
+        result = [seeds.shape[0], *shape]
+        for pair in kept:
+            result[1 + pair[place]] = seeds.shape[1 + pair[1 - place]]
+        return seeds.new_empty(result)
+
+    return function
+
+
+def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tuple[Block, Cost]:
+    """Push (or pull) a shadow; return the block that arises and what it costs."""
+    if isinstance(linear_map, Transposed):
+        return push_cost(linear_map.of, block, not forward)
+    if isinstance(linear_map, Composed):
+        steps = (linear_map.first, linear_map.second)
+        total = Cost()
+        for step in steps if forward else steps[::-1]:
+            block, cost = push_cost(step, block, forward)
+            total = total + cost
+        return block, total
+    result = linear_map.push(block) if forward else linear_map.pull(block)
+    moved = 0
+    if not isinstance(linear_map, (Permute, Reshape)) and result.values is not block.values:
+        moved = (_held(block.values) + _held(result.values)) * result.values.element_size()
+    return result, Cost(1, _flops(linear_map, block, result, forward), moved)
+
+
+def _flops(linear_map: AbstractLinearMap, block: Block, result: Block, forward: bool) -> int:
+    if isinstance(linear_map, Contract):
+        near = linear_map.in_letters if forward else linear_map.out_letters
+        shape = block.shape
+        sizes = block.values.shape[block.num_free :]
+        present = {c for c, n, full in zip(near, sizes, shape, strict=True) if n == full}
+        new = 1
+        for c, n in zip(linear_map.const_letters, linear_map.const.shape, strict=True):
+            new *= 1 if c in present else n
+        return 2 * block.values.numel() * new
+    if isinstance(linear_map, Convolve):
+        taps = linear_map.weight.numel() // max(linear_map.weight.shape[0], 1)
+        return 2 * max(block.values.numel(), result.values.numel()) * taps
+    if isinstance(linear_map, General):
+        return GENERAL_FLOPS_PER_NUMBER * (block.values.numel() + result.values.numel())
+    return 0
+
+
+def _held(values: Tensor) -> int:
+    """Return how many numbers lie in memory: an expanded axis holds one."""
+    size = 1
+    for n, stride in zip(values.shape, values.stride(), strict=True):
+        size *= n if stride else 1
+    return size
+
+
+def _scaled(value: float, unit: str) -> str:
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value / 1e-6:.3g} µ{unit}" if value else f"0 {unit}"

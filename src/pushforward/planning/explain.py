@@ -1,0 +1,107 @@
+"""The plan as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from pushforward.linear.block import Block
+from pushforward.linear.program import LinearProgram
+from pushforward.planning.orders import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One equation of the program."""
+
+    variable: int
+    operator: str
+    source: str  # "rule", "bridge", or "input"
+    kinds: str  # of linear map
+    blocks: str  # shapes and tied axes, in the order chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """How a Jacobian is computed: print it.
+
+    Attributes:
+        rows: What was recorded, one row for each equation, in order.
+        plan: The order chosen (``plan.mode``) and the predictions for all (``plan.predictions``).
+        residual_bytes: What the recorded program keeps alive.
+        peak_bytes: The most that blocks are expected to hold at once, in the order chosen.
+    """
+
+    rows: list[Row]
+    plan: Plan
+    residual_bytes: int
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        """Return the table."""
+        head = ("", "operator", "by", "map", "blocks" if self.plan.mode != "cross" else "")
+        lines = [
+            head,
+            *((f"v{r.variable}", r.operator, r.source, r.kinds, r.blocks) for r in self.rows),
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
+        table = [
+            "  ".join(
+                [*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]
+            ).rstrip()
+            for line in lines
+        ]
+        table.append("")
+        for mode, prediction in sorted(
+            self.plan.predictions.items(), key=lambda item: item[1].cost.seconds
+        ):
+            mark = "→" if mode == self.plan.mode else " "
+            table.append(f"{mark} {mode:8} {prediction.cost}")
+        if self.plan.mode == "cross":
+            table.append(f"  eliminate {' '.join(f'v{v}' for v in self.plan.order)}")
+        table.append(
+            f"memory: blocks at most {size_text(self.peak_bytes)}, "
+            f"residuals {size_text(self.residual_bytes)}"
+        )
+        return "\n".join(table)
+
+
+def explain_plan(
+    program: LinearProgram, plan: Plan, origins: dict[int, tuple[str, str]], inputs: list[Block]
+) -> Explanation:
+    """Describe a program and its plan.
+
+    Args:
+        program: What was recorded.
+        plan: Its plan.
+        origins: For each variable the operator and whether a rule or the bridge gave its maps.
+        inputs: The block of each input.
+    """
+    prediction = plan.predictions[plan.mode]
+    rows = []
+    for variable, block in zip(program.inputs, inputs, strict=True):
+        shown = prediction.blocks.get(variable, ())
+        rows.append(Row(variable, f"input {_times(block.shape)}", "", "", _shown(shown)))
+    for equation in program.equations:
+        operator, source = origins.get(equation.variable, ("?", "?"))
+        kinds = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
+        shown = prediction.blocks.get(equation.variable, ())
+        rows.append(Row(equation.variable, operator, source, kinds, _shown(shown)))
+    residuals = {id(t): t.numel() * t.element_size() for t, _ in program.residuals}
+    return Explanation(rows, plan, sum(residuals.values()), prediction.peak_bytes)
+
+
+def _shown(blocks: tuple[Block, ...]) -> str:
+    return " + ".join(repr(b).removeprefix("Block") for b in blocks)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "()"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in the unit that fits."""
+    if not size:
+        return "0 B"
+    power = min(int(math.log(size, 1024)), 3)
+    return f"{size / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,390 @@
+"""Which way to run a program: forward, reverse, or cross-country, whichever the cost model says is cheapest.
+
+References:
+    Griewank and Walther, Evaluating Derivatives (2008), chapters 9 and 10: vertex elimination and the Markowitz rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.linear.block import Block
+from pushforward.linear.block_sum import add_blocks
+from pushforward.linear.elimination import Graph, Item, as_map, local
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.program import Equation, LinearProgram, Term
+from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
+from pushforward.recording.dispatch import bare
+
+Mode = Literal["forward", "reverse", "cross"]
+
+# A program this long is not searched: every elimination of a vertex costs the search about 0.2 ms.
+MAX_SEARCHED = 200
+SECONDS_PER_SEARCHED_VERTEX = 2e-3
+LOCAL_SEARCH_MOVES = 12  # for each vertex
+STRIDED_COPY = 3  # how much slower it is to write the transpose of what is read
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one order is expected to need."""
+
+    cost: Cost
+    peak_bytes: int  # blocks alive at once
+    blocks: dict[
+        int, tuple[Block, ...]
+    ]  # shadows: forward of each variable, reverse of each cotangent
+    order: tuple[int, ...] = ()  # of elimination, where it is cross-country
+
+
+@dataclasses.dataclass(slots=True)
+class Plan:
+    """The chosen order, and the predictions that it was chosen by."""
+
+    mode: Mode
+    predictions: dict[Mode, Prediction]
+    seen: int = 0  # calls that came by
+    is_searched: bool = False
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Return the order of elimination, empty unless the mode is cross-country."""
+        return self.predictions[self.mode].order
+
+    def choose(self) -> None:
+        """Take the cheapest order; the first of equals."""
+        self.mode = min(self.predictions, key=lambda mode: self.predictions[mode].cost.seconds)
+
+
+class Planner:
+    """Plans one recorded program."""
+
+    def __init__(
+        self, program: LinearProgram, starts: Sequence[Block], ends: Sequence[Block]
+    ) -> None:
+        """Make the program's shadow.
+
+        Args:
+            program: What was recorded.
+            starts: The block of each input with which forward mode starts.
+            ends: The block of each output with which reverse mode starts.
+        """
+        with bare():
+            equations = [
+                Equation(
+                    e.variable,
+                    [Term(t.variable, shadow(t.linear_map), t.in_dtype) for t in e.terms],
+                    e.dtype,
+                )
+                for e in program.equations
+            ]
+            self.program = LinearProgram(program.inputs, equations, program.outputs)
+            self.starts = [b.with_values(shadow_tensor(b.values)) for b in starts]
+            self.ends = [b.with_values(shadow_tensor(b.values)) for b in ends]
+
+    def pure(self, mode: Literal["forward", "reverse"]) -> Prediction:
+        """Predict forward or reverse mode."""
+        with bare():
+            return self._forward() if mode == "forward" else self._reverse()
+
+    def _forward(self) -> Prediction:
+        program, cost = self.program, Cost()
+        alive: dict[int, tuple[Block, ...]] = {
+            v: (b,) for v, b in zip(program.inputs, self.starts, strict=True)
+        }
+        blocks: dict[int, tuple[Block, ...]] = dict(alive)
+        last = {t.variable: i for i, e in enumerate(program.equations) for t in e.terms}
+        peak = 0
+        for position, equation in enumerate(program.equations):
+            pushed: list[Block] = []
+            for term in equation.terms:
+                for block in alive.get(term.variable, ()):
+                    result, step = push_cost(term.linear_map, block, forward=True)
+                    pushed.append(result)
+                    cost = cost + step
+            alive[equation.variable] = blocks[equation.variable] = add_blocks(pushed)
+            peak = max(peak, _bytes(alive))
+            for term in equation.terms:
+                if last[term.variable] == position and term.variable not in program.outputs:
+                    alive.pop(term.variable, None)
+        for variable in program.outputs:
+            if variable is not None:
+                cost = cost + _assembly(blocks.get(variable, ()), forward=True)
+        return Prediction(cost, peak, blocks)
+
+    def _reverse(self) -> Prediction:
+        program, cost = self.program, Cost()
+        waiting: dict[int, tuple[Block, ...]] = {}
+        for variable, block in zip(program.outputs, self.ends, strict=True):
+            if variable is not None:
+                waiting[variable] = (*waiting.get(variable, ()), block)
+        blocks: dict[int, tuple[Block, ...]] = {}
+        peak = 0
+        for equation in reversed(program.equations):
+            arrived = waiting.pop(equation.variable, ())
+            blocks[equation.variable] = add_blocks(arrived)
+            for term in equation.terms:
+                for block in blocks[equation.variable]:
+                    result, step = push_cost(term.linear_map, block, forward=False)
+                    cost = cost + step
+                    waiting[term.variable] = (*waiting.get(term.variable, ()), result)
+            peak = max(peak, _bytes(waiting))
+        for variable in program.inputs:
+            blocks[variable] = add_blocks(waiting.get(variable, ()))
+            cost = cost + _assembly(blocks[variable], forward=False)
+        return Prediction(cost, peak, blocks)
+
+    @property
+    def can_cross(self) -> bool:
+        """Tell whether the program can be eliminated: every number in it has the same real dtype."""
+        dtypes = {e.dtype for e in self.program.equations}
+        dtypes |= {t.in_dtype for e in self.program.equations for t in e.terms}
+        dtypes |= {b.values.dtype for b in (*self.starts, *self.ends)}
+        return len(dtypes) == 1 and not next(iter(dtypes)).is_complex
+
+    def cross(self) -> Prediction:
+        """Search an order of elimination: greedily, then by moving one vertex at a time."""
+        with bare():
+            search = _Search(self.program, [b.shape for b in self.ends], self.starts)
+            return search.best()
+
+
+class _Search:
+    """Finds an order of elimination. Products that were predicted before are remembered."""
+
+    def __init__(
+        self, program: LinearProgram, output_shapes: list[Shape], starts: list[Block]
+    ) -> None:
+        self._graph = Graph(program, output_shapes)
+        self._known: dict[Any, tuple[Block, Cost]] = {}
+        dtype = starts[0].values.dtype
+        self._like = torch.empty((), dtype=dtype, device="meta")
+
+    def best(self) -> Prediction:
+        order, least = self._greedy()
+        random_moves = random.Random(0)
+        for _ in range(LOCAL_SEARCH_MOVES * len(order)):
+            if len(order) < 2:
+                break
+            moved = list(order)
+            moved.insert(
+                random_moves.randrange(len(order)), moved.pop(random_moves.randrange(len(order)))
+            )
+            if moved == order:
+                continue
+            prediction = self._evaluate(moved, least.cost.seconds)
+            if prediction is not None:
+                order, least = moved, prediction
+        return least
+
+    def _greedy(self) -> tuple[list[int], Prediction]:
+        """Eliminate the cheapest vertex first; among equals that of least degree, nearest to the outputs."""
+        graph, order = self._graph.copy(), []
+        remaining = graph.vertices
+        price: dict[int, tuple[float, int, int]] = {}
+        while remaining:
+            for vertex in remaining:
+                if vertex not in price:
+                    seconds = sum(
+                        self._product(first, second)[1].seconds
+                        for _, _, first, second in graph.pairs(vertex)
+                    )
+                    price[vertex] = (seconds, graph.degree(vertex), -vertex)
+            chosen = min(remaining, key=price.__getitem__)
+            touched = {*graph.into.get(chosen, ()), *graph.out_of.get(chosen, ())}
+            graph.eliminate(chosen, lambda a, b: self._product(a, b)[0])
+            order.append(chosen)
+            remaining.remove(chosen)
+            for vertex in touched:
+                price.pop(vertex, None)
+        prediction = self._evaluate(order, math.inf)
+        assert prediction is not None
+        return order, prediction
+
+    def _evaluate(self, order: list[int], bound: float) -> Prediction | None:
+        """Predict an order; None as soon as it costs more than ``bound`` seconds."""
+        graph, total, peak = self._graph.copy(), Cost(), 0
+        for vertex in order:
+            for _, _, first, second in graph.pairs(vertex):
+                total = total + self._product(first, second)[1]
+            if total.seconds >= bound:
+                return None
+            graph.eliminate(vertex, lambda a, b: self._product(a, b)[0])
+            peak = max(peak, _bytes(_blocks_of(graph)))
+        for heads in graph.into.values():
+            for items in heads.values():
+                blocks = tuple(b for b in items if isinstance(b, Block))
+                total = total + _assembly(blocks, forward=True)
+        if total.seconds >= bound:
+            return None
+        return Prediction(total, peak, {}, tuple(order))
+
+    def _product(self, first: Item, second: Item) -> tuple[Block, Cost]:
+        key = (_key(first), _key(second))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._predicted(first, second)
+        return found
+
+    def _predicted(self, first: Item, second: Item) -> tuple[Block, Cost]:
+        """Mirror `elimination.multiply`."""
+        if isinstance(first, Block):
+            if isinstance(second, Block):
+                linear_map = as_map(first.reshape(second.seed_shape))
+                result, cost = push_cost(linear_map, second.flipped(), forward=False)
+                return result.flipped(), cost
+            return push_cost(second, first, forward=True)
+        if isinstance(second, Block):
+            if second.seed_shape != first.out_shape:
+                return self._predicted(local(first, self._like), second)
+            result, cost = push_cost(first, second.flipped(), forward=False)
+            return result.flipped(), cost
+        if math.prod(first.in_shape) <= math.prod(second.out_shape):
+            start, cost = push_cost(first, _unit(first.in_shape, self._like), forward=True)
+            result, more = push_cost(second, start, forward=True)
+            return result, cost + more
+        start, cost = push_cost(second, _unit(second.out_shape, self._like), forward=False)
+        result, more = push_cost(first, start, forward=False)
+        return result.flipped(), cost + more
+
+
+def _unit(shape: Shape, like: Tensor) -> Block:
+    tied = tuple(i if n != 1 else None for i, n in enumerate(shape))
+    ones = torch.empty((1,) * (len(shape) + tied.count(None)), dtype=like.dtype, device="meta")
+    return Block(ones, shape, shape, tied)
+
+
+def _key(item: Item) -> Any:
+    if isinstance(item, AbstractLinearMap):
+        return id(item)
+    return item.shape, item.seed_shape, item.tied, tuple(item.values.shape)
+
+
+def _assembly(blocks: Sequence[Block], *, forward: bool) -> Cost:
+    """Predict writing the dense Jacobian; what is laid out like it already costs nothing."""
+    total = 0
+    for block in blocks:
+        rows = block if not forward else block.flipped()
+        size = math.prod(block.shape) * math.prod(block.seed_shape) * block.values.element_size()
+        if any(axis is not None for axis in block.tied):
+            total += 2 * size
+        elif not rows.values.is_contiguous():
+            total += 2 * size * STRIDED_COPY
+    return Cost(len(blocks), 0, total)
+
+
+def _blocks_of(graph: Graph) -> dict[int, tuple[Block, ...]]:
+    return {
+        head: tuple(b for items in tails.values() for b in items if isinstance(b, Block))
+        for head, tails in graph.into.items()
+    }
+
+
+def _bytes(alive: dict[int, tuple[Block, ...]]) -> int:
+    return sum(
+        b.values.numel() * b.values.element_size() for blocks in alive.values() for b in blocks
+    )
+
+
+# ----- The cache -----
+
+_plans: dict[Any, Plan] = {}
+MAX_PLANS = 512
+
+
+def plan(
+    program: LinearProgram,
+    starts: Sequence[Block],
+    ends: Sequence[Block],
+    modes: tuple[Mode, ...] = ("forward", "reverse", "cross"),
+    search_now: bool = False,
+) -> Plan:
+    """Return the plan for a program; one with the same structure is planned once.
+
+    Math: the search for a cross-country order is put off until the calls of this structure are expected to have cost
+    as much as the search does, so that a function that is called once does not pay for it.
+    """
+    key = (modes, structure(program), tuple(b.structure for b in (*starts, *ends)))
+    found = _plans.get(key)
+    if found is None:
+        planner = Planner(program, starts, ends)
+        predictions: dict[Mode, Prediction] = {}
+        if "forward" in modes:
+            predictions["forward"] = planner.pure("forward")
+        if "reverse" in modes:
+            predictions["reverse"] = planner.pure("reverse")
+        found = Plan("forward", predictions)
+        if modes == ("cross",):
+            predictions["cross"] = planner.cross()
+        found.choose()
+        if len(_plans) >= MAX_PLANS:
+            _plans.pop(next(iter(_plans)), None)
+        _plans[key] = found
+    found.seen += 1
+    if "cross" in modes and not found.is_searched:
+        _search_if_due(found, program, starts, ends, search_now)
+    return found
+
+
+def _search_if_due(
+    found: Plan,
+    program: LinearProgram,
+    starts: Sequence[Block],
+    ends: Sequence[Block],
+    search_now: bool,
+) -> None:
+    size = len(program.equations)
+    least = min(math.prod(b.shape) for b in (*starts, *ends))
+    if "cross" in found.predictions or size > MAX_SEARCHED or size < 2 or least <= 1:
+        found.is_searched = True
+        return
+    spent = found.seen * found.predictions[found.mode].cost.seconds
+    if not search_now and spent < size * SECONDS_PER_SEARCHED_VERTEX:
+        return
+    planner = Planner(program, starts, ends)
+    if planner.can_cross:
+        found.predictions["cross"] = planner.cross()
+        found.choose()
+    found.is_searched = True
+
+
+_fields: dict[type, tuple[str, ...]] = {}
+
+
+def structure(program: LinearProgram) -> tuple[Any, ...]:
+    """Return what a plan depends on: the equations, and the kind and sizes of their maps."""
+    return (
+        tuple(program.inputs),
+        tuple(program.outputs),
+        tuple([(e.variable, e.dtype, *[_term(t) for t in e.terms]) for e in program.equations]),
+    )
+
+
+def _term(term: Term) -> tuple[Any, ...]:
+    return term.variable, _map_structure(term.linear_map)
+
+
+def _map_structure(linear_map: AbstractLinearMap) -> tuple[Any, ...]:
+    kind = type(linear_map)
+    names = _fields.get(kind)
+    if names is None:
+        names = _fields[kind] = tuple(f.name for f in dataclasses.fields(linear_map))
+    return (kind, *[_value(getattr(linear_map, name)) for name in names])
+
+
+def _value(value: Any) -> Any:
+    if type(value) is tuple or isinstance(value, (int, str, float, bool)):
+        return value
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, AbstractLinearMap):
+        return _map_structure(value)
+    return None if isinstance(value, Callable) else value  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""explain: what was recorded of a function, and in which order its Jacobian is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pushforward.planning.explain import Explanation, explain_plan
+from pushforward.recording.naming import NamingRecorder
+from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
+from pushforward.transforms.assemble import start
+from pushforward.transforms.jacobian import check_mode, planned
+from pushforward.transforms.record import Tape
+
+NAME = "explain"
+
+
+def explain(
+    func: Callable[..., Any],
+    *args: Any,
+    argnums: Argnums = 0,
+    mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
+    **kwargs: Any,
+) -> Explanation:
+    """Record ``func`` and say how `jacobian` would differentiate it; print what is returned.
+
+    Args:
+        func: As in `jacobian`.
+        *args: Its arguments.
+        argnums: With respect to which of them, ``int`` or tuple of ``int``.
+        mode: As in `jacobian`. With ``'auto'`` all orders are searched at once, which `jacobian` puts off until the
+            calls have been worth it.
+        **kwargs: Keyword arguments of ``func``.
+
+    Returns:
+        An object that prints as a table: the primitives, whether a rule of ours or the bridge to PyTorch's derivative
+        gave their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the orders with
+        their predicted costs, and the memory expected.
+
+    Raises:
+        TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
+        ValueError: ``argnums`` or ``mode`` are not what they may be.
+
+    Example:
+        >>> print(explain(torch.sin, torch.zeros(3)))  # doctest: +ELLIPSIS
+            operator          by    map              blocks
+        v0  input 3                                  (3 ← 3~0)
+        v1  aten.sin.default  rule  Scale(3 ← 3) v0  (3 ← 3~0)
+        ...
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), chapters 9 and 10.
+    """
+    check_function(NAME, func)
+    check_mode(mode)
+    selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
+    recorder = NamingRecorder("same", NAME)
+    with Tape(NAME, func, selected, kwargs, recorder=recorder) as tape:
+        plan = planned(tape, mode, search_now=True)
+        inputs = [start(x, i) for i, x in enumerate(tape.inputs)]
+        return explain_plan(tape.program, plan, recorder.origins, inputs)

@@ -1,0 +1,205 @@
+"""jacobian: the Jacobian in the order that costs least, and value_and_jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from pushforward.errors import ArgumentValueError, UnsupportedError, message
+from pushforward.linear.block_sum import Blocks
+from pushforward.linear.elimination import run_order
+from pushforward.planning.orders import Mode, Plan, Planner, plan
+from pushforward.transforms.arguments import (
+    Argnums,
+    Selected,
+    check_chunk_size,
+    check_function,
+    check_randomness,
+    named_after,
+    normalize_argnums,
+)
+from pushforward.transforms.assemble import from_tangents, start
+from pushforward.transforms.jacfwd import pushed_columns
+from pushforward.transforms.jacrev import arranged, pulled_rows
+from pushforward.transforms.record import Tape
+from pushforward.trees import unflatten
+
+NAME = "jacobian"
+MODES = ("auto", "forward", "reverse", "cross")
+
+
+def jacobian(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    *,
+    mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    randomness: Literal["error", "same", "different"] = "error",
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian of ``func`` in the order that costs least.
+
+    Args:
+        func: Maps tensors (any pytree) to tensors (any pytree); other arguments may be anything.
+        argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
+        mode: ``'forward'`` pushes tangents, ``'reverse'`` pulls cotangents, ``'cross'`` multiplies the recorded maps
+            out in an order that is searched (cross-country elimination); ``'auto'`` takes what a cost model says is cheapest.
+            Plans are kept for as long as the recorded program has the same structure; see `explain`.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+        chunk_size: At most so many columns or rows are carried at once; None for all. Not with ``'cross'``.
+        randomness: As in `jacfwd`.
+
+    Returns:
+        A function with ``func``'s arguments and the results of `jacfwd`, whatever the mode.
+
+    Raises:
+        TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
+        ValueError: ``argnums`` or ``mode`` are not what they may be.
+        UnsupportedError: ``mode='cross'`` of a function that mixes dtypes or has complex numbers.
+
+    Example:
+        >>> jacobian(torch.sin)(torch.zeros(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
+    """
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        result, tape = _compute(func, argnums, mode, has_aux, chunk_size, randomness, args, kwargs)
+        return (result, tape.aux) if has_aux else result
+
+    return named_after(func, compute)
+
+
+def value_and_jacobian(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    *,
+    mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    randomness: Literal["error", "same", "different"] = "error",
+) -> Callable[..., Any]:
+    """Return a function that computes ``func`` and its Jacobian, for the price of the Jacobian.
+
+    Args:
+        func: As in `jacobian`.
+        argnums: As in `jacobian`.
+        mode: As in `jacobian`.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+        chunk_size: As in `jacobian`.
+        randomness: As in `jacobian`.
+
+    Returns:
+        A function with ``func``'s arguments that gives ``(output, jacobian)``, with ``has_aux``
+        ``(output, jacobian, aux)``.
+
+    Raises:
+        TypeError: As `jacobian`.
+        ValueError: As `jacobian`.
+        UnsupportedError: As `jacobian`.
+
+    Example:
+        >>> value_and_jacobian(torch.exp)(torch.zeros(1))
+        (tensor([1.]), tensor([[1.]]))
+
+    References:
+        Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
+    """
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        result, tape = _compute(func, argnums, mode, has_aux, chunk_size, randomness, args, kwargs)
+        value = unflatten(tape.outputs, tape.spec)
+        return (value, result, tape.aux) if has_aux else (value, result)
+
+    return named_after(func, compute)
+
+
+def _compute(
+    func: Callable[..., Any],
+    argnums: Argnums,
+    mode: str,
+    has_aux: bool,
+    chunk_size: int | None,
+    randomness: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, Tape]:
+    check_function(NAME, func)
+    check_mode(mode, chunk_size)
+    check_randomness(NAME, randomness)
+    check_chunk_size(NAME, chunk_size)
+    selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
+    with Tape(NAME, func, selected, kwargs, has_aux=has_aux, randomness=randomness) as tape:
+        rows = _run(tape, mode, chunk_size)
+    return arranged(rows, tape, selected, argnums), tape
+
+
+def check_mode(mode: Any, chunk_size: Any = None) -> None:
+    """Refuse an unknown mode, and chunks of what has no columns."""
+    if mode not in MODES:
+        raise ArgumentValueError(
+            message(NAME, "mode", repr(mode), f"one of {MODES}", "Leave it out to have it chosen.")
+        )
+    if mode == "cross" and chunk_size is not None:
+        raise ArgumentValueError(
+            message(
+                NAME,
+                "chunk_size",
+                chunk_size,
+                "None with mode='cross', which carries no columns",
+                "Use mode='forward' or 'reverse'.",
+            )
+        )
+
+
+def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
+    if not tape.program.equations:
+        return pulled_rows(tape, chunk_size)
+    chosen = (
+        planned(tape, mode, can_cross=chunk_size is None) if mode in ("auto", "cross") else None
+    )
+    if chosen is not None and chosen.mode == "cross":
+        return _eliminated(tape, chosen)
+    if (chosen.mode if chosen is not None else mode) == "forward":
+        return pushed_columns(tape, chunk_size)
+    return pulled_rows(tape, chunk_size)
+
+
+def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = False) -> Plan:
+    """Return the plan for what was recorded."""
+    starts = [start(x, i) for i, x in enumerate(tape.inputs)]
+    ends = [start(y, i) for i, y in enumerate(tape.outputs)]
+    if mode == "cross":
+        if not Planner(tape.program, starts, ends).can_cross:
+            raise UnsupportedError(
+                message(
+                    NAME,
+                    "mode='cross'",
+                    "a function with complex numbers or several dtypes",
+                    "one real dtype throughout",
+                    "Use mode='auto', which chooses between forward and reverse.",
+                )
+            )
+        return plan(tape.program, starts, ends, ("cross",))
+    if mode in ("forward", "reverse"):
+        return plan(tape.program, starts, ends, (cast("Mode", mode),))
+    modes: tuple[Mode, ...] = ("forward", "reverse", "cross")
+    return plan(tape.program, starts, ends, modes if can_cross else modes[:2], search_now)
+
+
+def _eliminated(tape: Tape, chosen: Plan) -> list[list[Tensor]]:
+    shapes = [tuple(y.shape) for y in tape.outputs]
+    graph = run_order(tape.program, chosen.order, shapes, like=tape.inputs[0])
+    rows = []
+    for i, y in enumerate(tape.outputs):
+        row = []
+        for j, x in enumerate(tape.inputs):
+            blocks: Blocks = graph.jacobian(i, j, like=x)
+            row.append(from_tangents(blocks, y, x))
+        rows.append(row)
+    return rows
