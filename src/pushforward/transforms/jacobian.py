@@ -45,8 +45,8 @@ def jacobian(
         func: Maps tensors (any pytree) to tensors (any pytree); other arguments may be anything.
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         mode: ``'forward'`` pushes tangents, ``'reverse'`` pulls cotangents, ``'cross'`` multiplies the recorded maps
-            out in an order that is searched (cross-country elimination); ``'auto'`` takes what a cost model says is cheapest.
-            Plans are kept for as long as the recorded program has the same structure; see `explain`.
+            out in an order that is searched (cross-country elimination); ``'auto'`` takes what a cost model says is
+            cheapest. Plans are kept for as long as the recorded program has the same structure; see `explain`.
         has_aux: Whether ``func`` returns ``(output, aux)``.
         chunk_size: At most so many columns or rows are carried at once; None for all. Not with ``'cross'``.
         randomness: As in `jacfwd`.
