@@ -1,6 +1,6 @@
-"""Time pushforward.jacfwd against torch.func.jacfwd: ``python benchmarks/run.py [--quick] [--json]``.
+"""Time pushforward against torch.func and its own modes: ``python benchmarks/run.py [--quick] [--json]``.
 
-One process, one thread, float32. The calls of the two alternate; medians are printed, their ratio, and the target.
+One process, one thread, float32. The calls of all sides alternate; medians are printed, their ratio, and the target.
 Peak memory is that of one call (after a small one that warms up) in a fresh process for each side: the growth of
 VmHWM in /proc/self/status.
 """
@@ -15,40 +15,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jacfwd import CASES, Case
+from cases import CASES, SIDES, Case
 from timing import interleaved_medians, memory_raised_by, peak_memory
-
-import pushforward
-
-SIDES: dict[str, Callable[..., Any]] = {
-    "pushforward": pushforward.jacfwd,
-    "torch": torch.func.jacfwd,
-}
 
 
 def measure(case: Case, seconds: float, with_memory: bool) -> dict[str, Any]:
-    """Check that both give the same Jacobian, then time them."""
+    """Check that all sides give the same numbers, then time them."""
     torch.manual_seed(0)
     func, x = case.make()
-    ours, theirs = pushforward.jacfwd(func)(x), torch.func.jacfwd(func)(x)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    del ours, theirs
-    mine, their = interleaved_medians(
-        lambda: pushforward.jacfwd(func)(x), lambda: torch.func.jacfwd(func)(x), seconds
-    )
+    sides = (case.ours, *case.peers)
+    ours = SIDES[case.ours](func)(x)
+    for peer in case.peers:
+        torch.testing.assert_close(ours, SIDES[peer](func)(x), rtol=1e-4, atol=1e-5)
+    del ours
+    times = interleaved_medians([_call(side, func, x) for side in sides], seconds)
+    mine, theirs = times[0], min(times[1:])
     result = {
         "case": case.name,
         "label": case.label,
-        "pushforward_us": mine * 1e6,
-        "torch_us": their * 1e6,
-        "ratio": mine / their,
+        "ours": case.ours,
+        "peer": case.peers[times.index(theirs, 1) - 1],
+        "ours_us": mine * 1e6,
+        "peer_us": theirs * 1e6,
+        "ratio": mine / theirs,
         "target": case.target,
-        "met": mine / their <= case.target,
+        "met": mine / theirs <= case.target,
     }
     if with_memory and case.with_memory:
-        for side in SIDES:
-            result[f"{side}_mib"] = peak_memory(Path(__file__), case.name, side)
+        for key, side in (("ours_mib", case.ours), ("peer_mib", case.peers[0])):
+            result[key] = peak_memory(Path(__file__), case.name, side)
     return result
+
+
+def _call(side: str, func: Callable[..., Any], x: torch.Tensor) -> Callable[[], Any]:
+    transform = SIDES[side]
+    return lambda: transform(func)(x)
 
 
 def measure_memory(name: str, side: str) -> float:
@@ -63,17 +64,17 @@ def measure_memory(name: str, side: str) -> float:
 def show(results: list[dict[str, Any]]) -> None:
     """Print the table."""
     header = (
-        f"{'case':32} {'ours':>11} {'torch.func':>11} {'ratio':>7} {'target':>7}      "
-        f"{'peak: ours':>11} {'torch.func':>11}"
+        f"{'ours':9} {'of':32} {'time':>11} {'fastest peer':>13} {'its time':>11} {'ratio':>7} {'target':>7}      "
+        f"{'peak: ours':>11} {'peer':>11}"
     )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, float32; medians")
     print(header)
     for r in results:
         memory = ""
-        if "torch_mib" in r:
-            memory = f"{r['pushforward_mib']:7.1f} MiB {r['torch_mib']:7.1f} MiB"
+        if "peer_mib" in r:
+            memory = f"{r['ours_mib']:7.1f} MiB {r['peer_mib']:7.1f} MiB"
         print(
-            f"{r['label']:32} {_time(r['pushforward_us'])} {_time(r['torch_us'])} "
+            f"{r['ours']:9} {r['label']:32} {_time(r['ours_us'])} {r['peer']:>13} {_time(r['peer_us'])} "
             f"{r['ratio']:7.3f} {r['target']:7.2f} {'ok ' if r['met'] else 'MISS'} {memory:>24}".rstrip()
         )
 

@@ -8,38 +8,37 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Thunk = Callable[[], Any]
 
 
-def interleaved_medians(first: Thunk, second: Thunk, seconds: float) -> tuple[float, float]:
+def interleaved_medians(functions: Sequence[Thunk], seconds: float) -> list[float]:
     """Return the median time of each, in seconds; their calls alternate, so that noise hits both alike.
 
     One repetition is a run of calls long enough (2 ms) for the clock. At least 7 repetitions of each are made, at
-    least 3 where one takes more than a second, one where one takes more than ten. Both must have been called before.
+    least 3 where one takes more than a second, one where one takes more than ten. All must have been called before.
     """
-    pair = (first, second)
     counts, least = [], 7
-    for function in pair:
+    for function in functions:
         once = _time(function, 1)
         least = min(least, 1 if once > 10 else 3 if once > 1 else 7)
         counts.append(1 if once > 2e-3 else max(1, int(2e-3 / _time(function, 5))))
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in functions]
     gc_was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         end = time.perf_counter() + seconds
         while len(times[0]) < least or time.perf_counter() < end:
-            for function, count, record in zip(pair, counts, times, strict=True):
+            for function, count, record in zip(functions, counts, times, strict=True):
                 record.append(_time(function, count))
     finally:
         if gc_was_on:
             gc.enable()
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(record) for record in times]
 
 
 def _time(function: Thunk, count: int) -> float:
