@@ -309,7 +309,10 @@ class Block:
     def to_rows(self) -> Tensor:
         """Return the same with the seeds first: ``(*seed_shape, *shape)``, contiguous."""
         block = self.untie_seeds([k for k, axis in enumerate(self.tied) if axis is not None])
-        return block.expanded_values().contiguous()
+        values = block.values
+        if values.shape[block.num_free :] != block.shape:
+            values = block.expanded_values()
+        return values.contiguous()
 
 
 def identity(primal: Tensor, source: int) -> Block:

@@ -24,7 +24,7 @@ default_dtype = torch.get_default_dtype
 maybe_current_level = torch._C._functorch.maybe_current_level
 
 _SELECT, _SLICE = lookup(aten.select.int), lookup(aten.slice.Tensor)
-_UNARY_LENGTH = 1
+_UNARY_LENGTH, _BINARY_LENGTH = 1, 2
 
 
 def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
@@ -49,7 +49,8 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
             return _apply(recorder, func, x, primal, coef_of, takes_out)
         out = func(primal)
         coef = coef_of(primal, out=out) if takes_out else coef_of(primal)
-        if type(coef) is not Tensor:
+        kind = type(coef)
+        if kind is not Tensor and kind is not int and kind is not float:
             return NotImplemented
         if len(payload) == 1:
             b = payload[0]
@@ -59,7 +60,7 @@ def _unary(rule: Rule) -> Callable[[Any, tuple[Any, ...]], Any]:
                 return NotImplemented
             scaled = (Block(values, b.shape, b.seed_shape, b.tied, b.source),)
         else:
-            if coef.dtype is not out.dtype or primal.dtype is not out.dtype:
+            if kind is not Tensor or coef.dtype is not out.dtype or primal.dtype is not out.dtype:
                 return NotImplemented
             scaled = tuple([b.scale(coef) for b in payload])
             dtype = out.dtype
@@ -97,18 +98,20 @@ def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...
     def handler(func: Any, args: tuple[Any, ...]) -> Any:
         if len(args) not in num_args:
             return NotImplemented
-        recorder = _only_recorder(args)
-        if recorder is None or not _is_ready(recorder):
+        recorder = _innermost_recorder(args)
+        if not _is_ready(recorder):
             return NotImplemented
-        primals = [current(a) if type(a) is Tracer else a for a in args]
-        if not recorder.is_pushing:
-            for a in args:
-                if type(a) is not Tracer and isinstance(a, Tensor):
-                    recorder.note(a)
+        primals = []
+        for a in args:
+            if type(a) is Tracer and a._recorder is recorder:
+                a = a._primal if a._alias is None else current(a)
+            elif not recorder.is_pushing and isinstance(a, Tensor):
+                recorder.note(a)
+            primals.append(a)
         out = func(*primals)
         parts = []
         for position, x in enumerate(args):
-            if type(x) is Tracer and x._payload is not None:
+            if type(x) is Tracer and x._recorder is recorder and x._payload is not None:
                 given = partials[position](out, *primals)
                 like = innermost(primals[position])
                 if not isinstance(given, AbstractLinearMap):
@@ -150,24 +153,68 @@ def _getitem(func: Any, args: tuple[Any, ...]) -> Any:
 def _read(func: Any, args: tuple[Any, ...]) -> Any:
     """Answer from the plain tensor below nested tracers."""
     x = args[0]
-    if type(x) is not Tracer or x._alias is not None or len(args) != 1:
+    if type(x) is not Tracer or len(args) != 1:
         return NotImplemented
-    return func(innermost(x))
+    return func(innermost(x if x._alias is None else current(x)))
+
+
+def _swapped(func: Any, handler: Callable[[Any, tuple[Any, ...]], Any]) -> Any:
+    """Return ``handler`` for a function that takes two arguments the other way round."""
+
+    def swapped(_: Any, args: tuple[Any, ...]) -> Any:
+        return handler(func, args[::-1]) if len(args) == _BINARY_LENGTH else NotImplemented
+
+    return swapped
+
+
+def _power(func: Any, args: tuple[Any, ...]) -> Any:
+    """Raise to a number."""
+    if len(args) != _BINARY_LENGTH or type(args[1]) not in (int, float):
+        return NotImplemented
+    return _POWER(func, args)
+
+
+def _view(op: Any, takes_sizes: bool) -> Callable[[Any, tuple[Any, ...]], Any]:
+    """Return the handler of a function that gives a view; its sizes may be several arguments or one."""
+    rule = lookup(op)
+
+    def handler(func: Any, args: tuple[Any, ...]) -> Any:
+        x = args[0]
+        if type(x) is not Tracer or not _is_ready(x._recorder):
+            return NotImplemented
+        numbers = args[1:]
+        if takes_sizes:
+            numbers = (
+                tuple(numbers[0]) if len(numbers) == 1 and type(numbers[0]) is not int else numbers
+            )
+        if not all(type(n) is int for n in numbers):
+            return NotImplemented
+        return x._recorder.apply(rule, op, (x, numbers) if takes_sizes else (x, *numbers), {})
+
+    return handler
+
+
+def _contiguous(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return what is contiguous as it is."""
+    x = args[0]
+    if type(x) is Tracer and len(args) == 1 and x._alias is None and innermost(x).is_contiguous():
+        return x
+    return NotImplemented
 
 
 def _is_plain(item: slice) -> bool:
     return all(type(end) in (int, type(None)) for end in (item.start, item.stop, item.step))
 
 
-def _only_recorder(args: tuple[Any, ...]) -> Any:
-    """Return the recorder of the tracers in ``args``, None if there are several."""
+_POWER = _direct(aten.pow.Tensor_Scalar, (2,))
+
+
+def _innermost_recorder(args: tuple[Any, ...]) -> Any:
+    """Return the recorder of the innermost transform among the tracers in ``args``; one there is."""
     recorder = None
     for x in args:
-        if type(x) is Tracer:
-            if recorder is None:
-                recorder = x._recorder
-            elif recorder is not x._recorder:
-                return None
+        if type(x) is Tracer and (recorder is None or x._recorder.level > recorder.level):
+            recorder = x._recorder
     return recorder
 
 
@@ -186,7 +233,11 @@ def _direct_functions() -> list[tuple[Any, tuple[int, ...], tuple[Any, ...]]]:
     t = torch.Tensor
     return [
         (aten.linear.default, (2, 3), (torch.nn.functional.linear,)),
-        (aten.matmul.default, (2,), (torch.matmul, t.matmul, t.__matmul__, torch.mm, t.mm)),
+        (
+            aten.matmul.default,
+            (2,),
+            (torch.matmul, t.matmul, t.__matmul__, torch.mm, t.mm, torch.mv, t.mv),
+        ),
         (aten.add.Tensor, (2,), (torch.add, t.add, t.__add__, t.__radd__)),
         (aten.sub.Tensor, (2,), (torch.sub, t.sub, t.__sub__)),
         (aten.mul.Tensor, (2,), (torch.mul, t.mul, t.__mul__, t.__rmul__)),
@@ -200,14 +251,29 @@ def _install() -> None:
     for op, num_args, functions in _direct_functions():
         for function in functions:
             FAST[function] = _direct(op, num_args)
-    FAST[torch.Tensor.__getitem__] = _getitem
     t = torch.Tensor
-    for name in ("shape", "dtype", "device", "ndim"):
+    subtract = _direct(aten.sub.Tensor, (2,))
+    FAST[t.__rsub__] = FAST[torch.rsub] = _swapped(torch.sub, subtract)
+    for function in (torch.pow, t.pow, t.__pow__):
+        FAST[function] = _power
+    FAST[t.contiguous] = _contiguous
+    for function, op, takes_sizes in (
+        (t.expand, aten.expand.default, True),
+        (t.permute, aten.permute.default, True),
+        (torch.permute, aten.permute.default, True),
+        (t.transpose, aten.transpose.int, False),
+        (torch.transpose, aten.transpose.int, False),
+        (t.t, aten.t.default, False),
+        (t.unsqueeze, aten.unsqueeze.default, False),
+        (torch.unsqueeze, aten.unsqueeze.default, False),
+    ):
+        FAST[function] = _view(op, takes_sizes)
+    FAST[t.__getitem__] = _getitem
+    for name in ("shape", "dtype", "device", "ndim", "layout", "is_nested", "is_cpu"):
         FAST[getattr(t, name).__get__] = _read
-    readers: list[Any] = [t.dim, t.numel, t.is_complex, t.is_floating_point]
+    readers: list[Any] = [t.dim, t.numel, t.is_complex, t.is_floating_point, t.is_contiguous]
+    readers += [torch.numel, torch.is_complex, torch.is_floating_point]
     for reader in readers:
-        FAST[reader] = _read
-    for reader in (torch.numel, torch.is_complex, torch.is_floating_point):
         FAST[reader] = _read
     _install_unary()
 

@@ -315,6 +315,36 @@ def _setitem(recorder: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return NotImplemented
 
 
+def _instance_norm(recorder: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Write the running statistics here: PyTorch's C++ code writes copies of them, where we cannot see it.
+
+    Math: running ← (1 − momentum) · running + momentum · the batch's mean of every instance's statistic.
+    """
+    given = {**dict(zip(_INSTANCE_NORM_ARGUMENTS[func], args, strict=False)), **kwargs}
+    mean, var = given.get("running_mean"), given.get("running_var")
+    if mean is None or var is None or not given.get("use_input_stats", True):
+        return NotImplemented
+    x, momentum = given["input"], given.get("momentum", 0.1)
+    result = func(**given | {"running_mean": None, "running_var": None})
+    axes = list(range(2, x.dim()))
+    batch_mean, batch_var = x.mean(axes).mean(0), x.var(axes, correction=1).mean(0)
+    for running, statistic in ((mean, batch_mean), (var, batch_var)):
+        running.copy_((1 - momentum) * running + momentum * statistic)
+    return result
+
+
+_INSTANCE_NORM_ARGUMENTS = {
+    torch.instance_norm: (
+        *("input", "weight", "bias", "running_mean", "running_var"),
+        *("use_input_stats", "momentum", "eps", "cudnn_enabled"),
+    ),
+    torch.nn.functional.instance_norm: (
+        *("input", "running_mean", "running_var", "weight", "bias"),
+        *("use_input_stats", "momentum", "eps"),
+    ),
+}
+
+
 def _requires_grad(recorder: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Let autograd record on the tracers themselves from here on."""
     recorder.uses_autograd = True
@@ -369,6 +399,8 @@ Special = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 SPECIAL: dict[Any, Special] = {
     torch.Tensor.__setitem__: _setitem,
     torch.Tensor.requires_grad_: _requires_grad,
+    torch.instance_norm: _instance_norm,
+    torch.nn.functional.instance_norm: _instance_norm,
     torch.Tensor.detach: _detach,
     torch.detach: _detach,
     torch.autograd.grad: _differentiate_inside,

@@ -17,7 +17,7 @@ from pushforward.errors import MissingRuleError, RandomnessError, RuleError, Uns
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.recording import aliasing, functional
+from pushforward.recording import aliasing, functional, sparse_tensors
 from pushforward.recording.dispatch import (
     EntryState,
     bare,
@@ -256,6 +256,8 @@ class Recorder(abc.ABC):
                 return op(*self.unwrap(args), **self.unwrap(kwargs))
         if op is aten._has_same_storage_numel.default and not self.is_mine(args[0]):
             return False  # a plain tangent of a tracer: torch.func copies it into a buffer, which is a tracer
+        if op in sparse_tensors.PRIMITIVES:
+            return sparse_tensors.PRIMITIVES[op](self, args, kwargs)
         if op.overloadpacket in functional.FACTORIES:
             return self._buffer(op, args, kwargs)
         if functional.writes_statistics(op, args):

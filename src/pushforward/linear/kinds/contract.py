@@ -83,7 +83,7 @@ class _Product:
     result: str
     missing: tuple[int, ...]  # near axes of the result over which its values are constant
     tied: Tied
-    form: str  # "mm", "mm_t", "copy" or "einsum": what is one product goes straight to it
+    form: str  # "mm", "mm_t", "mv", "mv_t", "copy" or "einsum": what is one product goes straight to it
     order: tuple[int, ...] = ()  # of the constant, where it is copied
 
 
@@ -120,6 +120,11 @@ def _product(
             form = "mm_t"
         elif left[0] == full[0] and const_letters[1] == full[1] and left[1] == const_letters[0]:
             form = "mm"
+    elif len(left) == len(full) == 1 and len(const_letters) == _MATRIX:
+        if const_letters == full + left:
+            form = "mv"
+        elif const_letters == left + full:
+            form = "mv_t"
     elif not left and len(const_letters) == len(full):
         form, order = "copy", tuple(const_letters.index(c) for c in full)
     return _Product(
@@ -156,6 +161,10 @@ def _contract(
         values = torch.mm(const, values.t()).t() if near_first else torch.mm(values, const.t())
     elif form == "mm":
         values = torch.mm(const.t(), values.t()).t() if near_first else torch.mm(values, const)
+    elif form == "mv":
+        values = torch.mv(const, values)
+    elif form == "mv_t":
+        values = torch.mv(const.t(), values)
     elif form == "copy":  # the first product of an identity block
         values = values * (const.permute(product.order) if product.order else const)
     else:
