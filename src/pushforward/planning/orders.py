@@ -143,6 +143,11 @@ class Planner:
         return Prediction(cost, peak, blocks)
 
     @property
+    def is_wide(self) -> bool:
+        """Tell whether there is more than one column and more than one row; else a pure mode is best."""
+        return min(math.prod(b.shape) for b in (*self.starts, *self.ends)) > 1
+
+    @property
     def can_cross(self) -> bool:
         """Tell whether the program can be eliminated: every number in it has the same real dtype."""
         dtypes = {e.dtype for e in self.program.equations}
@@ -300,10 +305,14 @@ _plans: dict[Any, Plan] = {}
 MAX_PLANS = 512
 
 
+Starts = Callable[[], Sequence[Block]]
+
+
 def plan(
     program: LinearProgram,
-    starts: Sequence[Block],
-    ends: Sequence[Block],
+    signature: Any,
+    starts: Starts,
+    ends: Starts,
     modes: tuple[Mode, ...] = ("forward", "reverse", "cross"),
     search_now: bool = False,
 ) -> Plan:
@@ -311,65 +320,70 @@ def plan(
 
     Math: the search for a cross-country order is put off until the calls of this structure are expected to have cost
     as much as the search does, so that a function that is called once does not pay for it.
+
+    Args:
+        program: What was recorded.
+        signature: What the starting blocks depend on: hashable.
+        starts: Gives the block of each input with which forward mode starts; called where there is no plan yet.
+        ends: Likewise for the outputs, and reverse mode.
+        modes: The orders to choose from.
+        search_now: Whether to search at once.
     """
-    key = (modes, structure(program), tuple(b.structure for b in (*starts, *ends)))
+    key = (modes, signature, structure(program))
     found = _plans.get(key)
     if found is None:
-        planner = Planner(program, starts, ends)
-        predictions: dict[Mode, Prediction] = {}
-        if "forward" in modes:
-            predictions["forward"] = planner.pure("forward")
-        if "reverse" in modes:
-            predictions["reverse"] = planner.pure("reverse")
-        found = Plan("forward", predictions)
-        if modes == ("cross",):
-            predictions["cross"] = planner.cross()
-        found.choose()
-        if len(_plans) >= MAX_PLANS:
+        found = _plans[key] = _planned(Planner(program, starts(), ends()), modes)
+        if len(_plans) > MAX_PLANS:
             _plans.pop(next(iter(_plans)), None)
-        _plans[key] = found
     found.seen += 1
-    if "cross" in modes and not found.is_searched:
-        _search_if_due(found, program, starts, ends, search_now)
+    if not found.is_searched and "cross" in modes and _is_due(found, program, search_now):
+        planner = Planner(program, starts(), ends())
+        if planner.can_cross and planner.is_wide:
+            found.predictions["cross"] = planner.cross()
+            found.choose()
+        found.is_searched = True
     return found
 
 
-def _search_if_due(
-    found: Plan,
-    program: LinearProgram,
-    starts: Sequence[Block],
-    ends: Sequence[Block],
-    search_now: bool,
-) -> None:
+def _planned(planner: Planner, modes: tuple[Mode, ...]) -> Plan:
+    predictions: dict[Mode, Prediction] = {}
+    if "forward" in modes:
+        predictions["forward"] = planner.pure("forward")
+    if "reverse" in modes:
+        predictions["reverse"] = planner.pure("reverse")
+    if modes == ("cross",):
+        predictions["cross"] = planner.cross()
+    result = Plan(modes[0], predictions, is_searched="cross" in predictions)
+    result.choose()
+    return result
+
+
+def _is_due(found: Plan, program: LinearProgram, search_now: bool) -> bool:
     size = len(program.equations)
-    least = min(math.prod(b.shape) for b in (*starts, *ends))
-    if "cross" in found.predictions or size > MAX_SEARCHED or size < 2 or least <= 1:
+    if not 2 <= size <= MAX_SEARCHED:
         found.is_searched = True
-        return
+        return False
     spent = found.seen * found.predictions[found.mode].cost.seconds
-    if not search_now and spent < size * SECONDS_PER_SEARCHED_VERTEX:
-        return
-    planner = Planner(program, starts, ends)
-    if planner.can_cross:
-        found.predictions["cross"] = planner.cross()
-        found.choose()
-    found.is_searched = True
+    return search_now or spent >= size * SECONDS_PER_SEARCHED_VERTEX
 
 
 _fields: dict[type, tuple[str, ...]] = {}
+_PLAIN = frozenset({int, str, float, bool, complex, type(None)})
 
 
 def structure(program: LinearProgram) -> tuple[Any, ...]:
     """Return what a plan depends on: the equations, and the kind and sizes of their maps."""
-    return (
-        tuple(program.inputs),
-        tuple(program.outputs),
-        tuple([(e.variable, e.dtype, *[_term(t) for t in e.terms]) for e in program.equations]),
-    )
-
-
-def _term(term: Term) -> tuple[Any, ...]:
-    return term.variable, _map_structure(term.linear_map)
+    equations: list[tuple[Any, ...]] = []
+    for equation in program.equations:
+        terms = equation.terms
+        if len(terms) == 1:
+            term = terms[0]
+            equations.append((equation.dtype, term.variable, _map_structure(term.linear_map)))
+        else:
+            equations.append(
+                (equation.dtype, *[(t.variable, _map_structure(t.linear_map)) for t in terms])
+            )
+    return tuple(program.inputs), tuple(program.outputs), tuple(equations)
 
 
 def _map_structure(linear_map: AbstractLinearMap) -> tuple[Any, ...]:
@@ -377,14 +391,14 @@ def _map_structure(linear_map: AbstractLinearMap) -> tuple[Any, ...]:
     names = _fields.get(kind)
     if names is None:
         names = _fields[kind] = tuple(f.name for f in dataclasses.fields(linear_map))
-    return (kind, *[_value(getattr(linear_map, name)) for name in names])
-
-
-def _value(value: Any) -> Any:
-    if type(value) is tuple or isinstance(value, (int, str, float, bool)):
-        return value
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, AbstractLinearMap):
-        return _map_structure(value)
-    return None if isinstance(value, Callable) else value  # type: ignore[arg-type]
+    values: list[Any] = [kind]
+    for name in names:
+        value = getattr(linear_map, name)
+        value_kind = type(value)
+        if value_kind is tuple or value_kind is torch.Size or value_kind in _PLAIN:
+            values.append(value)
+        elif isinstance(value, Tensor):
+            values.append(value.shape)
+        elif isinstance(value, AbstractLinearMap):
+            values.append(_map_structure(value))
+    return tuple(values)

@@ -22,16 +22,22 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap, positions
 from pushforward.rules.registry import rule
+from pushforward.rules.sparse_products import sparse_contraction
 
 aten = torch.ops.aten
 
 Number = float | complex
 
 
-def contraction(x: Tensor, equation: str, const: Tensor, scale: Number = 1) -> Contract:
+def contraction(x: Tensor, equation: str, const: Tensor, scale: Number = 1) -> AbstractLinearMap:
     """Return the map ẋ ↦ einsum(equation, ẋ, scale·const). The equation is ``"in,const->out"``."""
     in_letters, const_letters, out_letters, places = _parsed(equation)
     x_shape = x.shape
+    if const.layout is not torch.strided:
+        const = const * scale
+        return sparse_contraction(
+            tuple(x_shape), in_letters, const, const_letters, out_letters
+        ) or contraction(x, equation, const.to_dense())
     shapes = x_shape + const.shape
     if type(scale) is not int or scale != 1:
         const = const * scale
@@ -56,6 +62,11 @@ def broadcast_contraction(
     An axis of size 1 that stands for more is dropped from its operand, which costs no tie;
     where the sum runs over it, its size is a factor.
     """
+    if const.layout is not torch.strided:
+        product = sparse_contraction(x_shape, x_letters, const, const_letters, out_letters)
+        if product is not None:
+            return product
+        const = const.to_dense()
     sizes: dict[str, int] = {}
     for letters, shape in ((x_letters, x_shape), (const_letters, tuple(const.shape))):
         for c, n in zip(letters, shape, strict=True):
@@ -154,19 +165,21 @@ def _matmul_right(self: Tensor, other: Tensor) -> AbstractLinearMap:
 rule(aten.matmul, _matmul_left, _matmul_right)
 
 
-def _linear_letters(input: Tensor, weight: Tensor) -> tuple[str, str, str]:
-    leading = string.ascii_lowercase[11 : 11 + input.ndim - 1]
-    return leading + "j", "ij" if weight.ndim == 2 else "j", leading + "i" * (weight.ndim - 1)
+@functools.cache
+def _linear_equations(input_ndim: int, weight_ndim: int) -> tuple[str, str]:
+    """Return the equations for the tangent of the input, and for that of the weight."""
+    leading = string.ascii_lowercase[11 : 11 + input_ndim - 1]
+    x, w = leading + "j", "ij" if weight_ndim == 2 else "j"
+    out = leading + "i" * (weight_ndim - 1)
+    return f"{x},{w}->{out}", f"{w},{x}->{out}"
 
 
 def _linear_input(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
-    x, w, out = _linear_letters(input, weight)
-    return contraction(input, f"{x},{w}->{out}", weight)
+    return contraction(input, _linear_equations(input.ndim, weight.ndim)[0], weight)
 
 
 def _linear_weight(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
-    x, w, out = _linear_letters(input, weight)
-    return contraction(weight, f"{w},{x}->{out}", input)
+    return contraction(weight, _linear_equations(input.ndim, weight.ndim)[1], input)
 
 
 def _linear_bias(

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from pushforward.errors import ArgumentValueError, UnsupportedError, message
+from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.elimination import run_order
 from pushforward.planning.orders import Mode, Plan, Planner, plan
@@ -172,10 +173,16 @@ def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
 
 def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = False) -> Plan:
     """Return the plan for what was recorded."""
-    starts = [start(x, i) for i, x in enumerate(tape.inputs)]
-    ends = [start(y, i) for i, y in enumerate(tape.outputs)]
+
+    def starts() -> list[Block]:
+        return [start(x, i) for i, x in enumerate(tape.inputs)]
+
+    def ends() -> list[Block]:
+        return [start(y, i) for i, y in enumerate(tape.outputs)]
+
+    signature = tuple([(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
     if mode == "cross":
-        if not Planner(tape.program, starts, ends).can_cross:
+        if not Planner(tape.program, starts(), ends()).can_cross:
             raise UnsupportedError(
                 message(
                     NAME,
@@ -185,11 +192,13 @@ def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = Fa
                     "Use mode='auto', which chooses between forward and reverse.",
                 )
             )
-        return plan(tape.program, starts, ends, ("cross",))
+        return plan(tape.program, signature, starts, ends, ("cross",))
     if mode in ("forward", "reverse"):
-        return plan(tape.program, starts, ends, (cast("Mode", mode),))
+        return plan(tape.program, signature, starts, ends, (cast("Mode", mode),))
     modes: tuple[Mode, ...] = ("forward", "reverse", "cross")
-    return plan(tape.program, starts, ends, modes if can_cross else modes[:2], search_now)
+    return plan(
+        tape.program, signature, starts, ends, modes if can_cross else modes[:2], search_now
+    )
 
 
 def _eliminated(tape: Tape, chosen: Plan) -> list[list[Tensor]]:
