@@ -317,10 +317,14 @@ class Block:
 
 def identity(primal: Tensor, source: int) -> Block:
     """Return the Jacobian of a real ``primal`` with respect to itself: all ones, all axes tied."""
-    shape = tuple(primal.shape)
+    return identity_like(tuple(primal.shape), primal, source)
+
+
+def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
+    """Return the identity of tensors of ``shape``, with the dtype and on the device of ``like``."""
     tied: Tied = tuple([i if n != 1 else None for i, n in enumerate(shape)])
     num_axes = len(shape) + tied.count(None)
-    values = torch.ones((1,) * num_axes, dtype=primal.dtype, device=primal.device)
+    values = torch.ones((1,) * num_axes, dtype=like.dtype, device=like.device)
     return Block(values, shape, shape, tied, source)
 
 

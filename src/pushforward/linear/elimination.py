@@ -9,11 +9,10 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, identity
+from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import Blocks, add_blocks
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.reshape import Reshape
@@ -125,12 +124,12 @@ def multiply(first: Item, second: Item, like: Tensor) -> Block:
         return first.pull(second.flipped()).flipped()
     if _numel(first.in_shape) <= _numel(second.out_shape):
         return second.push(local(first, like))
-    return first.pull(second.pull(_identity(second.out_shape, like))).flipped()
+    return first.pull(second.pull(identity_like(second.out_shape, like))).flipped()
 
 
 def local(linear_map: AbstractLinearMap, like: Tensor) -> Block:
     """Return the Jacobian of one map as a block."""
-    return linear_map.push(_identity(linear_map.in_shape, like))
+    return linear_map.push(identity_like(linear_map.in_shape, like))
 
 
 def as_map(block: Block) -> AbstractLinearMap:
@@ -177,10 +176,6 @@ def _lowered(block: Block, seeds: str, const_letters: str, near: str, const: Ten
         near.translate(table),
         const,
     )
-
-
-def _identity(shape: Shape, like: Tensor) -> Block:
-    return identity(torch.empty(shape, dtype=like.dtype, device=like.device), 0)
 
 
 def _numel(shape: Shape) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block
+from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import add_blocks
 from pushforward.linear.elimination import Graph, Item, as_map, local
 from pushforward.linear.map import AbstractLinearMap
@@ -253,18 +253,12 @@ class _Search:
             result, cost = push_cost(first, second.flipped(), forward=False)
             return result.flipped(), cost
         if math.prod(first.in_shape) <= math.prod(second.out_shape):
-            start, cost = push_cost(first, _unit(first.in_shape, self._like), forward=True)
+            start, cost = push_cost(first, identity_like(first.in_shape, self._like), forward=True)
             result, more = push_cost(second, start, forward=True)
             return result, cost + more
-        start, cost = push_cost(second, _unit(second.out_shape, self._like), forward=False)
+        start, cost = push_cost(second, identity_like(second.out_shape, self._like), forward=False)
         result, more = push_cost(first, start, forward=False)
         return result.flipped(), cost + more
-
-
-def _unit(shape: Shape, like: Tensor) -> Block:
-    tied = tuple(i if n != 1 else None for i, n in enumerate(shape))
-    ones = torch.empty((1,) * (len(shape) + tied.count(None)), dtype=like.dtype, device="meta")
-    return Block(ones, shape, shape, tied)
 
 
 def _key(item: Item) -> Any:
