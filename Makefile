@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint coverage bench clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tables, saves out/demo.png.
 	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
@@ -32,6 +32,10 @@ lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: $(STAMP) ## Differentiate every operator of PyTorch's database; print how many go by which rule.
+	@echo "== coverage: all samples of op_db, $(JOBS) processes"
+	$(BIN)/python tests/coverage/report.py --jobs $(JOBS)
 
 bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
 	@echo "== bench: medians in one process, one thread"

@@ -1,6 +1,8 @@
 """One thread and one printed seed: repeat a failing test with PUSHFORWARD_TEST_SEED=<seed>."""
 
+import json
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -19,3 +21,16 @@ def _fixed_seed() -> None:
     """Start every test from the same random numbers, whatever ran before it."""
     torch.manual_seed(SEED)
     print(f"torch.manual_seed({SEED})")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what the coverage tests counted, whichever process ran them."""
+    from summary import Figures, lines
+
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    texts = [v for r in reports for k, v in getattr(r, "user_properties", ()) if k == "op_db"]
+    figures = {f.entry: f for f in (Figures(**json.loads(text)) for text in texts)}
+    if figures:
+        terminalreporter.section("operators of PyTorch's database")
+        for line in lines(list(figures.values())):
+            terminalreporter.write_line(line)

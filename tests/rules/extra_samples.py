@@ -1,5 +1,6 @@
 """Arguments for operators that have a rule but that PyTorch's operator database does not reach."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ NOT_ON_CPU = {
     "aten._scaled_dot_product_cudnn_attention.default",
     "aten.cudnn_batch_norm",
     "aten.miopen_batch_norm",
+    "aten._cudnn_ctc_loss",
 }
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -38,6 +40,11 @@ def extra_samples() -> list[Call]:
         yield from _elementwise(draw)
         yield from _networks(draw, index)
         yield from _resampling(draw)
+        yield from _factorizations(draw)
+        yield from _sampling(draw)
+        yield from _backward_operators(draw)
+        yield from _reducing_writes(draw, index)
+        yield from _class_losses(draw, index)
 
     return [_call(*call) for call in calls()]
 
@@ -82,7 +89,11 @@ def _indexing(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:
         yield op, draw(4, 3), [None, torch.tensor([1, 0])], draw(4, 2), False
     for op in (aten._index_put_impl.default,):
         yield op, draw(4, 3), [rows], draw(3, 3), True, False
+    yield aten._unsafe_index.Tensor, draw(4, 3), [None, torch.tensor([[2, 0], [1, 1]])]
     yield aten.scatter.value, draw(3, 4), 1, torch.tensor([[0, 2], [1, 3]]), 0.5
+    offsets = [torch.tensor([0, 2, 2, 5])]
+    yield aten._jagged_to_padded_dense_forward.default, draw(5, 2), offsets, [3], 0.5
+    yield aten._padded_dense_to_jagged_forward.default, draw(3, 3, 2), offsets, 5
     yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, -1, False
     yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, 1, False
     yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, -1, True
@@ -130,6 +141,11 @@ def _contractions(draw: Any) -> Iterator[tuple[Any, ...]]:
         yield op, draw(1, 2, 4), draw(2, 2, 3), None, [2], [1], [1], True, [1], 1, *extra
         yield op, draw(1, 4, 3), draw(4, 1, 2), draw(2), [1], [0], [2], True, [0], 2, *extra
     yield aten.conv_tbc.default, draw(4, 2, 3), draw(2, 3, 2), draw(2), 1
+    matrix = torch.tensor([[0, 1.5, 0], [0, 0, 0], [2, 0, -3]], dtype=torch.float64)
+    scaled = {"beta": 0.5, "alpha": 2.0}
+    yield aten._sparse_addmm.default, draw(3, 2), matrix.to_sparse(), draw(3, 2), scaled
+    for reduce in ("sum", "mean", "amax", "amin"):
+        yield aten._sparse_mm_reduce_impl.default, matrix.to_sparse_csr(), draw(3, 2), reduce
 
 
 def _elementwise(draw: Any) -> Iterator[tuple[Any, ...]]:
@@ -219,6 +235,10 @@ def _resampling(draw: Any) -> Iterator[tuple[Any, ...]]:
             list(x.shape),
             False,
         )
+        factors = [1.5, 2.0, 1.3][:space]
+        yield getattr(aten, f"upsample_nearest{space}d").vec, x, None, factors
+        yield getattr(aten, f"_upsample_nearest_exact{space}d").vec, x, size, None
+        yield getattr(aten, name).vec, x, None, False, factors
     y, size = draw(1, 2, 3, 4), [4, 3]
     for name in (
         "upsample_bicubic2d",
@@ -227,6 +247,7 @@ def _resampling(draw: Any) -> Iterator[tuple[Any, ...]]:
         "_upsample_lanczos2d_aa",
     ):
         if hasattr(aten, name):
+            yield getattr(aten, name).vec, y, None, True, [1.5, 0.7]
             yield getattr(aten, name).default, y, size, False
             yield (
                 getattr(aten, f"{name}_backward").default,
@@ -235,3 +256,164 @@ def _resampling(draw: Any) -> Iterator[tuple[Any, ...]]:
                 list(y.shape),
                 False,
             )
+
+
+def _sampling(draw: Any) -> Iterator[tuple[Any, ...]]:
+    for mode, padding, corners in itertools.product((0, 1, 2), (0, 1, 2), (False, True)):
+        image, grid = draw(2, 2, 3, 4), 1.3 * draw(2, 2, 3, 2)
+        yield aten.grid_sampler_2d.default, image, grid, mode, padding, corners
+        backward = aten.grid_sampler_2d_backward.default
+        yield backward, draw(2, 2, 2, 3), image, grid, mode, padding, corners, [True, True]
+        if mode != 2:
+            volume, places = draw(1, 2, 2, 3, 3), 1.3 * draw(1, 2, 1, 2, 3)
+            yield aten.grid_sampler_3d.default, volume, places, mode, padding, corners
+    yield aten.grid_sampler_2d.default, draw(1, 1, 1, 3), draw(1, 2, 2, 2), 0, 2, True
+    yield aten.grid_sampler_2d.default, draw(1, 2, 3, 3), draw(1, 0, 2, 2), 0, 0, False
+
+
+def _reducing_writes(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:
+    for reduce, keeps in itertools.product(("sum", "prod", "mean", "amax", "amin"), (True, False)):
+        kept = {"include_self": keeps}
+        yield aten.scatter_reduce.two, draw(4, 5), 0, index(4, 6, 3), draw(7, 4), reduce, kept
+        if reduce != "sum":
+            yield aten.index_reduce.default, draw(2, 3), 1, index(3, 4), draw(2, 4), reduce, kept
+    zeros = torch.tensor([0.0, 0.0, 2.0, 0.0, 3.0, 4.0], dtype=torch.float64)
+    cells = torch.tensor([0, 0, 0, 1, 1, 2])
+    yield aten.scatter_reduce.two, draw(4), 0, cells, zeros, "prod"
+    start = torch.tensor([0.0, 2.0, 0.0, 0.0], dtype=torch.float64)
+    yield aten.scatter_reduce.two, start, 0, cells, zeros, "prod"
+    yield aten.scatter_reduce.two, draw(), 0, torch.tensor(0), draw(), "prod"
+    yield aten.scatter_reduce.two, draw(3, 2), 1, index(2, 0, 2), draw(3, 2), "mean"
+    ties = torch.ones(6, dtype=torch.float64)
+    yield aten.scatter_reduce.two, torch.ones(4, dtype=torch.float64), 0, cells, ties, "amax"
+    for reduce in ("add", "multiply"):
+        named = {"reduce": reduce}
+        yield aten.scatter.reduce, draw(3, 4), 1, index(4, 2, 5), draw(3, 5), named
+        yield aten.scatter.value_reduce, draw(3, 4), 0, index(3, 2, 3), 1.5, named
+    lengths = {"lengths": torch.tensor([2, 0, 3]), "unsafe": True}
+    for reduce in ("sum", "mean", "max", "min", "prod"):
+        yield aten.segment_reduce.default, draw(6, 2), reduce, {**lengths, "initial": 2.0}
+    inside = torch.tensor([[True, False, True], [False, True, True]])
+    rows = torch.tensor([[2], [9]]), torch.tensor([[0, 7, 1]])
+    yield aten._unsafe_masked_index.default, draw(10, 2), inside, list(rows), 0.5
+    put = aten._unsafe_masked_index_put_accumulate.default
+    yield put, draw(10, 2), inside, list(rows), draw(2, 3)
+    yield aten._unsafe_masked_index.default, draw(0, 2), inside, list(rows), 0.5
+    yield put, draw(0, 2), inside, list(rows), draw(2, 3)
+
+
+def _class_losses(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:
+    for reduction, p in itertools.product((0, 1, 2), (1, 2)):
+        weight = draw(4).abs()
+        loss = aten.multi_margin_loss.default
+        yield loss, draw(3, 4), index(4, 3), p, 0.7, {"weight": weight, "reduction": reduction}
+        shape = (3,) if reduction == 0 else ()
+        backward = aten.multi_margin_loss_backward.default
+        yield backward, draw(*shape), draw(3, 4), index(4, 3), p, 0.7, weight, reduction
+        labels = torch.tensor([[2, 0, -1, 1], [1, -1, 0, 0], [0, 2, 3, -1]])
+        yield aten.multilabel_margin_loss_forward.default, draw(3, 4), labels, reduction
+    yield aten.multi_margin_loss.default, draw(4), index(4)
+    yield aten.multilabel_margin_loss_forward.default, draw(4), labels[0], 0
+    targets = torch.tensor([[1, 1, 2], [2, 3, 0], [1, 0, 0]])
+    lengths = [6, 4, 5], [3, 2, 0]
+    yield aten._ctc_loss.default, draw(6, 3, 4), targets, *lengths
+    yield aten._ctc_loss.default, draw(6, 3, 4), torch.tensor([1, 1, 2, 2, 3]), *lengths, 0, True
+    yield aten._ctc_loss.default, draw(2, 1, 3), torch.tensor([[2, 2]]), [2], [2], 0, True
+    yield aten._ctc_loss.default, draw(3, 2, 3), torch.tensor([[0], [1]]), [3, 2], [1, 1], 2
+    yield aten._ctc_loss.Tensor, draw(6, 3, 4), targets, *map(torch.tensor, lengths)
+    log_probs = draw(6, 3, 4).log_softmax(2)
+    loss, alpha = aten._ctc_loss.default(log_probs, targets, *lengths)
+    backward = aten._ctc_loss_backward.default
+    yield backward, draw(3), log_probs, targets, *lengths, loss, alpha, 0
+    target = torch.tensor([1, 2, 1, 3, 0])
+    x, layer, bias, weight = draw(5, 2), draw(4, 2), draw(4), draw(4).abs()
+    for reduction in ("sum", "mean"):
+        chunked = torch.ops.torch_nn._linear_cross_entropy_batch_chunked.default
+        options = (0.0, 2, "accurate", torch.float64, True, False, False, False)
+        yield chunked, x, layer, target, bias, weight, reduction, 2, *options
+    chunked = torch.ops.torch_nn._linear_cross_entropy_batch_chunked_no_reduction.default
+    yield chunked, x, layer, target, bias, weight, 1, 2, "accurate", torch.float64
+
+
+def _factorizations(draw: Any) -> Iterator[tuple[Any, ...]]:
+    wide, tall, square = (2, 2, 4), (4, 3), (3, 3)
+    for dtype in (torch.float64, torch.complex128):
+        a, b, c = (draw(*shape, dtype=dtype) for shape in (wide, tall, square))
+        yield aten._linalg_eigvals.default, c
+        yield aten._linalg_eigvals.default, draw(2, 2, 2, dtype=dtype)
+        for x in (a, b, c):
+            yield aten._linalg_svd.default, x, False, False
+            yield aten._linalg_svd.default, x
+            yield aten.linalg_qr.default, x, "r"
+            yield aten.geqrf.default, x
+            yield aten.linalg_lu.default, x
+            yield aten.linalg_lu_factor_ex.default, x
+            yield aten.lu_unpack.default, *torch.linalg.lu_factor(x)
+        yield aten.linalg_qr.default, a, "complete"
+        vectors, tau = draw(2, 4, 3, dtype=dtype), draw(2, 2, dtype=dtype)
+        yield aten.linalg_householder_product.default, vectors, tau
+        for left, transpose in itertools.product((True, False), repeat=2):
+            other = draw(2, *((4, 3) if left else (3, 4)), dtype=dtype)
+            yield aten.ormqr.default, vectors[..., :2], tau, other, left, transpose
+            lu, pivots = torch.linalg.lu_factor(draw(2, 3, 3, dtype=dtype))
+            rhs = draw(*((1, 3, 2) if left else (2, 3)), dtype=dtype)
+            yield (
+                aten.linalg_lu_solve.default,
+                lu,
+                pivots,
+                rhs,
+                {"left": left, "adjoint": transpose},
+            )
+        yield aten.linalg_lstsq.default, b, draw(4, 2, dtype=dtype)
+        yield aten.linalg_lstsq.default, b, draw(4, 2, dtype=dtype), {"driver": "gelsd"}
+        yield aten.linalg_lstsq.default, b, draw(4, dtype=dtype)
+        yield aten.linalg_lstsq.default, a, draw(2, 2, dtype=dtype)
+        yield aten.linalg_lstsq.default, draw(2, 3, 2, dtype=dtype), draw(1, 3, 1, dtype=dtype)
+
+
+def _backward_operators(draw: Any) -> Iterator[tuple[Any, ...]]:
+    y, volume = draw(1, 1, 3, 3, 4), draw(1, 1, 2, 2, 3)
+    for name in ("reflection", "replication"):
+        backward = getattr(aten, f"{name}_pad3d_backward").default
+        yield backward, y, volume, [1, 0, 1, 0, 0, 1]
+    everything = [True, True, True]
+    for transposed in (False, True):
+        for stride, padding, dilation, extra, groups in (
+            ([2], [1], [1], [1], 2),
+            ([1, 2], [0, 1], [2, 1], [0, 1], 1),
+            ([1], [0], [2], [1], 1),  # more output padding than the stride
+        ):
+            space = (5, 6)[: len(stride)]
+            x, w = draw(2, 4, *space), draw(4, 4 // groups, *(2, 3)[: len(stride)])
+            options = (stride, padding, dilation, transposed, extra if transposed else [0], groups)
+            y = draw(*torch.convolution(x, w, None, *options).shape)
+            yield aten.convolution_backward.default, y, x, w, [4], *options, everything
+    for op in (aten.mse_loss_backward, aten.smooth_l1_loss_backward, aten.huber_loss_backward):
+        extra = [] if op is aten.mse_loss_backward else [0.8]
+        yield op.default, draw(3, 2), draw(3, 2), draw(3, 2), 0, *extra
+        yield op.default, draw(), draw(3, 2), draw(3, 2), 1, *extra
+    volume, places = draw(1, 2, 2, 3, 3), draw(1, 2, 1, 2, 3)
+    backward = aten.grid_sampler_3d_backward.default
+    yield backward, draw(1, 2, 2, 1, 2), volume, places, 0, 0, False, [True, True]
+    backward = aten.native_batch_norm_backward.default
+    x, y, weight, mean, var = draw(3, 2, 4), draw(3, 2, 4), draw(2), draw(2), draw(2).abs() + 1
+    yield backward, y, x, weight, mean, var, None, None, False, 1e-5, everything
+    yield backward, y, x, weight, None, None, mean, var, True, 1e-5, everything
+    backward = aten.binary_cross_entropy_backward.default
+    yield backward, draw(3, 2), draw(3, 2).sigmoid(), draw(3, 2), draw(2).abs(), 0
+    yield backward, draw(), draw(3, 2).sigmoid(), draw(3, 2), draw(2).abs(), 1
+    target, weight = torch.tensor([1, 0, 2]), draw(3).abs() + 1
+    backward = aten.nll_loss_backward.default
+    yield backward, draw(3), draw(3, 3), target, weight, 0, -100, draw()
+    yield backward, draw(), draw(3, 3), target, weight, 1, 2, weight.sum()
+    backward, target = aten.nll_loss2d_backward.default, torch.tensor([[[1, 0]], [[2, 1]]])
+    yield backward, draw(), draw(2, 3, 1, 2), target, weight, 1, 2, weight.sum()
+    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    heads = [draw(1, 2, n, 4) for n in (3, 5, 5)]
+    forward = aten._scaled_dot_product_flash_attention_for_cpu.default
+    out, total = forward(*heads, attn_mask=draw(1, 2, 3, 5))
+    mask = {"attn_mask": draw(1, 2, 3, 5), "scale": 0.4}
+    yield backward, draw(1, 2, 3, 4), *heads, out, total, 0.0, False, mask
+    heads = [draw(1, 1, 3, 4) for _ in range(3)]
+    out, total = forward(*heads, 0.0, True)
+    yield backward, draw(1, 1, 3, 4), *heads, out, total, 0.0, True

@@ -21,6 +21,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.recording.dispatch import needs_tracer
 from pushforward.recording.tracer import Alias, Tracer, make_tracer, map_tensors
 from pushforward.rules.registry import lookup, maps_of
 
@@ -213,7 +214,11 @@ class Captured:
         linear_map = compose(first, second, Reshape((index.numel(),), size))
 
         def view(primal: Tensor) -> Tensor:
-            return primal.reshape(-1)[index].reshape(size)
+            if needs_tracer(primal):
+                return primal.reshape(-1)[index].reshape(size)
+            # In the memory of the whole, as as_strided with an offset reads that.
+            memory = primal.contiguous() if primal.storage_offset() == 0 else primal.clone()
+            return memory.as_strided(size, stride, offset)
 
         tracer = make_tracer(tensor, None, self._recorder)
         attach(tracer, root, view, lambda: linear_map, is_cut=False)

@@ -99,7 +99,11 @@ def apply_to_tracers(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "on tracers (requires_grad_() was called inside): expected a function of PyTorch operators. "
             "Declare a rule for it (docs/how-to/add-a-rule.md)."
         )
-    rule = Rule(cls, {i: _partial(cls, i, recorder.name) for i in range(len(args))})
+    needed = {key for key, _, _ in recorder._active(args, {})}
+    needs_input_grad = tuple(i in needed for i in range(len(args)))
+    rule = Rule(
+        cls, {i: _partial(cls, i, needs_input_grad, recorder.name) for i in range(len(args))}
+    )
     return recorder.apply(rule, cls.apply, args, {})
 
 
@@ -108,9 +112,11 @@ def _wrapper_requires_grad(tracer: Tracer) -> bool:
         return bool(tracer.requires_grad)
 
 
-def _partial(cls: Any, position: int, name: str) -> Callable[..., Any]:
+def _partial(
+    cls: Any, position: int, needs_input_grad: tuple[bool, ...], name: str
+) -> Callable[..., Any]:
     def maps(out: Any, *args: Any) -> Any:
-        ctx = _context(cls, args, out)
+        ctx = _context(cls, args, needs_input_grad, out)
         outs = _as_tuple(out)
         shares = [_map(cls, ctx, args, outs, position, i, name) for i in range(len(outs))]
         return tuple(shares) if isinstance(out, (tuple, list)) else shares[0]
@@ -118,8 +124,10 @@ def _partial(cls: Any, position: int, name: str) -> Callable[..., Any]:
     return maps
 
 
-def _context(cls: Any, args: tuple[Any, ...], out: Any) -> Context:
-    ctx: Any = Context(tuple(isinstance(a, Tensor) for a in args))
+def _context(
+    cls: Any, args: tuple[Any, ...], needs_input_grad: tuple[bool, ...], out: Any
+) -> Context:
+    ctx: Any = Context(needs_input_grad)
     if cls.setup_context is not torch.autograd.Function.setup_context:
         cls.setup_context(ctx, args, out)
         return ctx  # type: ignore[no-any-return]
@@ -154,19 +162,20 @@ def _map(
             "Implement either staticmethod."
         )
 
+    def missing(value: Any) -> Tensor | None:
+        if not isinstance(value, Tensor) or not ctx.materialize_grads:
+            return None
+        return torch.zeros_like(value)
+
     def push_one(tangent: Tensor) -> Tensor:
-        tangents = [
-            tangent if i == position else (torch.zeros_like(a) if isinstance(a, Tensor) else None)
-            for i, a in enumerate(args)
-        ]
+        if ctx.dirty:
+            tangent = tangent.clone()  # such a jvp writes its tangents in place
+        tangents = [tangent if i == position else missing(a) for i, a in enumerate(args)]
         result = _as_tuple(cls.jvp(ctx, *tangents))[index]
         return torch.zeros_like(y) if result is None else result
 
     def pull_one(cotangent: Tensor) -> Tensor:
-        cotangents = [
-            cotangent if i == index else (torch.zeros_like(o) if isinstance(o, Tensor) else None)
-            for i, o in enumerate(outs)
-        ]
+        cotangents = [cotangent if i == index else missing(o) for i, o in enumerate(outs)]
         result = _as_tuple(cls.backward(ctx, *cotangents))[position]
         return torch.zeros_like(x) if result is None else result
 

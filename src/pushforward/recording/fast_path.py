@@ -93,7 +93,9 @@ def _apply(
 
 def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
     rule: Any = lookup(op)
-    partials = rule.partials
+    partials = [(partial, wants_out(partial)) for partial in rule.declared if partial is not None]
+    assert len(partials) == len(rule.declared) or op is aten.pow.Tensor_Scalar
+    is_elementwise = rule.is_elementwise
 
     def handler(func: Any, args: tuple[Any, ...]) -> Any:
         if len(args) not in num_args:
@@ -112,9 +114,10 @@ def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...
         parts = []
         for position, x in enumerate(args):
             if type(x) is Tracer and x._recorder is recorder and x._payload is not None:
-                given = partials[position](out, *primals)
+                partial, takes_out = partials[position]
+                given = partial(*primals, out=out) if takes_out else partial(*primals)
                 like = innermost(primals[position])
-                if not isinstance(given, AbstractLinearMap):
+                if is_elementwise and not isinstance(given, AbstractLinearMap):
                     given = Scale(like.shape, innermost(out).shape, given)
                 parts.append((x._payload, given, like.dtype))
         payload = recorder.combine(parts, out) if parts else None

@@ -355,14 +355,13 @@ def _requires_grad(recorder: Any, func: Any, args: tuple[Any, ...], kwargs: dict
 
 def _detach(recorder: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Cut the derivative; the result still shares its values with the argument."""
-    if recorder.uses_autograd:
-        return NotImplemented
     return cut_alias(recorder, args[0])
 
 
 def cut_alias(recorder: Any, viewed: Tracer) -> Tensor:
     """Return an alias without derivative."""
-    primal = current(viewed).detach()
+    with recorder.entry.restored():
+        primal = current(viewed).detach()
     tracer = recorder.constant(primal)
     shape = tuple(primal.shape)
     aliasing.attach(

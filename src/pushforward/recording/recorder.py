@@ -17,7 +17,7 @@ from pushforward.errors import MissingRuleError, RandomnessError, RuleError, Uns
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.recording import aliasing, functional, sparse_tensors
+from pushforward.recording import aliasing, functional, nested_tensors, sparse_tensors
 from pushforward.recording.dispatch import (
     EntryState,
     bare,
@@ -148,7 +148,7 @@ class Recorder(abc.ABC):
             result = special(self, func, args, kwargs)
             if result is not NotImplemented:
                 return result
-        if not self._records() and not self.uses_autograd:
+        if not self._records():
             return self._without_derivative(func, args, kwargs)
         if self.entry.is_inside_functorch():
             # torch.func must see the call first: to it a tracer is an ordinary tensor of a lower level.
@@ -264,8 +264,13 @@ class Recorder(abc.ABC):
             return functional.train_batch_norm(self, args)
         if op._schema.is_mutable:
             return functional.mutate(self, op, args, kwargs)
-        if op is aten.detach.default and not self.uses_autograd:
+        if op is aten.detach.default:
+            if self.uses_autograd or nested_tensors.is_reading_values():
+                # Autograd's own, of an output that it saves: no cut of ours.
+                return self.on_primitive(aten.alias.default, args, kwargs)
             return functional.cut_alias(self, args[0])
+        if op is aten._nested_view_from_jagged.default:
+            return nested_tensors.from_jagged(self, args, kwargs)
         if lookup(op) is None and not is_nondifferentiable(op):
             if op.namespace == "prims":
                 with bare():

@@ -7,6 +7,7 @@ differentiated. What is not listed here is refused, never computed without its d
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -126,8 +127,8 @@ class SparseTracer(Tracer):
         return _of_primal(self._coordinates, self._recorder)
 
     @property
-    def _payload(self) -> Any:  # type: ignore[override]
-        dense = self._coordinates.dense()
+    def _payload(self) -> Any:
+        dense: Any = self._coordinates.dense()
         return dense._payload if self._recorder.is_mine(dense) else None
 
     @classmethod
@@ -496,6 +497,16 @@ def _table() -> dict[Any, Callable[..., Any]]:
 _FUNCTIONS = _table()
 
 
+def _call(
+    handler: Callable[..., Any],
+    recorder: Any,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    return handler(*args, **kwargs)
+
+
 def _install() -> None:
     """Catch the functions that make a sparse tensor out of a dense traced one."""
     t: Any = torch.Tensor
@@ -504,9 +515,7 @@ def _install() -> None:
     makers += [torch.sparse.sampled_addmm, torch.sparse.spdiags]
     for maker in makers:
         handler = _FUNCTIONS[maker]
-        functional.SPECIAL[maker] = lambda recorder, func, args, kwargs, handler=handler: handler(
-            *args, **kwargs
-        )
+        functional.SPECIAL[maker] = functools.partial(_call, handler)
 
 
 _install()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 
-from pushforward.errors import MissingRuleError
+from pushforward.errors import MissingRuleError, UnsupportedError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.transposition import per_seed, transposed
@@ -47,6 +47,7 @@ def maps(
     COUNTS[str(op)] += 1
     outs = out if isinstance(out, (tuple, list)) else (out,)
     _check_differentiable(name, op)
+    _check_layouts(name, op, [*outs, *(_argument(args, kwargs, p) for p in positions)])
     result = []
     for position in positions:
         x = _argument(args, kwargs, position)
@@ -95,10 +96,19 @@ def _map(
 def _functional_pull(
     name: str, op: Any, function: Callable[[Tensor], Tensor], x: Tensor
 ) -> Callable[[Tensor], Tensor] | None:
+    connected = []
+
+    def watched(value: Tensor) -> Tensor:
+        result = function(value)
+        connected.append(result.requires_grad)
+        return result
+
     try:
-        pull = torch.func.vjp(function, x)[1]
+        pull = torch.func.vjp(watched, x)[1]
     except (RuntimeError, NotImplementedError) as error:
         raise _missing(name, op) from error
+    if not connected[-1] and isinstance(op, torch._ops.OpOverload) and len(op._schema.returns) == 1:
+        raise _missing(name, op)  # autograd takes its output for a constant without a word
 
     def pull_one(cotangent: Tensor) -> Tensor:
         try:
@@ -249,7 +259,8 @@ def _by_rows(
 
     def push_one(tangent: Tensor) -> Tensor:
         products = [
-            torch.real((row.conj() * tangent).reshape(row.shape[0], -1).sum(1)) for row in rows()
+            torch.real((row.conj() * tangent).reshape(row.shape[0], x.numel()).sum(1))
+            for row in rows()
         ]
         flat = torch.complex(*products) if len(products) == 2 else products[0]
         return flat.reshape(out.shape)
@@ -269,6 +280,16 @@ def _check_differentiable(name: str, op: Any) -> None:
     )
     if not any(op.has_kernel_for_dispatch_key(key) for key in keys):
         raise _missing(name, op)
+
+
+def _check_layouts(name: str, op: Any, values: Sequence[Any]) -> None:
+    """Refuse sparse and nested tensors: PyTorch's derivatives of them do not take dense seeds."""
+    layouts = {v.layout for v in values if isinstance(v, Tensor)} - {torch.strided}
+    if layouts:
+        raise UnsupportedError(
+            f"{name}: no rule for {op} on a tensor that depends on the inputs: got layout "
+            f"{', '.join(map(str, layouts))}, expected a dense tensor. Use .to_dense() before, or convert afterwards."
+        )
 
 
 def _missing(name: str, op: Any) -> MissingRuleError:

@@ -24,7 +24,7 @@ nondifferentiable(
 # Steps
 nondifferentiable(
     *(aten.sign, aten.floor, aten.ceil, aten.round, aten.trunc, aten.fix),
-    *(aten.floor_divide, aten.gcd, aten.lcm, aten.nextafter),
+    *(aten.floor_divide, aten.gcd, aten.lcm),
 )
 
 # Positions and counts

@@ -25,7 +25,7 @@ def _sizes(value: int | Sequence[int], num_axes: int) -> Sizes:
     return sizes * num_axes if len(sizes) == 1 else sizes
 
 
-def _convolution_input(
+def convolution_map(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -38,6 +38,7 @@ def _convolution_input(
     *flags: bool,
     out: Tensor,
 ) -> AbstractLinearMap:
+    """Return the map from the image."""
     n = input.ndim - 2
     return Convolve(
         tuple(input.shape),
@@ -51,7 +52,7 @@ def _convolution_input(
     )
 
 
-def _convolution_weight(
+def convolution_weight_map(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -130,7 +131,7 @@ def _convolution_bias(
 
 
 for _operator in (aten.convolution, aten._convolution.default):
-    rule(_operator, _convolution_input, _convolution_weight, _convolution_bias)
+    rule(_operator, convolution_map, convolution_weight_map, _convolution_bias)
 
 # Time first, channels last
 
@@ -146,7 +147,7 @@ def _permute(source: Tensor, dims: tuple[int, ...]) -> Permute:
 
 def _conv_tbc(which: int, self: Tensor, weight: Tensor, pad: int, out: Tensor) -> AbstractLinearMap:
     image, kernel, result = _time_first(self), weight.permute(2, 1, 0), _time_first(out)
-    partial = (_convolution_input, _convolution_weight)[which]
+    partial = (convolution_map, convolution_weight_map)[which]
     inner = partial(image, kernel, None, [1], [pad], [1], False, [0], 1, out=result)
     before = _permute(self, (1, 2, 0)) if which == 0 else _permute(weight, (2, 1, 0))
     return compose(before, inner, _permute(result, (2, 0, 1)))

@@ -255,6 +255,9 @@ rule(
     lambda x, values, *, out: _mask(values, out, x == 0),
 )
 
+# The next number towards y moves with x, unless it is y: PyTorch's convention.
+elementwise(aten.nextafter, lambda x, y: (x != y).to(x.dtype), lambda x, y: 0.0)
+
 # Choices: where, clamp, maximum
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,16 +32,29 @@ def _complex(x: Tensor) -> Tensor:
     return x if x.is_complex() else torch.complex(x, torch.zeros_like(x))
 
 
+def _also_of_none(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Let ``transform`` take no seeds at all, as an empty argument has: the FFT libraries refuse them."""
+
+    def transform_seeds(seeds: Tensor) -> Tensor:
+        if seeds.shape[0]:
+            return transform(seeds)
+        return transform(seeds.new_zeros((1, *seeds.shape[1:])))[:0]
+
+    return transform_seeds
+
+
 def _c2c(
     self: Tensor, dim: Sequence[int], normalization: int, forward: bool, *, out: Tensor
 ) -> General:
     """The adjoint of a transform is the one in the other direction, with the same factor."""
     inner = _inner(dim, self.ndim)
 
+    @_also_of_none
     def push(seeds: Tensor) -> Tensor:
         result: Tensor = aten._fft_c2c(_complex(seeds), inner, normalization, forward)
         return result
 
+    @_also_of_none
     def pull(seeds: Tensor) -> Tensor:
         result: Tensor = aten._fft_c2c(_complex(seeds), inner, normalization, not forward)
         return result
@@ -65,10 +78,12 @@ def _r2c(
     last = inner[-1] - 1 if inner else 0
     size = self.shape[last] if inner else 0
 
+    @_also_of_none
     def push(seeds: Tensor) -> Tensor:
         result: Tensor = aten._fft_r2c(_real(seeds), inner, normalization, onesided)
         return result
 
+    @_also_of_none
     def pull(seeds: Tensor) -> Tensor:
         seeds = _half_spectrum(_complex(seeds), last + 1, size) if onesided else _complex(seeds)
         result: Tensor = aten._fft_c2c(seeds, inner, normalization, False).real
@@ -94,10 +109,12 @@ def _c2r(
     last = inner[-1]
     shape: Shape = tuple(self.shape)
 
+    @_also_of_none
     def push(seeds: Tensor) -> Tensor:
         result: Tensor = aten._fft_c2r(_complex(seeds), inner, normalization, last_dim_size)
         return result
 
+    @_also_of_none
     def pull(seeds: Tensor) -> Tensor:
         spectrum = aten._fft_r2c(_real(seeds), inner, normalization, True)
         return _middle_doubled(spectrum, last, last_dim_size)

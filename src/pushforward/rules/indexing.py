@@ -59,7 +59,7 @@ def _masked(x: Tensor, keep: Tensor) -> AbstractLinearMap:
     return Mask(shape_of(x), shape_of(x), keep)
 
 
-def _between(linear_map: AbstractLinearMap, in_shape: Shape, out_shape: Shape) -> AbstractLinearMap:
+def between(linear_map: AbstractLinearMap, in_shape: Shape, out_shape: Shape) -> AbstractLinearMap:
     """Return the map with reshapes around it: a 0-d tensor is indexed as one of 1 axis."""
     if linear_map.in_shape != in_shape:
         linear_map = compose(Reshape(in_shape, linear_map.in_shape), linear_map)
@@ -68,7 +68,8 @@ def _between(linear_map: AbstractLinearMap, in_shape: Shape, out_shape: Shape) -
     return linear_map
 
 
-def _vector(shape: Shape) -> Shape:
+def vector_shape(shape: Shape) -> Shape:
+    """Return the shape, a 0-d one as that of one element."""
     return shape or (1,)
 
 
@@ -152,7 +153,8 @@ class _Indexing:
         return (self.winner(taken) < 0).reshape(shape)
 
 
-def _index(x: Tensor, indices: Indices) -> AbstractLinearMap:
+def index_map(x: Tensor, indices: Indices) -> AbstractLinearMap:
+    """Return the map of ``x[indices]``."""
     return _Indexing(shape_of(x), indices).map()
 
 
@@ -167,9 +169,10 @@ def _index_put_self(
     return _masked(x, indexing.keep(shape_of(indexing.place())))
 
 
-def _index_put_values(
+def index_put_values_map(
     x: Tensor, indices: Indices, values: Tensor, accumulate: bool = False, unsafe: bool = False
 ) -> AbstractLinearMap:
+    """Return the map from ``values`` to what a write to ``x[indices]`` leaves of them."""
     indexing = _Indexing(shape_of(x), indices)
     if not indexing.tensors:
         return _spread(values, shape_of(x))
@@ -185,30 +188,30 @@ def _spread(values: Tensor, shape: Shape) -> AbstractLinearMap:
     return compose(Reshape(own, short), Expand(short, shape))
 
 
-rule(aten.index.Tensor, _index)
-rule(aten._unsafe_index.Tensor, _index)
-rule(aten.index_put, _index_put_self, None, _index_put_values)
-rule(aten._unsafe_index_put, _index_put_self, None, _index_put_values)
-rule(aten._index_put_impl, _index_put_self, None, _index_put_values)
+rule(aten.index.Tensor, index_map)
+rule(aten._unsafe_index.Tensor, index_map)
+rule(aten.index_put, _index_put_self, None, index_put_values_map)
+rule(aten._unsafe_index_put, _index_put_self, None, index_put_values_map)
+rule(aten._index_put_impl, _index_put_self, None, index_put_values_map)
 
 
 # One index for all: index_select and its writes
 
 
 def _index_select(x: Tensor, dim: int, index: Tensor, *, out: Tensor) -> AbstractLinearMap:
-    shape = _vector(shape_of(x))
+    shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    return _between(_along_axis(shape, axis, index.reshape(-1)), shape_of(x), shape_of(out))
+    return between(_along_axis(shape, axis, index.reshape(-1)), shape_of(x), shape_of(out))
 
 
 def _index_add_source(
     x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: complex = 1
 ) -> AbstractLinearMap:
-    shape = _vector(shape_of(x))
+    shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
     added = transpose(_along_axis(shape, axis, index.reshape(-1)))
     scaled = compose(Scale(added.in_shape, added.in_shape, alpha), added)
-    return _between(scaled, shape_of(source), shape_of(x))
+    return between(scaled, shape_of(source), shape_of(x))
 
 
 def _winner_along(n: int, index: Tensor) -> Tensor:
@@ -222,21 +225,21 @@ def _index_copy_self(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Abst
 
 
 def _index_copy_source(x: Tensor, dim: int, index: Tensor, source: Tensor) -> AbstractLinearMap:
-    shape = _vector(shape_of(x))
+    shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
     in_shape = (*shape[:axis], index.numel(), *shape[axis + 1 :])
     written = _along_axis(in_shape, axis, _winner_along(shape[axis], index), is_total=False)
-    return _between(written, shape_of(source), shape_of(x))
+    return between(written, shape_of(source), shape_of(x))
 
 
 def _index_fill_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinearMap:
-    shape = _vector(shape_of(x))
+    shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
     return _one_axis_mask(x, axis, _winner_along(shape[axis], index) < 0)
 
 
 def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> AbstractLinearMap:
-    shape = _vector(shape_of(x))
+    shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
     filled = _one_axis_mask(x, axis, _winner_along(shape[axis], index) >= 0)
     return compose(Expand(shape_of(value), shape_of(x)), filled)
@@ -252,7 +255,7 @@ rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value
 # An index of its own at every position: gather and scatter
 
 
-def _cropped(shape: Shape, wanted: Shape) -> AbstractLinearMap:
+def cropped_map(shape: Shape, wanted: Shape) -> AbstractLinearMap:
     """Return the map that takes the first ``wanted`` positions along each axis."""
     maps = [identity_map(shape)]
     for axis, n in enumerate(wanted):
@@ -261,21 +264,22 @@ def _cropped(shape: Shape, wanted: Shape) -> AbstractLinearMap:
     return compose(*(maps[1:] or maps))
 
 
-def _at_axis(shape: Shape, axis: int, n: int) -> Shape:
+def at_axis(shape: Shape, axis: int, n: int) -> Shape:
+    """Return the shape with size n along one axis."""
     return (*shape[:axis], n, *shape[axis + 1 :])
 
 
 def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> AbstractLinearMap:
-    shape, index_shape = _vector(shape_of(x)), _vector(shape_of(index))
+    shape, index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
     axis = normalize_axis(dim, len(shape))
     if 0 in index_shape:
         none = flat_gather(shape, index_shape, index.long())
-        return _between(none, shape_of(x), shape_of(index))
-    cropped = _cropped(shape, _at_axis(index_shape, axis, shape[axis]))
+        return between(none, shape_of(x), shape_of(index))
+    cropped = cropped_map(shape, at_axis(index_shape, axis, shape[axis]))
     taken = TakeAlong(
         cropped.out_shape, index_shape, axis, index.reshape(index_shape), is_total=True
     )
-    return _between(compose(cropped, taken), shape_of(x), shape_of(index))
+    return between(compose(cropped, taken), shape_of(x), shape_of(index))
 
 
 def _scatter_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinearMap:
@@ -284,22 +288,24 @@ def _scatter_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinear
 
 
 def _scatter_src(x: Tensor, dim: int, index: Tensor, src: Tensor) -> AbstractLinearMap:
-    return _scattered(x, dim, index, src, adds=False)
+    return scattered_map(x, dim, index, src, adds=False)
 
 
 def _scatter_add_src(x: Tensor, dim: int, index: Tensor, src: Tensor) -> AbstractLinearMap:
-    return _scattered(x, dim, index, src, adds=True)
+    return scattered_map(x, dim, index, src, adds=True)
 
 
-def _scattered(x: Tensor, dim: int, index: Tensor, src: Tensor, *, adds: bool) -> AbstractLinearMap:
-    """Return the map of ``src``: crop to the index, write along the axis, put that into zeros."""
-    shape, index_shape = _vector(shape_of(x)), _vector(shape_of(index))
+def scattered_map(
+    x: Tensor, dim: int, index: Tensor, src: Tensor, *, adds: bool, coef: Tensor | None = None
+) -> AbstractLinearMap:
+    """Return the map of ``src``: crop to the index, scale, write along the axis, put that into zeros."""
+    shape, index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
     axis = normalize_axis(dim, len(shape))
     if 0 in index_shape:
         none = torch.full((math.prod(shape),), -1, device=x.device)
         return flat_gather(shape_of(src), shape_of(x), none)
     index = index.reshape(index_shape)
-    inner = _at_axis(index_shape, axis, shape[axis])
+    inner = at_axis(index_shape, axis, shape[axis])
     if adds:
         written = transpose(TakeAlong(inner, index_shape, axis, index, is_total=True))
     else:
@@ -308,9 +314,11 @@ def _scattered(x: Tensor, dim: int, index: Tensor, src: Tensor, *, adds: bool) -
         order = order.reshape([-1 if i == axis else 1 for i in range(len(index_shape))])
         winner = torch.scatter(empty, axis, index, order.expand(index_shape))
         written = TakeAlong(index_shape, inner, axis, winner)
-    first = _cropped(_vector(shape_of(src)), index_shape)
-    return _between(
-        compose(first, written, transpose(_cropped(shape, inner))), shape_of(src), shape_of(x)
+    first = cropped_map(vector_shape(shape_of(src)), index_shape)
+    if coef is not None:
+        first = compose(first, Scale(index_shape, index_shape, coef))
+    return between(
+        compose(first, written, transpose(cropped_map(shape, inner))), shape_of(src), shape_of(x)
     )
 
 
@@ -364,7 +372,8 @@ def _masked_scatter_self(x: Tensor, mask: Tensor, source: Tensor) -> AbstractLin
     return Mask(shape_of(x), shape, ~mask)
 
 
-def _masked_scatter_source(x: Tensor, mask: Tensor, source: Tensor) -> AbstractLinearMap:
+def masked_scatter_map(x: Tensor, mask: Tensor, source: Tensor) -> AbstractLinearMap:
+    """Return the map from ``source``, whose elements go one by one to where the mask is true."""
     shape = tuple(torch.broadcast_shapes(x.shape, mask.shape))
     flat = mask.expand(shape).reshape(-1)
     index = torch.where(flat, flat.cumsum(0) - 1, -1)
@@ -374,7 +383,7 @@ def _masked_scatter_source(x: Tensor, mask: Tensor, source: Tensor) -> AbstractL
 rule(aten.take, _take)
 rule(aten.put, _put_self, None, _put_source)
 rule(aten.masked_select, _masked_select)
-rule(aten.masked_scatter, _masked_scatter_self, None, _masked_scatter_source)
+rule(aten.masked_scatter, _masked_scatter_self, None, masked_scatter_map)
 
 
 # Embedding: rows of a table. The row at padding_idx is a constant, as PyTorch documents it.
@@ -471,7 +480,7 @@ def _constant_pad(x: Tensor, pad: Sequence[int], value: complex = 0) -> Abstract
         n = taken.out_shape[axis] + max(before, 0) + max(behind, 0)
         maps.append(taken)
         if before > 0 or behind > 0:
-            out_shape = _at_axis(shape, axis, n)
+            out_shape = at_axis(shape, axis, n)
             maps.append(Concat(taken.out_shape, out_shape, axis, max(before, 0)))
     return compose(*(maps[1:] or maps))
 
@@ -498,8 +507,8 @@ def _pad_by(
     return partial
 
 
-_reflection_pad = _pad_by(lambda place, n: n - 1 - (n - 1 - place.abs()).abs())
-_replication_pad = _pad_by(lambda place, n: place.clamp(0, n - 1))
+reflection_pad_map = _pad_by(lambda place, n: n - 1 - (n - 1 - place.abs()).abs())
+replication_pad_map = _pad_by(lambda place, n: place.clamp(0, n - 1))
 
 
 def _circular_pad(x: Tensor, pad: Sequence[int]) -> AbstractLinearMap:
@@ -514,12 +523,12 @@ def _circular_pad(x: Tensor, pad: Sequence[int]) -> AbstractLinearMap:
 
 
 rule(aten.constant_pad_nd, _constant_pad)
-rule(aten.reflection_pad1d, _reflection_pad)
-rule(aten.reflection_pad2d, _reflection_pad)
-rule(aten.reflection_pad3d, _reflection_pad)
-rule(aten.replication_pad1d, _replication_pad)
-rule(aten.replication_pad2d, _replication_pad)
-rule(aten.replication_pad3d, _replication_pad)
+rule(aten.reflection_pad1d, reflection_pad_map)
+rule(aten.reflection_pad2d, reflection_pad_map)
+rule(aten.reflection_pad3d, reflection_pad_map)
+rule(aten.replication_pad1d, replication_pad_map)
+rule(aten.replication_pad2d, replication_pad_map)
+rule(aten.replication_pad3d, replication_pad_map)
 rule(aten._pad_circular, _circular_pad)
 
 
@@ -535,7 +544,7 @@ def _roll(
     if not axes:
         n = x.numel()
         rolled = _along_axis((n,), 0, (place_along(n, x) - shifts[0]) % max(n, 1))
-        return _between(rolled, shape, shape)
+        return between(rolled, shape, shape)
     maps = [identity_map(shape)]
     for shift, dim in zip(shifts, axes, strict=True):
         axis = normalize_axis(dim, x.ndim)
@@ -644,7 +653,7 @@ def _slice_scatter_src(
     end: int | None = None,
     step: int = 1,
 ) -> AbstractLinearMap:
-    return _between(
+    return between(
         transpose(slice_map(shape_of(x), dim, start, end, step)), shape_of(src), shape_of(x)
     )
 
@@ -716,7 +725,10 @@ def _diagonal_backward(
 def _unfold_backward(
     y: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
 ) -> AbstractLinearMap:
-    return transpose(unfold_map(y, tuple(input_sizes), dim, size, step))
+    to_input = transpose(unfold_map(y, tuple(input_sizes), dim, size, step))
+    if to_input.in_shape == shape_of(y):
+        return to_input
+    return compose(Expand(shape_of(y), to_input.in_shape), to_input)  # the kernel broadcasts
 
 
 rule(aten.select_backward, _select_backward)

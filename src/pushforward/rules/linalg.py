@@ -149,7 +149,7 @@ rule(aten.linalg_pinv.atol_rtol_tensor, _pseudoinverse)
 # Solutions: A X = B (left) or X A = B
 
 
-def _solution_map(
+def solution_map(
     shape: Shape, solve: Function, solve_adjoint: Function, *, left: bool
 ) -> AbstractLinearMap:
     """Return Ḃ ↦ A⁻¹ Ḃ (or Ḃ A⁻¹), the seeds folded into one axis so that A is factored once."""
@@ -183,7 +183,7 @@ def _system_maps(
     """Return the map from A (0) or B (1) to the solution X: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹."""
     shape = tuple(x.shape)
     matrix = a.expand(*shape[:-2], *a.shape[-2:])
-    solution = _solution_map(
+    solution = solution_map(
         shape, lambda r: solve(matrix, r), lambda r: solve_adjoint(matrix.mH, r), left=left
     )
     maps: list[AbstractLinearMap] = []
@@ -359,10 +359,12 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
             def solve(rhs: Tensor) -> Tensor:
                 return torch.cholesky_solve(rhs, factor, upper)
 
-            return compose(*spread, _solution_map(shape, solve, solve, left=True))
+            return compose(*spread, solution_map(shape, solve, solve, left=True))
         triangle = _triangle(factor, upper=upper)
         lower = triangle.mH if upper else triangle
-        inverse = torch.cholesky_inverse(triangle, upper)
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        # Not cholesky_inverse: LAPACK's takes the diagonal to be real.
+        inverse = torch.cholesky_solve(eye.expand(factor.shape), triangle, upper)
 
         def push(seeds: Tensor) -> Tensor:
             seeds = seeds.triu().mH if upper else seeds.tril()

@@ -31,18 +31,22 @@ def _reduced(x: Tensor, coef: Tensor, reduction: int) -> AbstractLinearMap:
     return compose(Scale(tuple(x.shape), shape, coef), Sum(shape, (), tuple(range(len(shape)))))
 
 
+def _difference(x: Tensor, target: Tensor) -> Tensor:
+    return x - (target.to(x.dtype) if target.dtype is torch.bool else target)
+
+
 def _symmetric(slope: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the partials of a loss of prediction minus target, from its slope there."""
 
     def of_prediction(
         self: Tensor, target: Tensor, reduction: int = MEAN, *options: float, **named: float
     ) -> AbstractLinearMap:
-        return _reduced(self, slope(self - target, *options, **named), reduction)
+        return _reduced(self, slope(_difference(self, target), *options, **named), reduction)
 
     def of_target(
         self: Tensor, target: Tensor, reduction: int = MEAN, *options: float, **named: float
     ) -> AbstractLinearMap:
-        return _reduced(target, -slope(self - target, *options, **named), reduction)
+        return _reduced(target, -slope(_difference(self, target), *options, **named), reduction)
 
     return of_prediction, of_target
 
@@ -50,19 +54,21 @@ def _symmetric(slope: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callab
 # Regression
 
 
-def _smooth_l1_slope(difference: Tensor, beta: float = 1.0) -> Tensor:
+def smooth_l1_slope(difference: Tensor, beta: float = 1.0) -> Tensor:
+    """Return the slope of the loss: linear within ``beta``, the sign beyond."""
     if beta == 0:
         return difference.sgn()
     return torch.where(difference.abs() < beta, difference / beta, difference.sgn())
 
 
-def _huber_slope(difference: Tensor, delta: float = 1.0) -> Tensor:
+def huber_slope(difference: Tensor, delta: float = 1.0) -> Tensor:
+    """Return the slope of the loss: linear up to ``delta``, constant beyond."""
     return torch.where(difference.abs() <= delta, difference, difference.sgn() * delta)
 
 
 rule(aten.mse_loss, *_symmetric(lambda difference: 2 * difference))
-rule(aten.smooth_l1_loss, *_symmetric(_smooth_l1_slope))
-rule(aten.huber_loss, *_symmetric(_huber_slope))
+rule(aten.smooth_l1_loss, *_symmetric(smooth_l1_slope))
+rule(aten.huber_loss, *_symmetric(huber_slope))
 
 # Two classes
 

@@ -32,11 +32,11 @@ Number = float | complex
 def contraction(x: Tensor, equation: str, const: Tensor, scale: Number = 1) -> AbstractLinearMap:
     """Return the map ẋ ↦ einsum(equation, ẋ, scale·const). The equation is ``"in,const->out"``."""
     in_letters, const_letters, out_letters, places = _parsed(equation)
-    x_shape = x.shape
+    x_shape = tuple(x.shape)
     if const.layout is not torch.strided:
         const = const * scale
         return sparse_contraction(
-            tuple(x_shape), in_letters, const, const_letters, out_letters
+            x_shape, in_letters, const, const_letters, out_letters
         ) or contraction(x, equation, const.to_dense())
     shapes = x_shape + const.shape
     if type(scale) is not int or scale != 1:

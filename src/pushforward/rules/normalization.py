@@ -30,9 +30,19 @@ Maps = tuple[AbstractLinearMap | None, ...]
 
 def _standardized(x: Tensor, axes: Axes, eps: float) -> tuple[Tensor, Tensor]:
     """Return x̂ = (x - μ) / σ and 1 / σ, with σ² the biased variance plus ``eps``."""
-    centred = x - x.mean(axes, keepdim=True)
+    wide = _widened(x)
+    centred = wide - wide.mean(axes, keepdim=True)
     rstd = ((centred * centred).mean(axes, keepdim=True) + eps).rsqrt()
-    return centred * rstd, rstd
+    return _like(centred * rstd, x), _like(rstd, x)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is in half precision, where squares of 256 overflow."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _like(result: Tensor, x: Tensor) -> Tensor:
+    return result if result.dtype == x.dtype else result.to(x.dtype)
 
 
 def _standardize(x: Tensor, axes: Axes, eps: float) -> AbstractLinearMap:
@@ -142,7 +152,8 @@ rule(aten.native_layer_norm, _layer_norm_input, None, _layer_norm_weight, _layer
 def _root_mean_square(x: Tensor, axes: Axes, eps: float | None) -> Tensor:
     """Return 1 / sqrt(mean(x²) + eps); without ``eps`` the machine's."""
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return ((x * x).mean(axes, keepdim=True) + eps).rsqrt()
+    wide = _widened(x)
+    return _like(((wide * wide).mean(axes, keepdim=True) + eps).rsqrt(), x)
 
 
 def _rms_norm_input(

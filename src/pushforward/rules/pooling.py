@@ -44,7 +44,9 @@ def _resampler(
     def pull(seeds: Tensor) -> Tensor:
         folded = fold(seeds)
         space = in_shape[len(in_shape) - num_space :]
-        result = backward(folded, (*folded.shape[:2], *space))
+        shape = (*folded.shape[:2], *space)
+        # The kernels refuse to have no channels.
+        result = backward(folded, shape) if folded.shape[1] else folded.new_zeros(shape)
         return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
 
     kept = tuple((i, i) for i in range(len(in_shape) - num_space))
@@ -198,7 +200,11 @@ rule(
 # Interpolation
 
 
-def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
+def _declare_upsample(operator: Any, backward: Any, by_factors: Any, num_space: int) -> None:
+    """Declare an interpolation, its backward operator, and the form that `interpolate` calls."""
+    # Beyond the output's size: align_corners, where there is one, and the factors.
+    own_options = [argument.name for argument in by_factors._schema.arguments[2:]]
+
     def linear_map(x_shape: Shape, y_shape: Shape, *options: Any, **named: Any) -> General:
         size = y_shape[2:]
         return _resampler(
@@ -209,12 +215,25 @@ def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
             lambda y, shape: backward(y, size, shape, *options, **named),
         )
 
+    def of_factors(
+        input: Tensor,
+        output_size: Sequence[int] | None,
+        *options: Any,
+        out: Tensor,
+        **named: Any,
+    ) -> General:
+        given = dict(zip(own_options, options, strict=False)) | named
+        factors = given.pop("scale_factors")
+        scales = factors if factors is not None else (None,) * num_space
+        return linear_map(tuple(input.shape), tuple(out.shape), *given.values(), *scales)
+
     rule(
         operator,
         lambda self, output_size, *options, out, **named: linear_map(
             tuple(self.shape), tuple(out.shape), *options, **named
         ),
     )
+    rule(by_factors, of_factors)
     rule(
         backward,
         lambda grad_output, output_size, input_size, *options, **named: transpose(
@@ -239,23 +258,22 @@ for _name, _num_space in {
     "upsample_trilinear3d": 3,
 }.items():
     if hasattr(aten, _name):  # not every PyTorch has them all
-        _declare_upsample(
-            getattr(aten, _name).default, getattr(aten, f"{_name}_backward").default, _num_space
-        )
+        _forward, _backward = getattr(aten, _name), getattr(aten, f"{_name}_backward")
+        _declare_upsample(_forward.default, _backward.default, _forward.vec, _num_space)
 
 # Bags of embeddings: rows summed, averaged or maximized
 
 BAG_SUM, BAG_MEAN, BAG_MAX = 0, 1, 2
 
 
-def _bags(indices: Tensor, offsets: Tensor, num_bags: int) -> Tensor:
+def bags_of(indices: Tensor, offsets: Tensor, num_bags: int) -> Tensor:
     """Return the bag of every index."""
     place = torch.arange(indices.shape[0], device=indices.device)
     bags = torch.searchsorted(offsets.contiguous(), place.to(offsets.dtype), right=True) - 1
     return bags.clamp(0, max(num_bags - 1, 0))
 
 
-def _bag_factors(
+def bag_factors(
     indices: Tensor, bags: Tensor, num_bags: int, mode: int, padding_idx: int, like: Tensor
 ) -> Tensor:
     """Return with what factor each row counts in its bag: 0 for padding, 1 / count in a mean."""
@@ -281,7 +299,7 @@ def _embedding_bag_weight(
 ) -> tuple[AbstractLinearMap, None, None, None]:
     in_shape, out_shape = tuple(weight.shape), tuple(out[0].shape)
     num_bags = out_shape[0]
-    bags = _bags(indices, offsets, num_bags)
+    bags = bags_of(indices, offsets, num_bags)
     kept = ((1, 1),)
     if mode == BAG_MAX:
         largest = _largest_rows(weight, indices, bags, num_bags, padding_idx)
@@ -298,7 +316,7 @@ def _embedding_bag_weight(
             return zeros.scatter_add(1, rows.expand(len(seeds), *rows.shape), terms)
 
         return General(in_shape, out_shape, push_max, pull_max, kept), None, None, None
-    factors = _bag_factors(indices, bags, num_bags, mode, padding_idx, weight)
+    factors = bag_factors(indices, bags, num_bags, mode, padding_idx, weight)
     if per_sample_weights is not None:
         factors = factors * per_sample_weights
     column = factors.unsqueeze(-1)
@@ -341,8 +359,8 @@ def _embedding_bag_samples(
     out: tuple[Tensor, ...],
 ) -> tuple[AbstractLinearMap, None, None, None]:
     out_shape = tuple(out[0].shape)
-    bags = _bags(indices, offsets, out_shape[0])
-    factors = _bag_factors(indices, bags, out_shape[0], mode, padding_idx, weight)
+    bags = bags_of(indices, offsets, out_shape[0])
+    factors = bag_factors(indices, bags, out_shape[0], mode, padding_idx, weight)
     rows = weight[indices] * factors.unsqueeze(-1)
 
     def push(seeds: Tensor) -> Tensor:

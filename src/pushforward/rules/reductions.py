@@ -421,8 +421,15 @@ def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
     axis = normalize_axis(dim, x.ndim)
     if x.ndim == 0 or x.numel() == 0:
         return _identity(x)
+    is_low = x.dtype in (torch.float16, torch.bfloat16)
+    if is_low:  # y_i - y_{i-1} is below the spacing of numbers near y
+        x_wide = x.float()
+        out = x_wide.logcumsumexp(axis)
+    else:
+        x_wide = x
     end = torch.where(out == -math.inf, 0, out)
-    return _recurrence(x, torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x - end), axis)
+    keep, add = torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x_wide - end)
+    return _recurrence(x, keep.to(x.dtype), add.to(x.dtype), axis)
 
 
 rule(aten.cumsum, _cumsum)
@@ -440,7 +447,7 @@ def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> Ab
 def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
     """Return ẏ = y (ẋ - Σ y ẋ), which is its own adjoint."""
     if y.ndim == 0:
-        return Scale((), (), 0.0)
+        return Scale((), (), y - y * y)
     axis = normalize_axis(dim, y.ndim)
     near = axis + 1
 
@@ -454,7 +461,7 @@ def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
 def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
     """Return ẏ = ẋ - Σ p ẋ, with p = exp y."""
     if y.ndim == 0:
-        return Scale((), (), 0.0)
+        return Scale((), (), 1 - y.exp())
     axis = normalize_axis(dim, y.ndim)
     near = axis + 1
     share = y.exp()

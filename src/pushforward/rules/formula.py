@@ -1,0 +1,74 @@
+"""Maps of operators that are given as a formula of differentiable operators: differentiated, not stated.
+
+For operators off the beaten track only: such a map knows no structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.kinds.general import General
+from pushforward.linear.transposition import per_seed, transposed
+from pushforward.rules.registry import rule
+
+Formula = Callable[..., Any]
+
+
+def formula_map(function: Callable[[Tensor], Tensor], x: Tensor, out: Tensor) -> General:
+    """Return the derivative of ``function`` at ``x``; ``out`` is what it gives there."""
+    pull = torch.func.vjp(function, x)[1]
+
+    def pull_one(cotangent: Tensor) -> Tensor:
+        result: Tensor = pull(cotangent)[0]
+        return result
+
+    push_one = transposed(pull_one, tuple(out.shape), out)
+    return General(tuple(x.shape), tuple(out.shape), per_seed(push_one), per_seed(pull_one))
+
+
+def rule_by_formula(operator: Any, formula: Formula, names: Sequence[str]) -> None:
+    """Declare the derivatives of ``operator`` in its arguments ``names`` from a formula for it.
+
+    Args:
+        operator: An overload.
+        formula: Takes all of the operator's arguments in order, and returns its output or outputs.
+        names: The arguments that may be differentiated.
+    """
+    arguments = operator._schema.arguments
+
+    def partial(name: str) -> Callable[..., Any]:
+        place = [argument.name for argument in arguments].index(name)
+
+        def maps(*args: Any, out: Any, **named: Any) -> Any:
+            values = [
+                args[i] if i < len(args) else named.get(a.name, a.default_value)
+                for i, a in enumerate(arguments)
+            ]
+
+            def output(index: int | None) -> Callable[[Tensor], Tensor]:
+                def at(x: Tensor) -> Tensor:
+                    outs = formula(*values[:place], x, *values[place + 1 :])
+                    result: Tensor = outs if index is None else outs[index]
+                    return result
+
+                return at
+
+            if isinstance(out, Tensor):
+                return formula_map(output(None), values[place], out)
+            return tuple(
+                formula_map(output(i), values[place], o)
+                if isinstance(o, Tensor) and o.is_floating_point()
+                else None
+                for i, o in enumerate(out)
+            )
+
+        return maps
+
+    places = [argument.name for argument in arguments]
+    count = max((places.index(name) for name in names), default=-1) + 1
+    positional = [partial(name) if name in names else None for name in places[:count]]
+    rule(operator, *positional)

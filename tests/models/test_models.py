@@ -1,0 +1,226 @@
+"""Models people know, small and in float64, against values and autograd rows alone.
+
+First derivatives are compared with central differences of values and with rows by ``torch.autograd``; second
+ones with central differences of autograd's gradient. Neither has anything from pushforward in it.
+"""
+
+import pytest
+import torch
+from models.zoo import BUILDERS, Model, Params, build
+from oracles import STEP, assert_close
+from torch import Tensor
+
+import pushforward
+from pushforward import jacfwd, jvp, vmap
+
+# PyTorch's vmap says so for operators that the models themselves call (attention, take, pdist).
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+
+Tree = tuple[Params, Tensor]
+
+# PyTorch's vmap refuses to write a batch into running statistics.
+WITHOUT_VMAP = {"resnet in training"}
+
+
+def direction(model: Model) -> Tree:
+    """A random tangent of parameters and input, of length about one each."""
+
+    def one(t: Tensor) -> Tensor:
+        return torch.randn_like(t) / max(t.numel(), 1) ** 0.5
+
+    return {k: one(v) for k, v in model.params.items()}, one(model.x)
+
+
+def along(model: Model, tangent: Tree, step: float) -> Tree:
+    """The point at ``step`` along the tangent."""
+    params = {k: v + step * tangent[0][k] for k, v in model.params.items()}
+    return params, model.x + step * tangent[1]
+
+
+def inner(a: Tree, b: Tree) -> Tensor:
+    """The inner product of two tangents."""
+    return sum((a[0][k] * b[0][k]).sum() for k in a[0]) + (a[1] * b[1]).sum()
+
+
+def gradient(model: Model, weights: Tensor, params: Params, x: Tensor) -> Tree:
+    """The gradient of ``(weights * output).sum()`` by ``torch.autograd``."""
+    leaves = [t.detach().clone().requires_grad_() for t in (*params.values(), x)]
+    out = model.call(dict(zip(params, leaves, strict=False)), leaves[-1] * 1)
+    grads = torch.autograd.grad((weights * out).sum(), leaves, materialize_grads=True)
+    return dict(zip(params, grads, strict=False)), grads[-1]
+
+
+def hessian_product(model: Model, weights: Tensor, tangent: Tree) -> Tree:
+    """The Hessian of ``(weights * output).sum()`` along a tangent, by differences of the gradient."""
+    there = gradient(model, weights, *along(model, tangent, STEP))
+    back = gradient(model, weights, *along(model, tangent, -STEP))
+    params = {k: (there[0][k] - back[0][k]) / (2 * STEP) for k in there[0]}
+    return params, (there[1] - back[1]) / (2 * STEP)
+
+
+def rows(model: Model) -> Tree:
+    """The whole Jacobian, one row of it for one backward pass of ``torch.autograd``."""
+    out = model.call(model.params, model.x)
+    units = torch.eye(out.numel(), dtype=out.dtype).reshape(-1, *out.shape)
+    grads = [gradient(model, unit, model.params, model.x) for unit in units]
+    shape = out.shape
+    params = {
+        k: torch.stack([g[0][k] for g in grads]).reshape(shape + v.shape)
+        for k, v in model.params.items()
+    }
+    return params, torch.stack([g[1] for g in grads]).reshape(shape + model.x.shape)
+
+
+@pytest.fixture(params=BUILDERS)
+def model(request):
+    return build(request.param)
+
+
+def scalar(model: Model, weights: Tensor):
+    return lambda params, x: (weights * model.call(params, x)).sum()
+
+
+def assert_trees_close(actual: Tree, expected: Tree, **tolerances: float) -> None:
+    assert actual[0].keys() == expected[0].keys()
+    for key, value in expected[0].items():
+        assert_close(actual[0][key], value, **tolerances)
+    assert_close(actual[1], expected[1], **tolerances)
+
+
+def test_jvp_equals_central_differences(model):
+    tangent = direction(model)
+    out, out_dot = jvp(model.call, (model.params, model.x), tangent)
+    assert_close(out, model.call(model.params, model.x))
+    there = model.call(*along(model, tangent, STEP))
+    back = model.call(*along(model, tangent, -STEP))
+    assert_close(out_dot, (there - back).detach() / (2 * STEP))
+
+
+def test_vjp_equals_central_differences_and_autograd(model):
+    tangent = direction(model)
+    out, pull = pushforward.vjp(model.call, model.params, model.x)
+    assert_close(out, model.call(model.params, model.x))
+    weights = torch.randn_like(out)
+    cotangent = pull(weights)
+    there = model.call(*along(model, tangent, STEP))
+    back = model.call(*along(model, tangent, -STEP))
+    slope = (weights * (there - back)).sum().detach() / (2 * STEP)
+    assert_close(inner(cotangent, tangent), slope)
+    assert_trees_close(cotangent, gradient(model, weights, model.params, model.x))
+
+
+@pytest.mark.parametrize("mode", ["jacfwd", "jacrev", "jacobian"])
+def test_jacobian_blocks_equal_rows_by_autograd(model, mode):
+    transform = getattr(pushforward, mode)
+    blocks = transform(model.call, argnums=(0, 1))(model.params, model.x)
+    assert_trees_close(blocks, rows(model))
+
+
+def test_grad_and_value_equal_autograd(model):
+    weights = torch.randn_like(model.call(model.params, model.x))
+    grads, value = pushforward.grad_and_value(scalar(model, weights), argnums=(0, 1))(
+        model.params, model.x
+    )
+    assert_close(value, scalar(model, weights)(model.params, model.x))
+    assert_trees_close(grads, gradient(model, weights, model.params, model.x))
+
+
+def test_jvp_of_jvp_equals_central_differences_of_the_gradient(model):
+    tangent = direction(model)
+
+    def pushed(params, x):
+        return jvp(model.call, (params, x), tangent)[1]
+
+    _, second = jvp(pushed, (model.params, model.x), tangent)
+    weights = torch.randn_like(second)
+    expected = inner(hessian_product(model, weights, tangent), tangent)
+    assert_close((weights * second).sum(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_jvp_of_grad_equals_central_differences_of_the_gradient(model):
+    tangent = direction(model)
+    weights = torch.randn_like(model.call(model.params, model.x))
+    _, product = jvp(
+        pushforward.grad(scalar(model, weights), argnums=(0, 1)), (model.params, model.x), tangent
+    )
+    expected = hessian_product(model, weights, tangent)
+    assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_grad_of_jvp_equals_central_differences_of_the_gradient(model):
+    tangent = direction(model)
+    weights = torch.randn_like(model.call(model.params, model.x))
+
+    def slope(params, x):
+        return jvp(scalar(model, weights), (params, x), tangent)[1]
+
+    product = pushforward.grad(slope, argnums=(0, 1))(model.params, model.x)
+    expected = hessian_product(model, weights, tangent)
+    assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_grad_of_grad_equals_central_differences_of_the_gradient(model):
+    tangent = direction(model)
+    weights = torch.randn_like(model.call(model.params, model.x))
+    first = pushforward.grad(scalar(model, weights), argnums=(0, 1))
+    product = pushforward.grad(lambda p, x: inner(first(p, x), tangent), argnums=(0, 1))(
+        model.params, model.x
+    )
+    expected = hessian_product(model, weights, tangent)
+    assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
+
+
+BATCHED = [name for name in BUILDERS if name not in WITHOUT_VMAP]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_vmap_of_jvp_equals_a_loop(name):
+    model = build(name)
+    tangent = direction(model)
+    xs = torch.stack([model.x, model.x + 0.01 * torch.randn_like(model.x)])
+
+    def pushed(x):
+        return jvp(model.call, (model.params, x), tangent)
+
+    out, out_dot = vmap(pushed)(xs)
+    looped = [pushed(x) for x in xs]
+    assert_close(out, torch.stack([o for o, _ in looped]))
+    assert_close(out_dot, torch.stack([d for _, d in looped]))
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_vmap_of_grad_equals_a_loop_by_autograd(name):
+    model = build(name)
+    xs = torch.stack([model.x, model.x + 0.01 * torch.randn_like(model.x)])
+    weights = torch.randn_like(model.call(model.params, model.x))
+    grads = vmap(pushforward.grad(scalar(model, weights), argnums=(0, 1)), in_dims=(None, 0))(
+        model.params, xs
+    )
+    looped = [gradient(model, weights, model.params, x) for x in xs]
+    for key in model.params:
+        assert_close(grads[0][key], torch.stack([g[0][key] for g in looped]))
+    assert_close(grads[1], torch.stack([g[1] for g in looped]))
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_vmap_of_jacfwd_equals_a_loop(name):
+    model = build(name)
+    xs = torch.stack([model.x, model.x + 0.01 * torch.randn_like(model.x)])
+    transform = jacfwd(model.call, argnums=1)
+    batched = vmap(transform, in_dims=(None, 0))(model.params, xs)
+    assert_close(batched, torch.stack([transform(model.params, x) for x in xs]))
+
+
+def test_running_statistics_end_as_after_a_plain_call():
+    def statistics(evaluate):
+        model = build("resnet in training")
+        net = model.call.__closure__[0].cell_contents
+        evaluate(model)
+        return {k: v.clone() for k, v in net.named_buffers()}
+
+    plain = statistics(lambda m: m.call(m.params, m.x))
+    for transform in (pushforward.jacfwd, pushforward.jacrev, pushforward.jacobian):
+        ours = statistics(lambda m, t=transform: t(m.call, argnums=1)(m.params, m.x))
+        assert ours.keys() == plain.keys()
+        for key, value in plain.items():
+            torch.testing.assert_close(ours[key], value, msg=f"{transform.__name__}: {key}")
