@@ -21,7 +21,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.recording.dispatch import needs_tracer
+from pushforward.recording.dispatch import bare, needs_tracer
 from pushforward.recording.tracer import Alias, Tracer, make_tracer, map_tensors
 from pushforward.rules.registry import lookup, maps_of
 
@@ -73,7 +73,11 @@ def attach(
 def refresh(recorder: Any, tracer: Tracer) -> None:
     """Make the primal and payload of a view again if its base was written to."""
     alias = tracer._alias
-    if alias is None or alias.seen == alias.base._writes:
+    if alias is None:
+        return
+    if alias.base._alias is not None:  # a captured view whose base was captured later
+        refresh(recorder, alias.base)
+    if alias.seen == alias.base._writes:
         return
     primal = alias.base._primal
     with recorder.entry.restored():
@@ -90,6 +94,7 @@ def refresh(recorder: Any, tracer: Tracer) -> None:
             )
             tracer._payload = recorder.combine([part], primal)
     alias.seen = alias.base._writes
+    tracer._writes += 1  # for views that were made of it before it became one
 
 
 def write(recorder: Any, tracer: Tracer, primal: Tensor, payload: Any, keep_payload: bool) -> None:
@@ -111,15 +116,18 @@ def write(recorder: Any, tracer: Tracer, primal: Tensor, payload: Any, keep_payl
             "without repeated elements. Use .clone() before the write."
         )
     base = alias.base
+    if base._alias is not None:
+        refresh(recorder, base)
     linear_map = compose(*[linear_map() for linear_map in alias.maps])
     old = base._primal
     if primal.numel() == old.numel() and primal.dtype == old.dtype:
         mask = None
-        base._primal = _put(linear_map, primal)
+        new = _put(linear_map, primal)
     else:
         ones = torch.ones(primal.shape, device=primal.device, dtype=torch.float32)
         mask = _put(linear_map, ones) != 0
-        base._primal = torch.where(mask, _put(linear_map, primal).to(old.dtype), old)
+        new = torch.where(mask, _put(linear_map, primal).to(old.dtype), old)
+    new_payload = base._payload
     if not (keep_payload or alias.is_cut):
         parts = []
         if payload is not None:
@@ -128,8 +136,12 @@ def write(recorder: Any, tracer: Tracer, primal: Tensor, payload: Any, keep_payl
             shape = tuple(old.shape)
             kept = Scale(shape, shape, (~mask).to(old.dtype))
             parts.append((base._payload, kept, old.dtype))
-        base._payload = recorder.combine(parts, base._primal) if parts else None
-    base._writes += 1
+        new_payload = recorder.combine(parts, new) if parts else None
+    if base._alias is not None:
+        write(recorder, base, new, new_payload, keep_payload)
+    else:
+        base._primal, base._payload = new, new_payload
+        base._writes += 1
     refresh(recorder, tracer)
 
 
@@ -196,25 +208,51 @@ class Captured:
             whole, root = entry
             if tensor is whole or _same_layout(tensor, whole):
                 return root
-        return self._view_of(root, whole, tensor)
+        with bare():
+            index = _positions_in(tensor, whole)
+            is_larger = index is None and _positions_in(whole, tensor) is not None
+        if is_larger:
+            return self._rebase(whole, root, tensor)
+        return self._view_of(root, whole, tensor, index)
 
-    def _view_of(self, root: Tracer, whole: Tensor, tensor: Tensor) -> Tracer:
+    def _rebase(self, part: Tensor, root: Tracer, whole: Tensor) -> Tracer:
+        """Follow ``whole`` from now on, of which a ``part`` was followed until now."""
+        with self._recorder.entry.restored():
+            base = make_tracer(whole.clone(), None, self._recorder)
+        with torch._C.DisableTorchFunction():
+            self._roots[_storage_key(whole)] = (whole, base)
+        with bare():
+            index = _positions_in(part, whole)
+        view = self._view_of(base, whole, part, index)
+        primal, payload = root._primal, root._payload
+        root._alias = view._alias
+        write(self._recorder, root, primal, payload, keep_payload=False)
+        return base
+
+    def _view_of(self, root: Tracer, whole: Tensor, tensor: Tensor, index: Tensor | None) -> Tracer:
         if tensor.dtype != whole.dtype:
             raise UnsupportedError(
                 f"{self._recorder.name}: a tensor that was written to is read through a view as {tensor.dtype}, "
                 f"expected {whole.dtype}. Convert with .to() instead."
             )
-        size, stride = tuple(tensor.shape), tensor.stride()
-        offset = tensor.storage_offset() - whole.storage_offset()
-        flat = torch.arange(whole.numel(), device=whole.device)
-        index = flat.as_strided(size, stride, offset).reshape(-1)
+        if index is None:
+            raise UnsupportedError(
+                f"{self._recorder.name}: under vmap, or in another derivative, a traced value was written into a "
+                f"view of shape {tuple(whole.shape)} of a tensor now read as {tuple(tensor.shape)}: expected the write "
+                "to be made to the tensor itself. Use c[index] = value, or torch.where."
+            )
+        index, size = index.to(whole.device), tuple(tensor.shape)
         shape = tuple(whole.shape)
         first = Reshape(shape, (whole.numel(),))
         second = Gather((whole.numel(),), (index.numel(),), index, (0,), (0,))
         linear_map = compose(first, second, Reshape((index.numel(),), size))
 
+        with torch._C.DisableTorchFunction():
+            is_flat, stride = whole.is_contiguous(), tensor.stride()
+            offset = tensor.storage_offset() - whole.storage_offset()
+
         def view(primal: Tensor) -> Tensor:
-            if needs_tracer(primal):
+            if not is_flat or isinstance(primal, Tracer) or needs_tracer(primal):
                 return primal.reshape(-1)[index].reshape(size)
             # In the memory of the whole, as as_strided with an offset reads that.
             memory = primal.contiguous() if primal.storage_offset() == 0 else primal.clone()
@@ -264,20 +302,50 @@ def shares_memory(tensor: Tensor, tree: Any) -> bool:
     return key in found
 
 
+def _holder(tensor: Tensor) -> Tensor:
+    """Return what holds the memory: the base of an outer recording's tracer, or the tensor below wrappers."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    if isinstance(tensor, Tracer) and tensor._alias is not None:
+        return tensor._alias.base
+    return tensor
+
+
 def _storage_key(tensor: Tensor) -> int:
-    if isinstance(tensor, Tracer) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return id(tensor)
-    return int(tensor.untyped_storage()._cdata)
+    holder = _holder(tensor)
+    if isinstance(holder, Tracer):
+        return id(holder)
+    return int(holder.untyped_storage()._cdata)
 
 
 def _whole_storage(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` if it spans all of its memory, else a flat tensor that does."""
-    if isinstance(tensor, Tracer) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    """Return ``tensor`` if it spans all of its memory, else a tensor that does, as far as there is one."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return tensor
+    if isinstance(tensor, Tracer):
+        return _holder(tensor)
     size = tensor.untyped_storage().nbytes() // tensor.element_size()
     if tensor.is_contiguous() and tensor.numel() == size:
         return tensor
     return tensor.as_strided((size,), (1,), 0)
+
+
+def _positions_in(tensor: Tensor, whole: Tensor) -> Tensor | None:
+    """Return where in ``whole`` (flat, row-major) the elements of ``tensor`` lie; None if one lies outside."""
+    held, order = torch.sort(_offsets(whole))
+    sought = _offsets(tensor)
+    if not sought.numel() or not held.numel():
+        return None if sought.numel() else sought
+    place = torch.searchsorted(held, sought).clamp(max=held.numel() - 1)
+    return order[place] if torch.equal(held[place], sought) else None
+
+
+def _offsets(tensor: Tensor) -> Tensor:
+    """Return where in memory each element lies, in row-major order."""
+    result = torch.tensor(tensor.storage_offset())
+    for size, step in zip(tensor.shape, tensor.stride(), strict=True):
+        result = result.unsqueeze(-1) + torch.arange(size) * step
+    return result.flatten()
 
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:

@@ -7,7 +7,7 @@ imported; a call without tracers goes straight on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from pushforward.errors import MissingRuleError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.transposition import per_seed, transposed
+from pushforward.recording import aliasing
 from pushforward.recording.tracer import Tracer, top_recorder
 from pushforward.rules.registry import Rule
 
@@ -100,11 +101,26 @@ def apply_to_tracers(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "Declare a rule for it (docs/how-to/add-a-rule.md)."
         )
     needed = {key for key, _, _ in recorder._active(args, {})}
-    needs_input_grad = tuple(i in needed for i in range(len(args)))
-    rule = Rule(
-        cls, {i: _partial(cls, i, needs_input_grad, recorder.name) for i in range(len(args))}
-    )
-    return recorder.apply(rule, cls.apply, args, {})
+    call = _Call(cls, recorder.name, tuple(i in needed for i in range(len(args))))
+    rule = Rule(cls, {i: functools.partial(call.maps, i) for i in range(len(args))})
+    result = recorder.apply(rule, call.evaluate, args, {})
+    return _written(recorder, call, args, result) if call.may_write else result
+
+
+def _written(recorder: Any, call: _Call, args: tuple[Any, ...], result: Any) -> Any:
+    """Write the outputs that are arguments, changed in place, into the tracers of these arguments."""
+    results = list(_as_tuple(result))
+    for place, out in enumerate(call.outs):
+        for argument, copy in zip(args, call.inputs, strict=True):
+            if out is copy and recorder.is_mine(argument):
+                value = results[place]
+                primal, payload = recorder.read(value)
+                with recorder.entry.restored():
+                    aliasing.write(recorder, argument, primal, payload, keep_payload=recorder.cut)
+                results[place] = argument
+    if not isinstance(result, (tuple, list)):
+        return results[0]
+    return type(result)(results)
 
 
 def _wrapper_requires_grad(tracer: Tracer) -> bool:
@@ -112,25 +128,51 @@ def _wrapper_requires_grad(tracer: Tracer) -> bool:
         return bool(tracer.requires_grad)
 
 
-def _partial(
-    cls: Any, position: int, needs_input_grad: tuple[bool, ...], name: str
-) -> Callable[..., Any]:
-    def maps(out: Any, *args: Any) -> Any:
-        ctx = _context(cls, args, needs_input_grad, out)
-        outs = _as_tuple(out)
-        shares = [_map(cls, ctx, args, outs, position, i, name) for i in range(len(outs))]
-        return tuple(shares) if isinstance(out, (tuple, list)) else shares[0]
+class _Call:
+    """One call of a Function: how it is evaluated, and the maps of its arguments."""
 
-    return maps
+    def __init__(self, cls: Any, name: str, needs_input_grad: tuple[bool, ...]) -> None:
+        self._cls = cls
+        self._name = name
+        self._needs_input_grad = needs_input_grad
+        codes = (getattr(m, "__code__", None) for m in (cls.forward, cls.setup_context))
+        self.may_write = any("mark_dirty" in code.co_names for code in codes if code is not None)
+        self.inputs: tuple[Any, ...] = ()
+        self.outs: tuple[Any, ...] = ()
+
+    def evaluate(self, *primals: Any) -> Any:
+        """Call the Function, on copies if it writes to arguments: maps that were made before may hold them."""
+        if self.may_write:
+            primals = tuple(p.clone() if isinstance(p, Tensor) else p for p in primals)
+        out = self._cls.apply(*primals)
+        self.inputs, self.outs = primals, _as_tuple(out)
+        return out
+
+    def maps(self, position: int, out: Any, *args: Any) -> Any:
+        """Return the map of one argument for every output."""
+        if self.may_write:
+            args = self.inputs
+        ctx = _context(self._cls, args, self._needs_input_grad, out, self.may_write)
+        outs = _as_tuple(out)
+        shares = [
+            _map(self._cls, ctx, args, outs, position, i, self._name) for i in range(len(outs))
+        ]
+        return tuple(shares) if isinstance(out, (tuple, list)) else shares[0]
 
 
 def _context(
-    cls: Any, args: tuple[Any, ...], needs_input_grad: tuple[bool, ...], out: Any
+    cls: Any,
+    args: tuple[Any, ...],
+    needs_input_grad: tuple[bool, ...],
+    out: Any,
+    may_write: bool,
 ) -> Context:
     ctx: Any = Context(needs_input_grad)
     if cls.setup_context is not torch.autograd.Function.setup_context:
         cls.setup_context(ctx, args, out)
         return ctx  # type: ignore[no-any-return]
+    if may_write:
+        args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
     with torch.no_grad():
         again = cls.forward(ctx, *args)
     ctx.replace(again, out)
@@ -175,10 +217,17 @@ def _map(
         return torch.zeros_like(y) if result is None else result
 
     def pull_one(cotangent: Tensor) -> Tensor:
+        if is_once and any(_is_tracked(t) for t in (*args, *ctx.saved_tensors)):
+            raise MissingRuleError(
+                f"{name}: the backward of {cls.__name__} (an autograd.Function) is marked once_differentiable, and is to "
+                "be differentiated: got a second derivative, expected first ones only. Take the mark off, and write "
+                "backward in differentiable operators."
+            )
         cotangents = [cotangent if i == index else missing(o) for i, o in enumerate(outs)]
         result = _as_tuple(cls.backward(ctx, *cotangents))[position]
         return torch.zeros_like(x) if result is None else result
 
+    is_once = getattr(cls.backward, "__code__", None) is _ONCE_DIFFERENTIABLE
     in_shape, out_shape = tuple(x.shape), tuple(y.shape)
     if has_jvp and not has_backward:
         return General(
@@ -189,6 +238,16 @@ def _map(
             in_shape, out_shape, per_seed(transposed(pull_one, out_shape, y)), per_seed(pull_one)
         )
     return General(in_shape, out_shape, per_seed(push_one), per_seed(pull_one))
+
+
+_ONCE_DIFFERENTIABLE = torch.autograd.function.once_differentiable(lambda ctx: None).__code__
+
+
+def _is_tracked(value: Any) -> bool:
+    """Tell whether an outer recording of ours follows the derivative of ``value``."""
+    while isinstance(value, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    return isinstance(value, Tracer) and value._payload is not None
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -290,7 +290,9 @@ def adopt_written(
     """Adopt the plain tensors that a call is about to write to: ``buffer.add_(x)``, ``out=buffer``."""
     name = getattr(func, "__name__", "")
     in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_METHODS
-    if in_place and args and type(args[0]) is Tensor and not needs_resize(args[0]):
+    if not (in_place and args) or recorder.is_mine(args[0]):
+        return args, kwargs
+    if type(args[0]) in (Tensor, Tracer) and not needs_resize(args[0]):
         args = (recorder.captured.adopt(args[0]), *args[1:])
     return args, kwargs
 

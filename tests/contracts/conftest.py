@@ -1,0 +1,35 @@
+"""Every behaviour here is checked twice: of ours, and of ``torch.func``, whose contract it states.
+
+So a test that misreads PyTorch fails by itself. What differs on purpose is in ``test_differences.py``.
+"""
+
+import pytest
+import torch
+
+import pushforward
+
+
+@pytest.fixture(params=[pushforward, torch.func], ids=["ours", "torch"])
+def api(request):
+    """The module whose functions are tested."""
+    return request.param
+
+
+@pytest.fixture(params=["jacfwd", "jacrev", "jacobian", "torch.jacfwd", "torch.jacrev"])
+def jac(request):
+    """Every function that makes Jacobians."""
+    name = request.param.split(".")
+    return getattr(torch.func if len(name) == 2 else pushforward, name[-1])
+
+
+# What PyTorch says of its own: vmap of operators without a batching rule, and the graphs of its linearize.
+NOT_OURS = (
+    "ignore:There is a performance drop:UserWarning",
+    "ignore:Attempted to insert a get_attr Node:UserWarning",
+)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "contracts" in item.path.parts:
+        for warning in NOT_OURS:
+            item.add_marker(pytest.mark.filterwarnings(warning))
