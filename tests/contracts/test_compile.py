@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pushforward
+
 F64 = torch.float64
 
 
@@ -22,6 +24,12 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected)
 
 
+def not_yet(api, request):
+    """Ours cannot be traced by Dynamo (docs/reference/differences.md): it raises."""
+    if api is pushforward:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="Dynamo cannot trace us"))
+
+
 def test_compiled_functions_can_be_differentiated_eagerly(api):
     """``torch.compile`` with the eager backend around the function, as users have it by decoration."""
     compiled = torch.compile(lambda x: (x.sin() * x).sum(), backend="eager")
@@ -34,7 +42,8 @@ def test_compiled_functions_can_be_differentiated_eagerly(api):
     close(api.vmap(api.grad(compiled))(x[None]), gradient[None])
 
 
-def test_a_derivative_can_be_compiled(api):
+def test_a_derivative_can_be_compiled(api, request):
+    not_yet(api, request)
     x = randn(3)
 
     def f(x):
@@ -43,8 +52,9 @@ def test_a_derivative_can_be_compiled(api):
     close(torch.compile(f, backend="eager")(x), x.cos() * x + x.sin())
 
 
-def test_an_opaque_derivative_can_be_compiled(api):
+def test_an_opaque_derivative_can_be_compiled(api, request):
     """As PyTorch's own test does it: the whole transform is one node of the graph."""
+    not_yet(api, request)
     net = nn.Sequential(nn.Linear(2, 2), nn.Tanh()).double()
     xs = randn(4, 2)
 

@@ -219,8 +219,8 @@ def _map(
     def pull_one(cotangent: Tensor) -> Tensor:
         if is_once and any(_is_tracked(t) for t in (*args, *ctx.saved_tensors)):
             raise MissingRuleError(
-                f"{name}: the backward of {cls.__name__} (an autograd.Function) is marked once_differentiable, and is to "
-                "be differentiated: got a second derivative, expected first ones only. Take the mark off, and write "
+                f"{name}: the backward of {cls.__name__} (an autograd.Function) is marked once_differentiable, and is "
+                "to be differentiated: got a second derivative, expected first ones only. Take the mark off, and write "
                 "backward in differentiable operators."
             )
         cotangents = [cotangent if i == index else missing(o) for i, o in enumerate(outs)]
