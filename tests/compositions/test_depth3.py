@@ -292,9 +292,8 @@ def is_meant(steps: tuple[Step, ...], func: Function) -> bool:
             return False  # torch.func allows no requires_grad_ inside
     if (pushforward, hessian) in steps and (torch.func, jvp) in steps[
         steps.index((pushforward, hessian)) :
-    ]:
-        if func in (writing, assigning, branching, network):
-            return False  # two recordings of ours around torch.func.jvp of a view: PyTorch's assertion has_fw_view
+    ] and func in (writing, assigning, branching, network):
+        return False  # two recordings of ours around torch.func.jvp of a view: PyTorch's assertion has_fw_view
     if steps[0] == (pushforward, batch) and (torch.func, hessian) in steps[1:]:
         return False  # vmap, ours, torch.func.hessian: functorch says that a tensor has escaped
     # torch.func.jacfwd writes our tracers into its own plain basis of tangents: refused with a way out.
