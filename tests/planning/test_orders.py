@@ -35,7 +35,7 @@ def _branches(x: Tensor) -> Tensor:
 FUNCTIONS: dict[str, tuple[Net, Tensor]] = {
     "narrow end": (_net(60, 30, 30, 3), torch.randn(60)),
     "wide end": (_net(3, 30, 30, 60), torch.randn(3)),
-    "bottleneck": (_net(80, 40, 2, 40, 80), torch.randn(80)),
+    "bottleneck": (_net(400, 200, 2, 200, 400), torch.randn(400)),
     "batch": (_net(12, 8, 4), torch.randn(5, 12)),
     "elementwise": (lambda x: x.sin() * x.cos(), torch.randn(9)),
     "branches": (_branches, torch.randn(6)),

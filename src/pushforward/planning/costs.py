@@ -18,16 +18,33 @@ from pushforward.linear.block import Block
 from pushforward.linear.kinds.composed import Composed
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.convolve import Convolve
+from pushforward.linear.kinds.gather import Gather, Select, Slice
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.permute import Permute
 from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scan import Scan
+from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap
 
 # Measured by benchmarks/cost_model.py on two cores of a shared Xeon, one thread, float32: medians over its programs.
-SECONDS_PER_CALL = 6e-6  # Python and dispatcher, for one block through one map
-SECONDS_PER_FLOP = 2.5e-11  # products of matrices
-SECONDS_PER_BYTE = 1.5e-10  # elementwise, reading and writing
+SECONDS_PER_CALL = 4e-6  # Python and dispatcher, for one block through one map
+SECONDS_PER_FLOP = 1.1e-11  # products of matrices
+SECONDS_PER_BYTE = 3e-11  # elementwise, reading and writing
+CALLS_PER_PRODUCT = (
+    2  # of two edges of a graph: its bookkeeping takes as long as the product's own call
+)
+
+# How many calls the kinds are worth that are more than one product or view.
+_CALLS: dict[type, int] = {
+    General: 8,
+    Convolve: 30,
+    Scan: 6,
+    Gather: 6,
+    TakeAlong: 4,
+    Select: 3,
+    Slice: 3,
+}
 
 # A general map is a pair of functions whose work is not known: this many operations for each number that it touches.
 GENERAL_FLOPS_PER_NUMBER = 20
@@ -111,7 +128,9 @@ def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tup
     moved = 0
     if not isinstance(linear_map, (Permute, Reshape)) and result.values is not block.values:
         moved = (_held(block.values) + _held(result.values)) * result.values.element_size()
-    return result, Cost(1, _flops(linear_map, block, result, forward), moved)
+    return result, Cost(
+        _CALLS.get(type(linear_map), 1), _flops(linear_map, block, result, forward), moved
+    )
 
 
 def _flops(linear_map: AbstractLinearMap, block: Block, result: Block, forward: bool) -> int:

@@ -18,10 +18,10 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import add_blocks
-from pushforward.linear.elimination import Graph, Item, as_map, local
+from pushforward.linear.elimination import Graph, Item, as_map
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
+from pushforward.planning.costs import CALLS_PER_PRODUCT, Cost, push_cost, shadow, shadow_tensor
 from pushforward.recording.dispatch import bare
 
 Mode = Literal["forward", "reverse", "cross"]
@@ -236,7 +236,8 @@ class _Search:
         key = (_key(first), _key(second))
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._predicted(first, second)
+            block, cost = self._predicted(first, second)
+            found = self._known[key] = block, cost + Cost(calls=CALLS_PER_PRODUCT - 1)
         return found
 
     def _predicted(self, first: Item, second: Item) -> tuple[Block, Cost]:
@@ -249,7 +250,11 @@ class _Search:
             return push_cost(second, first, forward=True)
         if isinstance(second, Block):
             if second.seed_shape != first.out_shape:
-                return self._predicted(local(first, self._like), second)
+                start, before = push_cost(
+                    first, identity_like(first.in_shape, self._like), forward=True
+                )
+                result, cost = self._predicted(start, second)
+                return result, cost + before
             result, cost = push_cost(first, second.flipped(), forward=False)
             return result.flipped(), cost
         if math.prod(first.in_shape) <= math.prod(second.out_shape):
@@ -274,7 +279,8 @@ def _assembly(blocks: Sequence[Block], *, forward: bool) -> Cost:
         rows = block if not forward else block.flipped()
         size = math.prod(block.shape) * math.prod(block.seed_shape) * block.values.element_size()
         if any(axis is not None for axis in block.tied):
-            total += 2 * size
+            is_moved = forward and block.num_free > 0
+            total += size * (1 + 2 * STRIDED_COPY if is_moved else 1)
         elif not rows.values.is_contiguous():
             total += 2 * size * STRIDED_COPY
     return Cost(len(blocks), 0, total)

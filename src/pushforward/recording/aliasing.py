@@ -252,7 +252,7 @@ class Captured:
             offset = tensor.storage_offset() - whole.storage_offset()
 
         def view(primal: Tensor) -> Tensor:
-            if not is_flat or isinstance(primal, Tracer) or needs_tracer(primal):
+            if not is_flat or needs_tracer(primal):
                 return primal.reshape(-1)[index].reshape(size)
             # In the memory of the whole, as as_strided with an offset reads that.
             memory = primal.contiguous() if primal.storage_offset() == 0 else primal.clone()

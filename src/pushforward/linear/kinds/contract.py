@@ -134,6 +134,9 @@ def _product(
 
 
 _MATRIX = 2
+_MANY_SEEDS = (
+    64  # with fewer, the product whose result has the seeds as columns takes twice as long
+)
 
 
 def _contract(
@@ -157,6 +160,7 @@ def _contract(
     if values.dtype is not const.dtype:
         values, const = _promoted(values, const)
     form = product.form
+    near_first = near_first and values.ndim == _MATRIX and values.shape[0] >= _MANY_SEEDS
     if form == "mm_t":
         values = torch.mm(const, values.t()).t() if near_first else torch.mm(values, const.t())
     elif form == "mm":
