@@ -290,9 +290,11 @@ def is_meant(steps: tuple[Step, ...], func: Function) -> bool:
         outside = steps[: len(steps) - 1 - transforms[::-1].index(autograd)]
         if any(api is torch.func or transform is batch for api, transform in outside):
             return False  # torch.func allows no requires_grad_ inside
-    if (pushforward, hessian) in steps and (torch.func, jvp) in steps[
-        steps.index((pushforward, hessian)) :
-    ] and func in (writing, assigning, branching, network):
+    if (
+        (pushforward, hessian) in steps
+        and (torch.func, jvp) in steps[steps.index((pushforward, hessian)) :]
+        and func in (writing, assigning, branching, network)
+    ):
         return False  # two recordings of ours around torch.func.jvp of a view: PyTorch's assertion has_fw_view
     if steps[0] == (pushforward, batch) and (torch.func, hessian) in steps[1:]:
         return False  # vmap, ours, torch.func.hessian: functorch says that a tensor has escaped
