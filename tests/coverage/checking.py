@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -35,7 +36,8 @@ LIMIT = (
 WRITTEN_LIMIT = 250_000  # above it, so are ours
 MAX_ROWS = 400  # outputs, likewise
 HUGE = 100_000  # inputs: above it, jvp and vjp alone, but for the first sample of them
-MANY = 100  # samples of one dtype: of more, second derivatives and batches on so many
+# Samples of one dtype: of more, second derivatives and batches on so many. `make coverage` takes them all.
+MANY = int(os.environ.get("PUSHFORWARD_MANY_SAMPLES", "100"))
 HESSIAN_LIMIT = 50  # inputs, in real numbers: above it, the Hessian's product with a direction
 # Against torch.autograd, relative to the largest entry or 1, by the least precise tensor of the call.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 1e-2}

@@ -167,6 +167,11 @@ def test_a_residual_that_the_function_overwrites_raises() -> None:
         jacrev(func)(X)
 
 
+def test_pullbacks_of_functions_with_keywords() -> None:
+    _, pullback = vjp(lambda x, *, scale: x * scale, X, scale=3.0)
+    torch.testing.assert_close(pullback(torch.ones_like(X)), (3 * torch.ones_like(X),))
+
+
 def test_pullbacks_of_batches() -> None:
     output, pullback = vjp(mixing, X)
     rows = torch.eye(len(output), dtype=X.dtype)

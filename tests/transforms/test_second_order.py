@@ -141,6 +141,19 @@ def test_hessians_of_several_arguments_and_pytrees():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_hessians_with_aux_keywords_and_chunks():
+    x = rand(4)
+
+    def func(x: Tensor, *, power: int) -> tuple[Tensor, str]:
+        return (x**power).sum() * x[0], "aux"
+
+    expected = torch.func.hessian(lambda x: func(x, power=3)[0])(x)
+    for chunk_size in (None, 1, 3):
+        result, aux = hessian(func, has_aux=True, chunk_size=chunk_size)(x, power=3)
+        assert aux == "aux"
+        assert_close(result, expected)
+
+
 def test_third_derivative_by_every_mix_of_modes():
     x = torch.tensor([0.3, -0.7], dtype=F64)
 

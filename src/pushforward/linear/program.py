@@ -110,6 +110,9 @@ class LinearProgram:
 
 def push_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:
     """Push each block; values come out in ``dtype``, that of the output (its real part where that is real)."""
+    if len(blocks) == 1 and blocks[0].values.dtype is dtype:  # nearly always
+        pushed = linear_map.push(blocks[0])
+        return [pushed if pushed.values.dtype is dtype else _in_dtype(pushed, dtype)]
     return [_in_dtype(linear_map.push(_before(b, dtype)), dtype) for b in blocks]
 
 

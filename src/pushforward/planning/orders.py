@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -367,8 +368,8 @@ def _is_due(found: Plan, program: LinearProgram, search_now: bool) -> bool:
     return search_now or spent >= size * SECONDS_PER_SEARCHED_VERTEX
 
 
-_fields: dict[type, tuple[str, ...]] = {}
-_PLAIN = frozenset({int, str, float, bool, complex, type(None)})
+# For each kind of map: what gives its plain fields, and the names of those that hold tensors or maps.
+_fields: dict[type, tuple[Callable[[Any], Any], tuple[str, ...]]] = {}
 
 
 def structure(program: LinearProgram) -> tuple[Any, ...]:
@@ -388,17 +389,26 @@ def structure(program: LinearProgram) -> tuple[Any, ...]:
 
 def _map_structure(linear_map: AbstractLinearMap) -> tuple[Any, ...]:
     kind = type(linear_map)
-    names = _fields.get(kind)
-    if names is None:
-        names = _fields[kind] = tuple(f.name for f in dataclasses.fields(linear_map))
-    values: list[Any] = [kind]
+    known = _fields.get(kind)
+    if known is None:
+        known = _fields[kind] = _split_fields(kind)
+    plain, names = known
+    held: list[Any] = []
     for name in names:
         value = getattr(linear_map, name)
-        value_kind = type(value)
-        if value_kind is tuple or value_kind is torch.Size or value_kind in _PLAIN:
-            values.append(value)
-        elif isinstance(value, Tensor):
-            values.append(value.shape)
+        if isinstance(value, Tensor):
+            held.append(value.shape)
         elif isinstance(value, AbstractLinearMap):
-            values.append(_map_structure(value))
-    return tuple(values)
+            held.append(_map_structure(value))
+        elif not callable(value):
+            held.append(value)
+    return kind, plain(linear_map), tuple(held)
+
+
+def _split_fields(kind: type) -> tuple[Callable[[Any], Any], tuple[str, ...]]:
+    plain: list[str] = []
+    held: list[str] = []
+    for field in dataclasses.fields(kind):
+        is_held = any(word in str(field.type) for word in ("Tensor", "Map", "Callable"))
+        (held if is_held else plain).append(field.name)
+    return operator.attrgetter(*plain), tuple(held)

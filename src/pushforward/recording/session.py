@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.recording.dispatch import EntryState, bare
+from pushforward.recording.dispatch import EntryState, bare, compiled_functions_run_eagerly
 from pushforward.recording.recorder import Recorder
 from pushforward.recording.tracer import Tracer, map_tensors
 
@@ -55,7 +55,7 @@ def _record(
     inputs: Sequence[Tensor],
     payloads: Sequence[Any],
 ) -> Any:
-    if "torch._dynamo" in sys.modules:
+    if "torch._dynamo.eval_frame" in sys.modules:
         with compiled_functions_run_eagerly:
             return _call(recorder, function, inputs, payloads)
     return _call(recorder, function, inputs, payloads)
@@ -80,34 +80,6 @@ def _call(
             torch._C._set_grad_enabled(entry.grad_mode)
         recorder.finish()
     return result
-
-
-class _Eagerly:
-    """While a recording runs, functions made by ``torch.compile`` run as they were written.
-
-    Dynamo would trace into the tracers. Its stance belongs to the process, so recordings in several threads are
-    counted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._stance: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._count:
-                self._stance = torch.compiler.set_stance("force_eager")
-            self._count += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._count -= 1
-            if not self._count:
-                self._stance.__exit__(None, None, None)
-
-
-compiled_functions_run_eagerly = _Eagerly()
 
 
 class RefuseRandom(TorchDispatchMode):

@@ -67,6 +67,15 @@ def broadcast_contraction(
         if product is not None:
             return product
         const = const.to_dense()
+    if (
+        1 not in x_shape
+        and 1 not in const.shape
+        and set(x_letters) <= {*const_letters, *out_letters}
+    ):
+        places = _parsed(f"{x_letters},{const_letters}->{out_letters}")[3]
+        shapes = x_shape + const.shape
+        out_shape = tuple([shapes[i] for i in places])
+        return Contract(x_shape, out_shape, x_letters, const_letters, out_letters, const)
     sizes: dict[str, int] = {}
     for letters, shape in ((x_letters, x_shape), (const_letters, tuple(const.shape))):
         for c, n in zip(letters, shape, strict=True):

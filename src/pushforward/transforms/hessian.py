@@ -12,16 +12,25 @@ from pushforward.transforms.jacrev import jacrev
 from pushforward.transforms.jvp import check_primals, jvp
 
 
-def hessian(func: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
+def hessian(
+    func: Callable[..., Any],
+    argnums: Argnums = 0,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
     """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
 
     Args:
         func: Maps tensors (any pytree) to tensors (any pytree).
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
+        has_aux: Whether ``func`` returns ``(output, aux)``.
+        chunk_size: At most so many columns are carried at once through the gradient; None for all.
 
     Returns:
         A function with ``func``'s arguments. For output ``(*out)`` and argument ``(*in)`` it gives
-        ``(*out, *in, *in)``; nested as ``jacfwd(jacrev(func, argnums), argnums)`` nests.
+        ``(*out, *in, *in)``; nested as ``jacfwd(jacrev(func, argnums), argnums)`` nests. With ``has_aux``,
+        ``(hessian, aux)``.
 
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
@@ -35,7 +44,8 @@ def hessian(func: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
     """
-    return jacfwd(jacrev(func, argnums), argnums, randomness="same")
+    rows = jacrev(func, argnums, has_aux=has_aux)
+    return jacfwd(rows, argnums, has_aux, randomness="same", chunk_size=chunk_size)
 
 
 def hvp(

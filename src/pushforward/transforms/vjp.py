@@ -76,13 +76,14 @@ class Pullback:
         return f"Pullback({len(self._tape.program.equations)} equations)"
 
 
-def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs: Any) -> Any:
     """Compute ``func`` and return a function that multiplies cotangents by its transposed Jacobian.
 
     Args:
         func: Maps tensors (any pytree) to tensors (any pytree). It is called once.
         *primals: Its arguments.
         has_aux: Whether ``func`` returns ``(output, aux)``.
+        **kwargs: Keyword arguments of ``func``.
 
     Returns:
         ``(output, pullback)``, with ``has_aux`` ``(output, pullback, aux)``. ``pullback(cotangents)`` takes the
@@ -105,7 +106,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
-    tape = Tape(NAME, func, selected, {}, has_aux=has_aux, is_kept=True)
+    tape = Tape(NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True)
     output = unflatten(tape.outputs, tape.spec)
     pullback = Pullback(tape, selected)
     return (output, pullback, tape.aux) if has_aux else (output, pullback)
