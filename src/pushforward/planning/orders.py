@@ -148,14 +148,6 @@ class Planner:
         """Tell whether there is more than one column and more than one row; else a pure mode is best."""
         return min(math.prod(b.shape) for b in (*self.starts, *self.ends)) > 1
 
-    @property
-    def can_cross(self) -> bool:
-        """Tell whether the program can be eliminated: every number in it has the same real dtype."""
-        dtypes = {e.dtype for e in self.program.equations}
-        dtypes |= {t.in_dtype for e in self.program.equations for t in e.terms}
-        dtypes |= {b.values.dtype for b in (*self.starts, *self.ends)}
-        return len(dtypes) == 1 and not next(iter(dtypes)).is_complex
-
     def cross(self) -> Prediction:
         """Search an order of elimination: greedily, then by moving one vertex at a time."""
         with bare():
@@ -306,6 +298,15 @@ _plans: dict[Any, Plan] = {}
 MAX_PLANS = 512
 
 
+def can_cross(program: LinearProgram) -> bool:
+    """Tell whether the program can be eliminated: every number in it has the same real dtype."""
+    dtypes = {e.dtype for e in program.equations}
+    for equation in program.equations:
+        for term in equation.terms:
+            dtypes.add(term.in_dtype)
+    return len(dtypes) == 1 and not next(iter(dtypes)).is_complex
+
+
 Starts = Callable[[], Sequence[Block]]
 
 
@@ -339,7 +340,7 @@ def plan(
     found.seen += 1
     if not found.is_searched and "cross" in modes and _is_due(found, program, search_now):
         planner = Planner(program, starts(), ends())
-        if planner.can_cross and planner.is_wide:
+        if can_cross(program) and planner.is_wide:
             found.predictions["cross"] = planner.cross()
             found.choose()
         found.is_searched = True

@@ -11,7 +11,7 @@ from pushforward.errors import ArgumentValueError, UnsupportedError, message
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.elimination import run_order
-from pushforward.planning.orders import Mode, Plan, Planner, plan
+from pushforward.planning.orders import Mode, Plan, can_cross, plan
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -162,7 +162,7 @@ def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
     if not tape.program.equations:
         return pulled_rows(tape, chunk_size)
     chosen = (
-        planned(tape, mode, can_cross=chunk_size is None) if mode in ("auto", "cross") else None
+        planned(tape, mode, with_cross=chunk_size is None) if mode in ("auto", "cross") else None
     )
     if chosen is not None and chosen.mode == "cross":
         return _eliminated(tape, chosen)
@@ -171,7 +171,7 @@ def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
     return pulled_rows(tape, chunk_size)
 
 
-def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = False) -> Plan:
+def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = False) -> Plan:
     """Return the plan for what was recorded."""
 
     def starts() -> list[Block]:
@@ -182,7 +182,7 @@ def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = Fa
 
     signature = tuple([(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
     if mode == "cross":
-        if not Planner(tape.program, starts(), ends()).can_cross:
+        if not can_cross(tape.program):
             raise UnsupportedError(
                 message(
                     NAME,
@@ -197,7 +197,7 @@ def planned(tape: Tape, mode: str, can_cross: bool = True, search_now: bool = Fa
         return plan(tape.program, signature, starts, ends, (cast("Mode", mode),))
     modes: tuple[Mode, ...] = ("forward", "reverse", "cross")
     return plan(
-        tape.program, signature, starts, ends, modes if can_cross else modes[:2], search_now
+        tape.program, signature, starts, ends, modes if with_cross else modes[:2], search_now
     )
 
 

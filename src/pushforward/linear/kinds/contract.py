@@ -83,7 +83,7 @@ class _Product:
     result: str
     missing: tuple[int, ...]  # near axes of the result over which its values are constant
     tied: Tied
-    form: str  # "mm", "mm_t", "mv", "mv_t", "copy" or "einsum": what is one product goes straight to it
+    form: str  # "mm", "mm_t", "mv", "mv_t", "copy", "scale" or "einsum": what is one product goes straight to it
     order: tuple[int, ...] = ()  # of the constant, where it is copied
 
 
@@ -125,8 +125,9 @@ def _product(
             form = "mv"
         elif const_letters == left + full:
             form = "mv_t"
-    elif not left and len(const_letters) == len(full):
-        form, order = "copy", tuple(const_letters.index(c) for c in full)
+    elif set(left) <= set(const_letters) == set(full):  # nothing is summed
+        form = "scale" if left else "copy"
+        order = tuple(const_letters.index(c) for c in full)
     return _Product(
         kept if len(kept) != len(near) else None,
         left, const_letters, full, missing, tuple(new_tied), form, order,
@@ -171,6 +172,8 @@ def _contract(
         values = torch.mv(const.t(), values)
     elif form == "copy":  # the first product of an identity block
         values = values * (const.permute(product.order) if product.order else const)
+    elif form == "scale":
+        values = _spread(values, product) * const.permute(product.order)
     else:
         values = torch.einsum(f"{product.left},{product.right}->{product.result}", values, const)
     if product.missing:
@@ -180,6 +183,14 @@ def _contract(
             full.insert(num_seeds + axis, 1)
         values = values.reshape(full)
     return Block(values, out_shape, block.seed_shape, product.tied, block.source)
+
+
+def _spread(values: Tensor, product: _Product) -> Tensor:
+    """Bring the axes of ``values`` into the order of the result, with size 1 where it lacks one."""
+    order = [product.left.index(c) for c in product.result if c in product.left]
+    values = values.permute(order)
+    sizes = iter(values.shape)
+    return values.reshape([next(sizes) if c in product.left else 1 for c in product.result])
 
 
 def _promoted(values: Tensor, const: Tensor) -> tuple[Tensor, Tensor]:
