@@ -8,7 +8,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor, nn
 
-from pushforward import jacfwd, jvp, linearize, vmap
+from pushforward import jacfwd, jacobian, jacrev, jvp, linearize, vjp, vmap
 
 F64 = torch.float64
 THREADS, CALLS = 8, 25
@@ -54,7 +54,10 @@ def run_threads(task: Callable[[int], None]) -> list[BaseException]:
     return errors
 
 
-@pytest.mark.parametrize("kind", ["jacfwd", "jvp", "linearize", "vmap", "second order"])
+@pytest.mark.parametrize(
+    "kind",
+    ["jacfwd", "jacrev", "jacobian", "cross", "jvp", "vjp", "linearize", "vmap", "second order"],
+)
 def test_eight_threads_with_different_functions_get_right_answers_every_time(kind):
     points = [torch.randn(4, dtype=F64) for _ in range(THREADS)]
     jacobians = [central_jacobian(f, x) for f, x in zip(FUNCTIONS, points, strict=True)]
@@ -64,6 +67,14 @@ def test_eight_threads_with_different_functions_get_right_answers_every_time(kin
         f, x, jac = FUNCTIONS[i], points[i], jacobians[i]
         if kind == "jacfwd":
             assert_close(jacfwd(f)(x), jac)
+        elif kind == "jacrev":
+            assert_close(jacrev(f)(x), jac)
+        elif kind in ("jacobian", "cross"):
+            mode = "auto" if kind == "jacobian" else "cross"
+            assert_close(jacobian(f, mode=mode)(x), jac)
+        elif kind == "vjp":
+            out, pullback = vjp(f, x)
+            assert_close(pullback(torch.ones_like(out))[0], jac.reshape(-1, 4).sum(0))
         elif kind == "jvp":
             assert_close(jvp(f, (x,), (x,))[1], jac @ x)
         elif kind == "linearize":

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import operator
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -295,6 +296,7 @@ def _bytes(alive: dict[int, tuple[Block, ...]]) -> int:
 # ----- The cache -----
 
 _plans: dict[Any, Plan] = {}
+_lock = threading.Lock()
 MAX_PLANS = 512
 
 
@@ -334,9 +336,11 @@ def plan(
     key = (modes, signature, structure(program))
     found = _plans.get(key)
     if found is None:
-        found = _plans[key] = _planned(Planner(program, starts(), ends()), modes)
-        if len(_plans) > MAX_PLANS:
-            _plans.pop(next(iter(_plans)), None)
+        found = _planned(Planner(program, starts(), ends()), modes)
+        with _lock:
+            _plans[key] = found
+            while len(_plans) > MAX_PLANS:
+                del _plans[next(iter(_plans))]
     found.seen += 1
     if not found.is_searched and "cross" in modes and _is_due(found, program, search_now):
         planner = Planner(program, starts(), ends())

@@ -93,8 +93,7 @@ def _apply(
 
 def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...]], Any]:
     rule: Any = lookup(op)
-    partials = [(partial, wants_out(partial)) for partial in rule.declared if partial is not None]
-    assert len(partials) == len(rule.declared) or op is aten.pow.Tensor_Scalar
+    partials = [(partial, wants_out(partial)) for partial in rule.declared]
     is_elementwise = rule.is_elementwise
 
     def handler(func: Any, args: tuple[Any, ...]) -> Any:
@@ -107,7 +106,9 @@ def _direct(op: Any, num_args: tuple[int, ...]) -> Callable[[Any, tuple[Any, ...
         for a in args:
             if type(a) is Tracer and a._recorder is recorder:
                 a = a._primal if a._alias is None else current(a)
-            elif not recorder.is_pushing and isinstance(a, Tensor):
+            elif isinstance(a, Tensor):
+                if a.layout is not torch.strided:
+                    return NotImplemented
                 recorder.note(a)
             primals.append(a)
         out = func(*primals)
