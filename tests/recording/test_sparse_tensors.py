@@ -131,3 +131,10 @@ def test_what_is_not_covered_is_refused(func: Callable[[Tensor], Tensor]) -> Non
     """Never a silent zero."""
     with pytest.raises(UnsupportedError, match="to_dense"):
         jacfwd(func)(VALUES)
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_elementwise_products_with_a_sparse_constant_are_refused_by_name(transform):
+    constant = torch.eye(3, dtype=torch.float64).to_sparse()
+    with pytest.raises(UnsupportedError, match=r"aten.mul.*expected a dense one.*to_dense"):
+        transform(lambda x: (constant * x[:, None]).to_dense())(torch.ones(3, dtype=torch.float64))
