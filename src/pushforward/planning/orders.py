@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 import random
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block, identity_like
@@ -373,47 +371,20 @@ def _is_due(found: Plan, program: LinearProgram, search_now: bool) -> bool:
     return search_now or spent >= size * SECONDS_PER_SEARCHED_VERTEX
 
 
-# For each kind of map: what gives its plain fields, and the names of those that hold tensors or maps.
-_fields: dict[type, tuple[Callable[[Any], Any], tuple[str, ...]]] = {}
-
-
 def structure(program: LinearProgram) -> tuple[Any, ...]:
-    """Return what a plan depends on: the equations, and the kind and sizes of their maps."""
+    """Return what a plan is kept under: the graph, and the kind and output shape of each map.
+
+    An order is right for every program with the same graph; maps of the same kind and shapes cost nearly the same.
+    """
     equations: list[tuple[Any, ...]] = []
     for equation in program.equations:
         terms = equation.terms
         if len(terms) == 1:
-            term = terms[0]
-            equations.append((equation.dtype, term.variable, _map_structure(term.linear_map)))
-        else:
+            linear_map = terms[0].linear_map
             equations.append(
-                (equation.dtype, *[(t.variable, _map_structure(t.linear_map)) for t in terms])
+                (equation.variable, terms[0].variable, type(linear_map), linear_map.out_shape)
             )
+        else:
+            parts = [(t.variable, type(t.linear_map), t.linear_map.out_shape) for t in terms]
+            equations.append((equation.variable, *parts))
     return tuple(program.inputs), tuple(program.outputs), tuple(equations)
-
-
-def _map_structure(linear_map: AbstractLinearMap) -> tuple[Any, ...]:
-    kind = type(linear_map)
-    known = _fields.get(kind)
-    if known is None:
-        known = _fields[kind] = _split_fields(kind)
-    plain, names = known
-    held: list[Any] = []
-    for name in names:
-        value = getattr(linear_map, name)
-        if isinstance(value, Tensor):
-            held.append(value.shape)
-        elif isinstance(value, AbstractLinearMap):
-            held.append(_map_structure(value))
-        elif not callable(value):
-            held.append(value)
-    return kind, plain(linear_map), tuple(held)
-
-
-def _split_fields(kind: type) -> tuple[Callable[[Any], Any], tuple[str, ...]]:
-    plain: list[str] = []
-    held: list[str] = []
-    for field in dataclasses.fields(kind):
-        is_held = any(word in str(field.type) for word in ("Tensor", "Map", "Callable"))
-        (held if is_held else plain).append(field.name)
-    return operator.attrgetter(*plain), tuple(held)

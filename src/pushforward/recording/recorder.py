@@ -483,12 +483,12 @@ class CapturedMode(TorchFunctionMode):
 def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Tensor) -> AbstractLinearMap:
     """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
     out_shape = tuple(out.shape)
-    if isinstance(linear_map, Scale) and isinstance(linear_map.coef, Tensor):
-        if linear_map.coef.layout is not torch.strided:
-            raise UnsupportedError(
-                f"{op}: a traced tensor meets a constant of layout {linear_map.coef.layout}: expected a dense one, as "
-                "elementwise operators of sparse constants are not followed. Use .to_dense(), or torch.sparse.mm."
-            )
+    coef = linear_map.coef if isinstance(linear_map, Scale) else None
+    if isinstance(coef, Tensor) and coef.layout is not torch.strided:
+        raise UnsupportedError(
+            f"{op}: a traced tensor meets a constant of layout {coef.layout}: expected a dense one, as elementwise "
+            "operators of sparse constants are not followed. Use .to_dense(), or torch.sparse.mm."
+        )
     if linear_map.out_shape != out_shape and isinstance(linear_map, (Scale, Mask)):
         linear_map = dataclasses.replace(linear_map, out_shape=out_shape)
     if linear_map.out_shape != out_shape or linear_map.in_shape != tuple(x.shape):
