@@ -175,7 +175,7 @@ def _power(func: Any, args: tuple[Any, ...]) -> Any:
     """Raise to a number."""
     if len(args) != _BINARY_LENGTH or type(args[1]) not in (int, float):
         return NotImplemented
-    return _POWER(func, args)
+    return _POWER(torch.pow, args)  # Tensor.__pow__ is written in Python, and slower
 
 
 def _view(op: Any, takes_sizes: bool) -> Callable[[Any, tuple[Any, ...]], Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.recording.tracer import innermost
 from pushforward.trees import flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
@@ -167,7 +168,8 @@ def _check_leaf(name: str, tree: Any, position: int, place: int, leaf: Any) -> N
                 "Register its class as a pytree, or leave it out of argnums.",
             )
         )
-    if not (leaf.is_floating_point() or leaf.is_complex()):
+    like = innermost(leaf)
+    if not (like.is_floating_point() or like.is_complex()):
         where = paths(tree)[place]
         raise ArgumentTypeError(
             message(
@@ -178,7 +180,7 @@ def _check_leaf(name: str, tree: Any, position: int, place: int, leaf: Any) -> N
                 "Use x.double(), or leave it out of argnums.",
             )
         )
-    if leaf.layout is not torch.strided or leaf.is_nested:
+    if like.layout is not torch.strided or like.is_nested:
         raise ArgumentTypeError(
             message(
                 name,

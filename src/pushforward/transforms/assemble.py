@@ -8,11 +8,13 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block, complex_identity, identity, seeds
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
+from pushforward.recording.tracer import innermost
 
 
 def start(primal: Tensor, source: int) -> Block:
     """Return the block with which forward mode starts at an input, reverse mode at an output."""
-    return complex_identity(primal, source) if primal.is_complex() else identity(primal, source)
+    like = innermost(primal)  # asking a tracer for its dtype takes a microsecond
+    return complex_identity(like, source) if like.is_complex() else identity(like, source)
 
 
 def unit_seeds(primal: Tensor, places: Tensor) -> Block:
@@ -28,14 +30,14 @@ def unit_seeds(primal: Tensor, places: Tensor) -> Block:
 
 def directions(primal: Tensor) -> Shape:
     """Return the axes of a Jacobian that belong to ``primal``: a complex number has two directions."""
-    return (*primal.shape, 2) if primal.is_complex() else tuple(primal.shape)
+    like = innermost(primal)
+    return (*like.shape, 2) if like.is_complex() else tuple(like.shape)
 
 
 def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
     """Return the promoted dtype of output and input."""
-    if primal.dtype is x.dtype:
-        return x.dtype
-    return torch.promote_types(primal.dtype, x.dtype)
+    first, second = innermost(primal).dtype, innermost(x).dtype
+    return first if first is second else torch.promote_types(first, second)
 
 
 def from_tangents(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
@@ -55,9 +57,9 @@ def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
     Math: with Re⟨w, J v⟩ = Re⟨Jᵀw, v⟩, w = 1 gives the real part of a row, w = i its imaginary part; the parts of
     a complex cotangent belong to the two directions of its input.
     """
-    if rows.is_complex():
+    if innermost(rows).is_complex():
         rows = torch.view_as_real(rows.resolve_conj())
-    if primal.is_complex():
+    if innermost(primal).is_complex():
         real, imaginary = rows.unbind(primal.dim())
         rows = torch.complex(real, imaginary)
     return _in_dtype(rows, primal, x)
@@ -65,5 +67,7 @@ def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
 
 def _in_dtype(jacobian: Tensor, primal: Tensor, x: Tensor) -> Tensor:
     dtype = jacobian_dtype(primal, x)
-    jacobian = jacobian if jacobian.dtype is dtype else jacobian.to(dtype)
-    return jacobian if jacobian.is_contiguous() else jacobian.contiguous()
+    like = innermost(jacobian)
+    if like.dtype is dtype and like.is_contiguous():
+        return jacobian
+    return jacobian.to(dtype).contiguous()
