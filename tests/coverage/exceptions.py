@@ -42,16 +42,6 @@ REFUSALS: tuple[Refusal, ...] = (
         shown="under `vmap`",
         sample=4,
     ),
-    Refusal(
-        entry="sparse.mm.reduce",
-        derivatives=r".*",
-        error="UnsupportedError",
-        message="a product reduced by (mean|amax|amin) of a sparse tensor that depends on the inputs",
-        reason="the sparse factor is differentiated for sums only; the dense factor always",
-        example="jacrev",
-        shown="of the sparse factor, `mean`, `amax`, `amin`",
-        sample=1,
-    ),
 )
 
 

@@ -138,3 +138,12 @@ def test_elementwise_products_with_a_sparse_constant_are_refused_by_name(transfo
     constant = torch.eye(3, dtype=torch.float64).to_sparse()
     with pytest.raises(UnsupportedError, match=r"aten.mul.*expected a dense one.*to_dense"):
         transform(lambda x: (constant * x[:, None]).to_dense())(torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "amax", "amin"])
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_reduced_products_with_respect_to_the_sparse_factor(transform, reduce):
+    def product(values: Tensor) -> Tensor:
+        return torch.sparse.mm(csr(values), DENSE, reduce)
+
+    assert_close(transform(product)(VALUES), central_jacobian(product, VALUES))

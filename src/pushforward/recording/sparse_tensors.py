@@ -309,7 +309,7 @@ def _densified(x: Any) -> Any:
 
 def _product(left: Any, right: Any, reduce: str | None = None) -> Any:
     if reduce is not None and reduce != "sum":
-        raise _refused(f"a product reduced by {reduce}", "traced values", "sum")
+        return _reduced_product(left, right, reduce)
     if not _is_sparse(right):
         return _coordinates(left).times(right)
     transposed = _coordinates(right).transposed()
@@ -323,6 +323,17 @@ def _product(left: Any, right: Any, reduce: str | None = None) -> Any:
     values = first.times(second.dense())[tuple(places)]
     shape = (first.shape[0], second.shape[1])
     return traced(Coordinates(places, values, shape, first.layout, True))
+
+
+def _reduced_product(left: Any, right: Any, reduce: str) -> Tensor:
+    """Return the mean, the largest or the least of the terms of a product, for each row and column."""
+    places = _coordinates(left).matrix()
+    rows, columns = places.indices
+    terms = places.values.unsqueeze(1) * _densified(right).index_select(0, columns)
+    zeros = terms.new_zeros((places.shape[0], terms.shape[1]))
+    return zeros.scatter_reduce(
+        0, rows.unsqueeze(1).expand_as(terms), terms, reduce, include_self=False
+    )
 
 
 def _added_product(
