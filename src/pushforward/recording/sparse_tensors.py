@@ -325,7 +325,7 @@ def _product(left: Any, right: Any, reduce: str | None = None) -> Any:
     return traced(Coordinates(places, values, shape, first.layout, True))
 
 
-def _reduced_product(left: Any, right: Any, reduce: str) -> Tensor:
+def _reduced_product(left: Any, right: Any, reduce: str) -> Any:
     """Return the mean, the largest or the least of the terms of a product, for each row and column."""
     places = _coordinates(left).matrix()
     rows, columns = places.indices
