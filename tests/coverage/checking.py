@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -36,8 +34,6 @@ LIMIT = (
 WRITTEN_LIMIT = 250_000  # above it, so are ours
 MAX_ROWS = 400  # outputs, likewise
 HUGE = 100_000  # inputs: above it, jvp and vjp alone, but for the first sample of them
-# Samples of one dtype: of more, second derivatives and batches on so many. `make coverage` takes them all.
-MANY = int(os.environ.get("PUSHFORWARD_MANY_SAMPLES", "100"))
 HESSIAN_LIMIT = 50  # inputs, in real numbers: above it, the Hessian's product with a direction
 # Against torch.autograd, relative to the largest entry or 1, by the least precise tensor of the call.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 1e-2}
@@ -70,10 +66,8 @@ def check_entry(name: str, entry: Any) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for dtype in dtypes_of(entry):
-            found = list(cases(name, entry, dtype))
-            every = max(1, math.ceil(len(found) / MANY))
-            for place, case in enumerate(found):
-                is_whole = place % every == 0 and (place == 0 or size(case.point) <= HUGE)
+            for place, case in enumerate(cases(name, entry, dtype)):
+                is_whole = place == 0 or size(case.point) <= HUGE
                 check_case(case, outcome, has_second=entry.supports_gradgrad, is_whole=is_whole)
     outcome.seconds = time.perf_counter() - start
     return outcome
@@ -124,8 +118,8 @@ def limits() -> str:
     return (
         f"A Jacobian of more than {LIMIT} entries or {MAX_ROWS} rows is compared along random directions, and above "
         f"{WRITTEN_LIMIT} it is not written out; a Hessian of more than {HESSIAN_LIMIT} columns is applied to a "
-        f"direction. Of more than {MANY} samples in one dtype, at most {MANY}, spread evenly, are checked for second "
-        f"derivatives and in batches; of those with more than {HUGE} inputs, one."
+        f"direction. Of the samples with more than {HUGE} inputs, one is checked for second derivatives and in "
+        "batches, the others by jvp and vjp."
     )
 
 
