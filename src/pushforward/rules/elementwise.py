@@ -63,7 +63,7 @@ elementwise(
     lambda x, y, rounding_mode=None, *, out: 0.0 if rounding_mode else -out / y,
 )
 elementwise(aten.reciprocal, lambda x, *, out: -out * out)
-elementwise(aten.square, lambda x: 2 * x)
+elementwise(aten.square, lambda x: x + x)  # a third of the time of 2 * x
 elementwise(
     aten.fmod,
     lambda x, y: 1,
@@ -112,7 +112,7 @@ def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
         return 0.0
     if y == 1:
         return 1.0
-    return 2 * x if y == 2 else y * x.pow(y - 1)
+    return x + x if y == 2 else y * x.pow(y - 1)
 
 
 def _pow_exponent(x: Any, y: Tensor, *, out: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ elementwise(
 )
 elementwise(aten.sinh, lambda x: x.cosh())
 elementwise(aten.cosh, lambda x: x.sinh())
-elementwise(aten.tanh, lambda x, *, out: 1 - out * out)
+elementwise(aten.tanh, lambda x, *, out: 1 - out.square())
 elementwise(aten.asinh, lambda x: (1 + x * x).rsqrt())
 elementwise(aten.acosh, lambda x: (x - 1).rsqrt() * (x + 1).rsqrt(), domain=(1.1, 3.0))
 elementwise(aten.atanh, lambda x: 1 / (1 - x * x), domain=(-0.9, 0.9))
