@@ -99,6 +99,10 @@ def _bottleneck() -> Made:
     return _mlp(1000, 256, 10, 256, 1000), torch.randn(1000)
 
 
+def _bottleneck_wide() -> Made:
+    return _mlp(1000, 512, 10, 512, 1000), torch.randn(1000)
+
+
 def _bottleneck_short() -> Made:
     return _mlp(1000, 10, 1000), torch.randn(1000)
 
@@ -133,6 +137,9 @@ CASES = [
     Case("jac_in", "MLP 1000-256-256-256-10", _mlp_in, 1.15, "jacobian", PURE),
     Case("jac_out", "MLP 10-256-256-256-1000", _mlp_out, 1.15, "jacobian", PURE),
     Case("bottleneck", "bottleneck 1000-256-10-256-1000", _bottleneck, 0.2, "cross", PURE),
+    Case(
+        "bottleneck_wide", "bottleneck 1000-512-10-512-1000", _bottleneck_wide, 0.2, "cross", PURE
+    ),
     Case("bottleneck_3", "bottleneck 1000-10-1000", _bottleneck_short, 0.2, "cross", PURE),
     Case("hess_mlp", "MLP 50-64-64-1", _energy, 0.25, "hessian", ("torch.hessian",)),
     Case("hess_quartic", "sum(x⁴) on 1000", _quartic, 0.05, "hessian", ("torch.hessian",), True),
