@@ -9,7 +9,18 @@ from oracles import assert_close
 from torch.overrides import TorchFunctionMode, _len_torch_function_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _len_torch_dispatch_stack
 
-from pushforward import jacfwd, jvp, linearize, vmap
+from pushforward import (
+    explain,
+    hessian,
+    hvp,
+    jacfwd,
+    jacobian,
+    jacrev,
+    jvp,
+    linearize,
+    vjp,
+    vmap,
+)
 
 X = torch.tensor([0.5, -1.0, 2.0])
 
@@ -87,12 +98,14 @@ class RaisingFunction(torch.autograd.Function):
 
 
 class RaisingRule(RaisingFunction):
+    """Raises where its derivative is asked for, whatever the mode."""
+
     @staticmethod
     def forward(x):
         return x * 2
 
     @staticmethod
-    def jvp(ctx, t):
+    def setup_context(ctx, inputs, output):
         raise OwnError
 
 
@@ -114,7 +127,7 @@ NAMES = [
     "vmap",
     "writing",
     "custom forward",
-    "custom jvp",
+    "custom context",
 ]
 
 CALLS = {
@@ -124,6 +137,14 @@ CALLS = {
     "linearize": lambda f: linearize(f, X)[1](X),
     "vmap of jacfwd": lambda f: vmap(jacfwd(f))(torch.stack([X, X])),
     "jacfwd of jacfwd": lambda f: jacfwd(jacfwd(f))(X),
+    "jacrev": lambda f: jacrev(f)(X),
+    "jacrev in chunks": lambda f: jacrev(f, chunk_size=1)(X),
+    "jacobian": lambda f: jacobian(f)(X),
+    "cross-country": lambda f: jacobian(f, mode="cross")(X),
+    "vjp": lambda f: vjp(f, X)[1](f(X)),
+    "hessian": lambda f: hessian(f)(X),
+    "hvp": lambda f: hvp(lambda x: f(x).sum(), (X,), (X,)),
+    "explain": lambda f: explain(f, X),
 }
 
 
