@@ -18,8 +18,9 @@ Thunk = Callable[[], Any]
 def interleaved_medians(functions: Sequence[Thunk], seconds: float) -> list[float]:
     """Return the median time of each, in seconds; their calls alternate, so that noise hits both alike.
 
-    One repetition is a run of calls long enough (2 ms) for the clock. At least 7 repetitions of each are made, at
-    least 3 where one takes more than a second, one where one takes more than ten. All must have been called before.
+    One repetition is a run of calls long enough (2 ms) for the clock, after one call that is not timed. At least 7
+    repetitions of each are made, at least 3 where one takes more than a second, one where one takes more than ten.
+    All must have been called before.
     """
     counts, least = [], 7
     for function in functions:
@@ -34,6 +35,8 @@ def interleaved_medians(functions: Sequence[Thunk], seconds: float) -> list[floa
         end = time.perf_counter() + seconds
         while len(times[0]) < least or time.perf_counter() < end:
             for function, count, record in zip(functions, counts, times, strict=True):
+                if least > 1:
+                    function()  # the other sides have filled the caches with their data
                 record.append(_time(function, count))
     finally:
         if gc_was_on:
