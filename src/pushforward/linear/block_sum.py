@@ -58,21 +58,19 @@ def _merge(a: Block, b: Block, force: bool) -> Block | None:
 
 def to_dense(blocks: Blocks, shape: Shape, seed_shape: Shape, like: Tensor) -> Tensor:
     """Return the sum as one contiguous tensor ``(*shape, *seed_shape)``; zeros like ``like`` if there is none."""
-    if not blocks:
-        return torch.zeros(shape + seed_shape, dtype=like.dtype, device=like.device)
-    total = blocks[0].to_dense()
-    for block in blocks[1:]:
-        total = total + block.to_dense().reshape(total.shape)
-    full = shape + seed_shape
-    return total if total.shape == full else total.reshape(full)
+    return _total([b.to_dense() for b in blocks], shape + seed_shape, like)
 
 
 def to_rows(blocks: Blocks, shape: Shape, seed_shape: Shape, like: Tensor) -> Tensor:
     """Return the sum as one contiguous tensor ``(*seed_shape, *shape)``; zeros like ``like`` if there is none."""
-    if not blocks:
-        return torch.zeros(seed_shape + shape, dtype=like.dtype, device=like.device)
-    total = blocks[0].to_rows()
-    for block in blocks[1:]:
-        total = total + block.to_rows().reshape(total.shape)
-    full = seed_shape + shape
+    return _total([b.to_rows() for b in blocks], seed_shape + shape, like)
+
+
+def _total(written: list[Tensor], full: Shape, like: Tensor) -> Tensor:
+    """Add up blocks that were written out; their seeds may be grouped differently."""
+    if not written:
+        return torch.zeros(full, dtype=like.dtype, device=like.device)
+    total = written[0]
+    for other in written[1:]:
+        total = total + other.reshape(total.shape)
     return total if total.shape == full else total.reshape(full)

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ from pushforward.linear.program import LinearProgram
 # An edge from tail to head carries maps as they were recorded, and blocks (near end: head, far end: tail).
 Item = AbstractLinearMap | Block
 Multiply = Callable[[Item, Item], Block]
+Apply = Callable[[AbstractLinearMap, Block, bool], Block]
 
 
 class Graph:
@@ -36,7 +38,6 @@ class Graph:
         self.into: dict[int, dict[int, list[Item]]] = {}
         self.out_of: dict[int, set[int]] = {}
         self.inputs = program.inputs
-        self.num_outputs = len(program.outputs)
         for equation in program.equations:
             for term in equation.terms:
                 self._add(term.variable, equation.variable, [term.linear_map])
@@ -52,7 +53,7 @@ class Graph:
             for head, tails in self.into.items()
         }
         other.out_of = {tail: set(heads) for tail, heads in self.out_of.items()}
-        other.inputs, other.num_outputs = self.inputs, self.num_outputs
+        other.inputs = self.inputs
         return other
 
     @property
@@ -111,25 +112,31 @@ def run_order(
     return graph
 
 
-def multiply(first: Item, second: Item, like: Tensor) -> Block:
-    """Return the block of ``second`` after ``first``."""
+def _apply(linear_map: AbstractLinearMap, block: Block, forward: bool) -> Block:
+    return linear_map.push(block) if forward else linear_map.pull(block)
+
+
+def multiply(first: Item, second: Item, like: Tensor, apply: Apply = _apply) -> Block:
+    """Return the block of ``second`` after ``first``; ``apply`` is what pushes (or pulls) a block through a map."""
     if isinstance(first, Block):
         if isinstance(second, Block):
             # Pulled, not pushed: the product is laid out as the rows of a Jacobian.
-            return as_map(first.reshape(second.seed_shape)).pull(second.flipped()).flipped()
-        return second.push(first)
+            linear_map = as_map(first.reshape(second.seed_shape))
+            return apply(linear_map, second.flipped(), False).flipped()
+        return apply(second, first, True)
     if isinstance(second, Block):
         if second.seed_shape != first.out_shape:
-            return multiply(local(first, like), second, like)
-        return first.pull(second.flipped()).flipped()
-    if _numel(first.in_shape) <= _numel(second.out_shape):
-        return second.push(local(first, like))
-    return first.pull(second.pull(identity_like(second.out_shape, like))).flipped()
+            return multiply(local(first, like, apply), second, like, apply)
+        return apply(first, second.flipped(), False).flipped()
+    if math.prod(first.in_shape) <= math.prod(second.out_shape):
+        return apply(second, local(first, like, apply), True)
+    cotangent = apply(second, identity_like(second.out_shape, like), False)
+    return apply(first, cotangent, False).flipped()
 
 
-def local(linear_map: AbstractLinearMap, like: Tensor) -> Block:
+def local(linear_map: AbstractLinearMap, like: Tensor, apply: Apply = _apply) -> Block:
     """Return the Jacobian of one map as a block."""
-    return linear_map.push(identity_like(linear_map.in_shape, like))
+    return apply(linear_map, identity_like(linear_map.in_shape, like), True)
 
 
 def as_map(block: Block) -> AbstractLinearMap:
@@ -176,10 +183,3 @@ def _lowered(block: Block, seeds: str, const_letters: str, near: str, const: Ten
         near.translate(table),
         const,
     )
-
-
-def _numel(shape: Shape) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

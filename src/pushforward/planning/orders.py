@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, identity_like
+from pushforward.linear.block import Block
 from pushforward.linear.block_sum import add_blocks
-from pushforward.linear.elimination import Graph, Item, as_map
+from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import CALLS_PER_PRODUCT, Cost, push_cost, shadow, shadow_tensor
@@ -228,34 +228,17 @@ class _Search:
         key = (_key(first), _key(second))
         found = self._known.get(key)
         if found is None:
-            block, cost = self._predicted(first, second)
-            found = self._known[key] = block, cost + Cost(calls=CALLS_PER_PRODUCT - 1)
-        return found
+            total = Cost(calls=CALLS_PER_PRODUCT - 1)
 
-    def _predicted(self, first: Item, second: Item) -> tuple[Block, Cost]:
-        """Mirror `elimination.multiply`."""
-        if isinstance(first, Block):
-            if isinstance(second, Block):
-                linear_map = as_map(first.reshape(second.seed_shape))
-                result, cost = push_cost(linear_map, second.flipped(), forward=False)
-                return result.flipped(), cost
-            return push_cost(second, first, forward=True)
-        if isinstance(second, Block):
-            if second.seed_shape != first.out_shape:
-                start, before = push_cost(
-                    first, identity_like(first.in_shape, self._like), forward=True
-                )
-                result, cost = self._predicted(start, second)
-                return result, cost + before
-            result, cost = push_cost(first, second.flipped(), forward=False)
-            return result.flipped(), cost
-        if math.prod(first.in_shape) <= math.prod(second.out_shape):
-            start, cost = push_cost(first, identity_like(first.in_shape, self._like), forward=True)
-            result, more = push_cost(second, start, forward=True)
-            return result, cost + more
-        start, cost = push_cost(second, identity_like(second.out_shape, self._like), forward=False)
-        result, more = push_cost(first, start, forward=False)
-        return result.flipped(), cost + more
+            def apply(linear_map: AbstractLinearMap, block: Block, forward: bool) -> Block:
+                nonlocal total
+                result, cost = push_cost(linear_map, block, forward)
+                total = total + cost
+                return result
+
+            block = multiply(first, second, self._like, apply)
+            found = self._known[key] = block, total
+        return found
 
 
 def _key(item: Item) -> Any:

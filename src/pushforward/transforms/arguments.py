@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
-from pushforward.recording.tracer import innermost
 from pushforward.trees import flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
@@ -168,8 +167,7 @@ def _check_leaf(name: str, tree: Any, position: int, place: int, leaf: Any) -> N
                 "Register its class as a pytree, or leave it out of argnums.",
             )
         )
-    like = innermost(leaf)
-    if not (like.is_floating_point() or like.is_complex()):
+    if not (leaf.is_floating_point() or leaf.is_complex()):
         where = paths(tree)[place]
         raise ArgumentTypeError(
             message(
@@ -180,7 +178,7 @@ def _check_leaf(name: str, tree: Any, position: int, place: int, leaf: Any) -> N
                 "Use x.double(), or leave it out of argnums.",
             )
         )
-    if like.layout is not torch.strided or like.is_nested:
+    if leaf.layout is not torch.strided or leaf.is_nested:
         raise ArgumentTypeError(
             message(
                 name,
@@ -213,6 +211,48 @@ def check_outputs(name: str, tree: Any, leaves: Sequence[Any]) -> None:
             f"{name}: {where} has dtype: got {leaf.dtype}, expected a floating or complex tensor, as integers have "
             "no derivative. Return it beside the output with has_aux=True."
         )
+
+
+def batch_size(name: str, tree: Any, what: str, unit: str) -> int:
+    """Return the length of the leading axis that all tensors in ``tree`` must share."""
+    flat, _ = flatten(tree)
+    sizes = {t.shape[0] for t in flat if isinstance(t, Tensor) and t.ndim}
+    if len(sizes) != 1:
+        raise ArgumentValueError(
+            message(
+                name,
+                f"leading axes of the {what}",
+                sorted(sizes),
+                f"the same number of {unit} in each",
+                "Stack them along axis 0.",
+            )
+        )
+    return int(sizes.pop())
+
+
+def match_leaf(
+    name: str, what: str, given: Any, primal: Tensor, num_batch_axes: int, of: str
+) -> Tensor:
+    """Return a tangent or cotangent of ``primal``, checked, in its dtype."""
+    if not isinstance(given, Tensor):
+        raise ArgumentTypeError(
+            message(name, what, type(given).__name__, "a tensor", "Use torch.zeros_like.")
+        )
+    if given.shape[num_batch_axes:] != primal.shape:
+        raise ArgumentValueError(
+            message(
+                name,
+                f"{what}'s shape",
+                tuple(given.shape),
+                f"{'(batch, ' if num_batch_axes else ''}{tuple(primal.shape)}, that of its {of}",
+                "Broadcast it first.",
+            )
+        )
+    if given.is_complex() and not primal.is_complex():
+        raise ArgumentTypeError(
+            message(name, f"{what}'s dtype", given.dtype, f"{primal.dtype}", f"Use {what}.real.")
+        )
+    return given if given.dtype == primal.dtype else given.to(primal.dtype)
 
 
 def split_aux(name: str, result: Any, has_aux: bool) -> tuple[Any, Any]:

@@ -8,13 +8,11 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block, complex_identity, identity, seeds
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
-from pushforward.recording.tracer import innermost
 
 
 def start(primal: Tensor, source: int) -> Block:
     """Return the block with which forward mode starts at an input, reverse mode at an output."""
-    like = innermost(primal)  # asking a tracer for its dtype takes a microsecond
-    return complex_identity(like, source) if like.is_complex() else identity(like, source)
+    return complex_identity(primal, source) if primal.is_complex() else identity(primal, source)
 
 
 def unit_seeds(primal: Tensor, places: Tensor) -> Block:
@@ -30,13 +28,12 @@ def unit_seeds(primal: Tensor, places: Tensor) -> Block:
 
 def directions(primal: Tensor) -> Shape:
     """Return the axes of a Jacobian that belong to ``primal``: a complex number has two directions."""
-    like = innermost(primal)
-    return (*like.shape, 2) if like.is_complex() else tuple(like.shape)
+    return (*primal.shape, 2) if primal.is_complex() else tuple(primal.shape)
 
 
 def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
     """Return the promoted dtype of output and input."""
-    first, second = innermost(primal).dtype, innermost(x).dtype
+    first, second = primal.dtype, x.dtype
     return first if first is second else torch.promote_types(first, second)
 
 
@@ -57,9 +54,9 @@ def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
     Math: with Re⟨w, J v⟩ = Re⟨Jᵀw, v⟩, w = 1 gives the real part of a row, w = i its imaginary part; the parts of
     a complex cotangent belong to the two directions of its input.
     """
-    if innermost(rows).is_complex():
+    if rows.is_complex():
         rows = torch.view_as_real(rows.resolve_conj())
-    if innermost(primal).is_complex():
+    if primal.is_complex():
         real, imaginary = rows.unbind(primal.dim())
         rows = torch.complex(real, imaginary)
     return _in_dtype(rows, primal, x)
@@ -67,7 +64,6 @@ def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
 
 def _in_dtype(jacobian: Tensor, primal: Tensor, x: Tensor) -> Tensor:
     dtype = jacobian_dtype(primal, x)
-    like = innermost(jacobian)
-    if like.dtype is dtype and like.is_contiguous():
+    if jacobian.dtype is dtype and jacobian.is_contiguous():
         return jacobian
     return jacobian.to(dtype).contiguous()

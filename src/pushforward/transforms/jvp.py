@@ -11,7 +11,7 @@ from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
 from pushforward.recording.pushing import PushingRecorder
-from pushforward.transforms.arguments import Selected, check_function
+from pushforward.transforms.arguments import Selected, check_function, match_leaf
 from pushforward.transforms.record import call
 from pushforward.trees import flatten, unflatten
 
@@ -101,29 +101,7 @@ def match_tangents(
     for primal, tangent in zip(all_primals, all_tangents, strict=True):
         if not isinstance(primal, Tensor):
             continue
-        if not isinstance(tangent, Tensor):
-            raise ArgumentTypeError(
-                message(
-                    name, "tangent", type(tangent).__name__, "a tensor", "Use torch.zeros_like."
-                )
-            )
-        if tangent.shape[num_batch_axes:] != primal.shape:
-            raise ArgumentValueError(
-                message(
-                    name,
-                    "tangent's shape",
-                    tuple(tangent.shape),
-                    f"{'(batch, ' if num_batch_axes else ''}{tuple(primal.shape)}, that of its primal",
-                    "Broadcast it first.",
-                )
-            )
-        if tangent.is_complex() and not primal.is_complex():
-            raise ArgumentTypeError(
-                message(
-                    name, "tangent's dtype", tangent.dtype, f"{primal.dtype}", "Use tangent.real."
-                )
-            )
-        directions.append(tangent if tangent.dtype == primal.dtype else tangent.to(primal.dtype))
+        directions.append(match_leaf(name, "tangent", tangent, primal, num_batch_axes, of="primal"))
     assert len(directions) == len(leaves)
     return directions
 

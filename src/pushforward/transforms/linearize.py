@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from pushforward.errors import ArgumentValueError, message
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
 from pushforward.linear.program import LinearProgram
-from pushforward.transforms.arguments import Selected, check_function
+from pushforward.transforms.arguments import Selected, batch_size, check_function
 from pushforward.transforms.jvp import check_primals, match_tangents, owned
 from pushforward.transforms.record import Tape
-from pushforward.trees import TreeSpec, flatten, unflatten
+from pushforward.trees import TreeSpec, unflatten
 
 NAME = "linearize"
 
@@ -43,19 +42,8 @@ class LinearFunction:
 
     def batched(self, *tangents: Any) -> Any:
         """Push a batch: every tangent, and every result, has a leading axis of directions."""
-        flat, _ = flatten(tangents)
-        sizes = {t.shape[0] for t in flat if isinstance(t, Tensor) and t.ndim}
-        if len(sizes) != 1:
-            raise ArgumentValueError(
-                message(
-                    NAME,
-                    "leading axes of the tangents",
-                    sorted(sizes),
-                    "the same number of directions in each",
-                    "Stack the directions along axis 0.",
-                )
-            )
-        return self._push(tangents, (sizes.pop(),))
+        size = batch_size(NAME, tangents, "tangents", "directions")
+        return self._push(tangents, (size,))
 
     def _push(self, tangents: tuple[Any, ...], batch: tuple[int, ...]) -> Any:
         directions = match_tangents(NAME, self._primals, tangents, self._leaves, len(batch))

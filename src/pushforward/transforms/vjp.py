@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.errors import ArgumentTypeError
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_rows
-from pushforward.transforms.arguments import Selected, check_function
+from pushforward.transforms.arguments import Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals, owned
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
@@ -48,19 +48,8 @@ class Pullback:
 
     def batched(self, cotangents: Any) -> tuple[Any, ...]:
         """Pull a batch: every cotangent, and every result, has a leading axis."""
-        flat, _ = flatten(cotangents)
-        sizes = {t.shape[0] for t in flat if isinstance(t, Tensor) and t.ndim}
-        if len(sizes) != 1:
-            raise ArgumentValueError(
-                message(
-                    NAME,
-                    "leading axes of the cotangents",
-                    sorted(sizes),
-                    "the same number of cotangents in each",
-                    "Stack them along axis 0.",
-                )
-            )
-        return self._pull(cotangents, (sizes.pop(),))
+        size = batch_size(NAME, cotangents, "cotangents", "cotangents")
+        return self._pull(cotangents, (size,))
 
     def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
         tape = self._tape
@@ -120,33 +109,7 @@ def match_cotangents(cotangents: Any, tape: Tape, num_batch_axes: int) -> list[T
             f"{NAME}: Expected pytree structure of cotangents to be the same as pytree structure of outputs to the "
             f"function: got cotangents: {spec}, expected primal output: {tape.spec}. Give one for every output."
         )
-    given = []
-    for place, (cotangent, primal) in enumerate(zip(leaves, tape.outputs, strict=True)):
-        if not isinstance(cotangent, Tensor):
-            raise ArgumentTypeError(
-                message(
-                    NAME,
-                    f"cotangent {place}",
-                    type(cotangent).__name__,
-                    "a tensor",
-                    "Use torch.zeros_like.",
-                )
-            )
-        if cotangent.shape[num_batch_axes:] != primal.shape:
-            raise ArgumentValueError(
-                message(
-                    NAME,
-                    "cotangent's shape",
-                    tuple(cotangent.shape),
-                    f"{'(batch, ' if num_batch_axes else ''}{tuple(primal.shape)}, that of its output",
-                    "Broadcast it first.",
-                )
-            )
-        if cotangent.is_complex() and not primal.is_complex():
-            raise ArgumentTypeError(
-                message(
-                    NAME, "cotangent's dtype", cotangent.dtype, f"{primal.dtype}", "Use its .real."
-                )
-            )
-        given.append(cotangent if cotangent.dtype == primal.dtype else cotangent.to(primal.dtype))
-    return given
+    return [
+        match_leaf(NAME, "cotangent", cotangent, primal, num_batch_axes, of="output")
+        for cotangent, primal in zip(leaves, tape.outputs, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 
@@ -40,16 +41,9 @@ class Composed(AbstractLinearMap):
         within = torch.arange(int(counts.sum())) - before.repeat_interleave(counts)
         rows = rows.repeat_interleave(counts)
         cols = cols[starts.repeat_interleave(counts) + within]
-        size = max(_numel(self.in_shape), 1)
+        size = max(math.prod(self.in_shape), 1)
         entries = torch.unique(rows * size + cols)
         return entries // size, entries % size
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def compose(*maps: AbstractLinearMap) -> AbstractLinearMap:

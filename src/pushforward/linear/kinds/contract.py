@@ -75,9 +75,7 @@ class Contract(AbstractLinearMap):
 class _Product:
     """How one block is contracted: worked out once for its structure, whatever its values and sizes."""
 
-    kept: (
-        tuple[int, ...] | None
-    )  # near axes over which the values vary; None if that is all of them
+    kept: tuple[int, ...] | None  # near axes over which the values vary; None: over all
     left: str  # letters of the values
     right: str  # of the constant
     result: str
