@@ -53,11 +53,6 @@ class Block:
         return self.source, self.seed_shape, self.tied
 
     @property
-    def full_numel(self) -> int:
-        """How many numbers the values hold once every near axis is written out."""
-        return self.num_seeds * math.prod(self.shape)
-
-    @property
     def num_seeds(self) -> int:
         """How many free columns are carried."""
         return math.prod(

@@ -273,11 +273,7 @@ def _install() -> None:
     ):
         FAST[function] = _view(op, takes_sizes)
     FAST[t.__getitem__] = _getitem
-    for name in ("shape", "dtype", "device", "ndim", "layout", "is_nested", "is_cpu"):
-        FAST[getattr(t, name).__get__] = _read
-    readers: list[Any] = [t.dim, t.numel, t.is_complex, t.is_floating_point, t.is_contiguous]
-    readers += [torch.numel, torch.is_complex, torch.is_floating_point]
-    for reader in readers:
+    for reader in (torch.numel, torch.is_complex, torch.is_floating_point):
         FAST[reader] = _read
     _install_unary()
 

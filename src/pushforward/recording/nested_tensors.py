@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ def from_jagged(recorder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def is_reading_values() -> bool:
     """Tell whether a nested tensor is being asked for its values: it detaches them, above autograd's view of it."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     for _ in range(8):
         if frame is None:
             return False
         if frame.f_globals.get("__name__") == _MODULE:
             return frame.f_code.co_name == "values_default"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False

@@ -136,14 +136,7 @@ def _in_one_pass(
     inputs = selected.leaves
     payloads = [(start(x, i),) for i, x in enumerate(inputs)]
     leaves, spec, aux = call(recorder, func, selected, kwargs, has_aux, payloads)
-    rows = []
-    for primal, payload in leaves:
-        rows.append(
-            [
-                from_tangents(tuple(b for b in payload or () if b.source == i), primal, x)
-                for i, x in enumerate(inputs)
-            ]
-        )
+    rows = [_row(payload or (), primal, inputs) for primal, payload in leaves]
     return rows, spec, aux
 
 
@@ -164,13 +157,7 @@ def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tenso
     """Return the Jacobians of every output with respect to every input, in forward mode."""
     if chunk_size is None:
         pushed = tape.program.push([(start(x, i),) for i, x in enumerate(tape.inputs)])
-        return [
-            [
-                from_tangents(tuple(b for b in blocks if b.source == i), y, x)
-                for i, x in enumerate(tape.inputs)
-            ]
-            for y, blocks in zip(tape.outputs, pushed, strict=True)
-        ]
+        return [_row(b, y, tape.inputs) for y, b in zip(tape.outputs, pushed, strict=True)]
     rows: list[list[Tensor]] = [[] for _ in tape.outputs]
     for place, x in enumerate(tape.inputs):
         pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
@@ -186,6 +173,14 @@ def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tenso
         for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
             row.append(_joined(piece, primal, x))
     return rows
+
+
+def _row(blocks: Blocks, primal: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """Return the Jacobians of one output with respect to every input."""
+    return [
+        from_tangents(tuple(b for b in blocks if b.source == i), primal, x)
+        for i, x in enumerate(inputs)
+    ]
 
 
 def _joined(pieces: list[Tensor], primal: Tensor, x: Tensor) -> Tensor:
