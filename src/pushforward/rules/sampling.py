@@ -238,6 +238,11 @@ def _backward_image(
     if not output_mask[1]:
         return None, None
     taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
+    return None, _image_to_grid(taps, grad_output)
+
+
+def _image_to_grid(taps: _Taps, grad_output: Tensor) -> General:
+    """Return the map from the image to the cotangent of the grid; its transpose goes from grid to image."""
     cotangent, slopes = grad_output.flatten(2), taps.slopes()
 
     def push(seeds: Tensor) -> Tensor:
@@ -248,7 +253,7 @@ def _backward_image(
         flat = seeds.reshape(len(seeds), *cotangent.shape[::2], taps.num_space)
         return taps.put(torch.einsum("snpd,ncp,npkd->sncpk", flat, cotangent, slopes))
 
-    return None, General(taps.shape, taps.grid_shape, push, pull, ((0, 0),))
+    return General(taps.shape, taps.grid_shape, push, pull, ((0, 0),))
 
 
 def _backward_grid(
@@ -261,23 +266,11 @@ def _backward_grid(
     output_mask: Sequence[bool],
 ) -> tuple[AbstractLinearMap | None, AbstractLinearMap | None]:
     taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
-    cotangent, slopes = grad_output.flatten(2), taps.slopes()
-    image_map: AbstractLinearMap | None = None
+    image_map = transpose(_image_to_grid(taps, grad_output)) if output_mask[0] else None
     grid_map: AbstractLinearMap | None = None
-    if output_mask[0]:
-
-        def push(seeds: Tensor) -> Tensor:
-            flat = seeds.reshape(len(seeds), *cotangent.shape[::2], taps.num_space)
-            return taps.put(torch.einsum("snpd,ncp,npkd->sncpk", flat, cotangent, slopes))
-
-        def pull(seeds: Tensor) -> Tensor:
-            result = torch.einsum("sncpk,ncp,npkd->snpd", taps.take(seeds), cotangent, slopes)
-            return result.reshape(len(seeds), *taps.grid_shape)
-
-        image_map = General(taps.grid_shape, taps.shape, push, pull, ((0, 0),))
     if output_mask[1]:
         d = range(taps.num_space)
-        weighted = torch.einsum("ncp,ncpk->npk", cotangent, taps.take(input))
+        weighted = torch.einsum("ncp,ncpk->npk", grad_output.flatten(2), taps.take(input))
         curvature = [(weighted * taps.weight(i, j)).sum(-1) for i, j in itertools.product(d, d)]
         const = torch.stack(curvature, -1)
         const = const.reshape(*taps.grid_shape, taps.num_space)
