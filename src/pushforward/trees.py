@@ -17,7 +17,7 @@ LEAF: TreeSpec = pytree.tree_flatten(0)[
 
 def flatten(tree: Any) -> tuple[list[Any], TreeSpec]:
     """Return the leaves of a pytree and its structure."""
-    if type(tree) is Tensor:
+    if isinstance(tree, Tensor):
         return [tree], LEAF
     return pytree.tree_flatten(tree)
 

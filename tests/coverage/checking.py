@@ -167,6 +167,8 @@ class Checker:
         check = self._is_projected if self.is_directional else self._is_jacobian
         for name in ours.FIRST:
             self._try(name, lambda name=name: ours.jacobian(name, case, outs), check)
+        if not self.is_directional:
+            self._try("jacrev, repeated", lambda: ours.repeated_jacobian(case, outs), check)
 
     def _is_jacobian(self, matrix: Tensor) -> str:
         message = self._mismatch(matrix, self.jacobian, self.tolerance)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from linear import random_maps
 from linear.test_program import F64, _evaluate, _program, often
 
-from pushforward.linear.block import Block
+from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import to_dense
-from pushforward.linear.elimination import Graph, as_map, run_order
+from pushforward.linear.elimination import Graph, as_map, multiply, run_order
+from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.reshape import Reshape
 
 RNG = st.randoms(use_true_random=False)
 
@@ -79,3 +81,15 @@ def test_every_order_of_elimination_gives_the_jacobian(rng: Random) -> None:
             torch.testing.assert_close(total, expected)
         else:
             assert not total.any()
+
+
+def test_a_product_ends_at_the_head_of_its_edge() -> None:
+    """Also where pulling groups the seeds otherwise, as a reshape of an identity does."""
+    like = torch.zeros((), dtype=F64)
+    split = Reshape((2, 4), (2, 2, 2))
+    after = identity_like((2, 2, 2), like)
+    for first, second in ((split, after), (split, Permute((2, 2, 2), (2, 2, 2), (2, 0, 1)))):
+        block = multiply(first, second, like)
+        assert block.shape == (2, 2, 2)
+        matrix = random_maps.written_out(block).reshape(8, 8)
+        assert torch.equal(matrix.sum(0), torch.ones(8, dtype=F64))

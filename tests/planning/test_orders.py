@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pushforward import explain, jacobian
-from pushforward.planning import orders
+from pushforward import explain, hessian, jacfwd, jacobian, jacrev
+from pushforward.planning import orders, replay
 
 Net = Callable[[Tensor], Tensor]
 
@@ -25,6 +26,7 @@ def _net(*widths: int) -> nn.Sequential:
 @pytest.fixture(autouse=True)
 def _no_plans() -> None:
     orders._plans.clear()
+    replay._replays.clear()
 
 
 def _branches(x: Tensor) -> Tensor:
@@ -62,6 +64,20 @@ def test_every_mode_gives_the_jacobian(name: str, mode: str) -> None:
     expected = torch.func.jacrev(func)(x)
     for _ in range(2):  # the second time by a plan that was kept
         torch.testing.assert_close(jacobian(func, mode=mode)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inner", [jacfwd, jacrev, hessian])
+@pytest.mark.parametrize("middle", [jacfwd, jacrev])
+def test_cross_country_of_derivatives(inner: Any, middle: Any) -> None:
+    """Their programs reshape, permute and add up blocks whose seeds are grouped differently."""
+
+    def func(x: Tensor) -> Tensor:
+        return (x.sin() * x.flip(0).exp()).sum() + (x @ x) ** 2
+
+    x = torch.randn(2, dtype=torch.float64)
+    derivative = middle(inner(func))
+    expected = torch.func.jacfwd(derivative)(x)
+    torch.testing.assert_close(jacobian(derivative, mode="cross")(x), expected)
 
 
 @pytest.mark.parametrize(

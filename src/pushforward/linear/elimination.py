@@ -122,16 +122,22 @@ def multiply(first: Item, second: Item, like: Tensor, apply: Apply = _apply) -> 
         if isinstance(second, Block):
             # Pulled, not pushed: the product is laid out as the rows of a Jacobian.
             linear_map = as_map(first.reshape(second.seed_shape))
-            return apply(linear_map, second.flipped(), False).flipped()
+            return _flipped(apply(linear_map, second.flipped(), False), second.shape)
         return apply(second, first, True)
     if isinstance(second, Block):
         if second.seed_shape != first.out_shape:
             return multiply(local(first, like, apply), second, like, apply)
-        return apply(first, second.flipped(), False).flipped()
+        return _flipped(apply(first, second.flipped(), False), second.shape)
     if math.prod(first.in_shape) <= math.prod(second.out_shape):
         return apply(second, local(first, like, apply), True)
     cotangent = apply(second, identity_like(second.out_shape, like), False)
-    return apply(first, cotangent, False).flipped()
+    return _flipped(apply(first, cotangent, False), second.out_shape)
+
+
+def _flipped(cotangent: Block, shape: Shape) -> Block:
+    """Return the transpose, whose near end has ``shape``: a pull may have grouped the seeds otherwise."""
+    block = cotangent.flipped()
+    return block if block.shape == shape else block.reshape(shape)
 
 
 def local(linear_map: AbstractLinearMap, like: Tensor, apply: Apply = _apply) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,13 +44,7 @@ class LinearProgram:
 
     def check_residuals(self) -> None:
         """Refuse to go on when a tensor that maps may hold was written to since the recording."""
-        for tensor, version in self.residuals:
-            if tensor._version != version:
-                raise ResidualError(
-                    f"linear program: a tensor of shape {tuple(tensor.shape)} that the derivative needs was written to "
-                    f"in place: got version {tensor._version}, expected {version}. Use .clone() before the write, or "
-                    "record again."
-                )
+        check_versions(self.residuals)
 
     def push(self, tangents: Sequence[Blocks]) -> list[Blocks]:
         """Return the blocks of the outputs, from those of the inputs."""
@@ -106,6 +100,17 @@ class LinearProgram:
             lines.append(f"v{equation.variable} = {terms or '0'}")
         shown = " ".join("0" if v is None else f"v{v}" for v in self.outputs)
         return "\n".join([*lines, f"outputs {shown}"])
+
+
+def check_versions(residuals: Iterable[tuple[Tensor, int]]) -> None:
+    """Refuse tensors that were written to since they had the version beside them."""
+    for tensor, version in residuals:
+        if tensor._version != version:
+            raise ResidualError(
+                f"linear program: a tensor of shape {tuple(tensor.shape)} that the derivative needs was written to "
+                f"in place: got version {tensor._version}, expected {version}. Use .clone() before the write, or "
+                "record again."
+            )
 
 
 def push_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:

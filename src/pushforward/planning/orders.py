@@ -59,6 +59,23 @@ class Plan:
         """Return the order of elimination, empty unless the mode is cross-country."""
         return self.predictions[self.mode].order
 
+    def is_due(self, program: LinearProgram) -> bool:
+        """Tell whether the calls have cost as much as a search for a better order will."""
+        return not self.is_searched and self.seen >= self._calls_before_search(program)
+
+    def lifetime(self, program: LinearProgram, answered: int) -> float:
+        """Count ``answered`` calls that did not ask for the plan, and return how many more need not ask."""
+        self.seen += answered
+        if self.is_searched or self.is_due(
+            program
+        ):  # in that case it is searched when asked for next
+            return math.inf
+        return math.ceil(self._calls_before_search(program)) - self.seen
+
+    def _calls_before_search(self, program: LinearProgram) -> float:
+        search = len(program.equations) * SECONDS_PER_SEARCHED_VERTEX
+        return search / self.predictions[self.mode].cost.seconds
+
     def choose(self) -> None:
         """Take the cheapest order; the first of equals."""
         self.mode = min(self.predictions, key=lambda mode: self.predictions[mode].cost.seconds)
@@ -143,9 +160,15 @@ class Planner:
         return Prediction(cost, peak, blocks)
 
     @property
-    def is_wide(self) -> bool:
-        """Tell whether there is more than one column and more than one row; else a pure mode is best."""
-        return min(math.prod(b.shape) for b in (*self.starts, *self.ends)) > 1
+    def is_promising(self) -> bool:
+        """Tell whether an order of elimination can be searched, and can be better than a pure mode.
+
+        It cannot where there is one column or one row.
+        """
+        is_wide = min(math.prod(b.shape) for b in (*self.starts, *self.ends)) > 1
+        return (
+            is_wide and 2 <= len(self.program.equations) <= MAX_SEARCHED and can_cross(self.program)
+        )
 
     def cross(self) -> Prediction:
         """Search an order of elimination: greedily, then by moving one vertex at a time."""
@@ -323,11 +346,9 @@ def plan(
             while len(_plans) > MAX_PLANS:
                 del _plans[next(iter(_plans))]
     found.seen += 1
-    if not found.is_searched and "cross" in modes and _is_due(found, program, search_now):
-        planner = Planner(program, starts(), ends())
-        if can_cross(program) and planner.is_wide:
-            found.predictions["cross"] = planner.cross()
-            found.choose()
+    if found.is_due(program) or (search_now and not found.is_searched):
+        found.predictions["cross"] = Planner(program, starts(), ends()).cross()
+        found.choose()
         found.is_searched = True
     return found
 
@@ -340,18 +361,10 @@ def _planned(planner: Planner, modes: tuple[Mode, ...]) -> Plan:
         predictions["reverse"] = planner.pure("reverse")
     if modes == ("cross",):
         predictions["cross"] = planner.cross()
-    result = Plan(modes[0], predictions, is_searched="cross" in predictions)
+    result = Plan(modes[0], predictions)
+    result.is_searched = "cross" not in modes or "cross" in predictions or not planner.is_promising
     result.choose()
     return result
-
-
-def _is_due(found: Plan, program: LinearProgram, search_now: bool) -> bool:
-    size = len(program.equations)
-    if not 2 <= size <= MAX_SEARCHED:
-        found.is_searched = True
-        return False
-    spent = found.seen * found.predictions[found.mode].cost.seconds
-    return search_now or spent >= size * SECONDS_PER_SEARCHED_VERTEX
 
 
 def structure(program: LinearProgram) -> tuple[Any, ...]:

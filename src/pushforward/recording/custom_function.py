@@ -100,7 +100,7 @@ def apply_to_tracers(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "on tracers (requires_grad_() was called inside): expected a function of PyTorch operators. "
             "Declare a rule for it (docs/how-to/add-a-rule.md)."
         )
-    needed = {key for key, _, _ in recorder._active(args, {})}
+    needed = {key for key, _, _, _ in recorder._active(args, {})}
     call = _Call(cls, recorder.name, tuple(i in needed for i in range(len(args))))
     rule = Rule(cls, {i: functools.partial(call.maps, i) for i in range(len(args))})
     result = recorder.apply(rule, call.evaluate, args, {})

@@ -31,6 +31,8 @@ def _key_set(first: DispatchKey, *others: DispatchKey) -> Any:
 
 _FUNCTORCH_KEY_SET = _key_set(*_FUNCTORCH_KEYS)
 _PYTHON_KEY_SET = _key_set(DispatchKey.Python, DispatchKey.PythonTLSSnapshot)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _NOTHING = contextlib.nullcontext()
 
 
@@ -213,9 +215,7 @@ def change_metadata(tensor: torch.Tensor, like: torch.Tensor) -> None:
 
 def has_version(tensor: torch.Tensor) -> bool:
     """Tell whether in-place writes to ``tensor`` can be noticed later."""
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not (
-        tensor.is_inference() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+    return type(tensor) in _PLAIN and not (tensor.is_inference() or _is_wrapped(tensor))
 
 
 def needs_tracer(tensor: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ class NamingRecorder(TapingRecorder):
     def __init__(self, randomness: str = "error", name: str = "explain") -> None:
         """Start an empty program."""
         super().__init__(randomness, name, is_kept=False)
-        self.has_fast_path = False
+        self.has_fast_path = self.defers = False
         self.origins: dict[int, tuple[str, str]] = {}  # variable -> operator, "rule" or "bridge"
         self._current = ("", "")
 

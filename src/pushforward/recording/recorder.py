@@ -43,6 +43,57 @@ _levels = itertools.count(1)
 Part = tuple[Any, AbstractLinearMap, torch.dtype]  # payload of an input, its map, its dtype
 
 
+# An argument with a derivative: its position or name, its place if that is a list, its payload, its primal.
+Active = tuple[int | str, int | None, Any, Tensor]
+
+
+@dataclasses.dataclass(slots=True)
+class Operation:
+    """One operator applied to primals, with what its maps are made of."""
+
+    rule: Rule | None
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    active: list[Active]
+
+    @property
+    def outs(self) -> Sequence[Any]:
+        """The outputs."""
+        return self.out if isinstance(self.out, (tuple, list)) else (self.out,)
+
+    def parts(self, name: str) -> list[list[Part]]:
+        """Make the maps, by rule or bridge: for each output (payload, map, dtype) of the inputs that it depends on."""
+        outs = self.outs
+        parts: list[list[Part]] = [[] for _ in outs]
+        for (_, _, payload, primal), maps in zip(self.active, self._maps(name), strict=True):
+            for i, linear_map in enumerate(maps if isinstance(maps, (tuple, list)) else (maps,)):
+                if linear_map is not None:
+                    fitted = _fitted(linear_map, self.op, primal, outs[i])
+                    parts[i].append((payload, fitted, primal.dtype))
+        return parts
+
+    def _maps(self, name: str) -> Sequence[Any]:
+        rule, active = self.rule, self.active
+        if rule is None or any(rule.partial(key) is None for key, _, _, _ in active):
+            if not isinstance(self.op, torch._ops.OpOverload):
+                raise MissingRuleError(
+                    f"{name}: the rule of {self.op} lacks an argument that is differentiated: "
+                    f"got {[key for key, _, _, _ in active]}, expected only "
+                    f"{sorted(map(str, rule.partials)) if rule else []}. Give it a partial for every argument."
+                )
+            positions = [(key, place) for key, place, _, _ in active]
+            return bridge.maps(name, self.op, self.args, self.kwargs, self.out, positions)
+        computed: dict[int | str, Any] = {}
+        found = []
+        for key, place, _, primal in active:
+            if key not in computed:
+                computed[key] = maps_of(rule, key, self.out, self.args, self.kwargs, primal)
+            found.append(computed[key] if place is None else computed[key][place])
+        return found
+
+
 class Recorder(abc.ABC):
     """Records one call of one function. ``combine`` is all that the pushing and taping recorders differ in."""
 
@@ -56,6 +107,7 @@ class Recorder(abc.ABC):
         # Else rules need the caller's grad mode set, or wrappers of the caller's levels taken off.
         self.has_fast_path = self.entry.grad_mode and self.entry.functorch_level is None
         self.is_pushing = False  # whether payloads are blocks
+        self.defers = False  # whether maps may be made later than their operator is applied
         self.depth = 0  # calls being taken apart
         self.given: Any = ()  # the arguments of the innermost one
         self.keeps_constants = (
@@ -312,36 +364,35 @@ class Recorder(abc.ABC):
             return map_tensors(out, self._visible) if wrap else out
         outs = out if isinstance(out, (tuple, list)) else (out,)
         active = [] if self.cut else self._active(args, kwargs)
-        parts: list[list[Part]] = [[] for _ in outs]
-        if active and any(_is_differentiable(o) for o in outs):
-            self._derive(rule, op, primal_args, primal_kwargs, out, active, parts)
+        payloads: list[Any] = [None] * len(outs)
+        if active and any(map(_is_differentiable, outs)):
+            operation = Operation(rule, op, primal_args, primal_kwargs, out, active)
+            payloads = self.payloads_of(operation, args, kwargs)
         views = traits.views
         if type(out) is Tensor and 0 not in views:
-            return self._wrap(out, parts[0], op, args, primal_args, primal_kwargs, 0, None)
+            return self._wrap(out, payloads[0], op, args, primal_args, primal_kwargs, 0, None)
         wrapped = [
             self._wrap(o, p, op, args, primal_args, primal_kwargs, i, rule if i in views else None)
             if isinstance(o, Tensor)
             else o
-            for i, (o, p) in enumerate(zip(outs, parts, strict=True))
+            for i, (o, p) in enumerate(zip(outs, payloads, strict=True))
         ]
         if not isinstance(out, (tuple, list)):
             return wrapped[0]
         return type(out)(*wrapped) if hasattr(out, "_fields") else type(out)(wrapped)
 
-    def _active(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[tuple[int | str, int | None, Tracer]]:
-        """Return (argument, place in it if it is a list, tracer) for every tracer with a derivative."""
-        found: list[tuple[int | str, int | None, Tracer]] = []
+    def _active(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Active]:
+        """Return every tracer with a derivative among the arguments."""
+        found: list[Active] = []
         given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         for key, value in given:
             if isinstance(value, Tracer):
                 if value._recorder is self and self._payload(value) is not None:
-                    found.append((key, None, value))
+                    found.append((key, None, value._payload, value._primal))
             elif isinstance(value, (tuple, list)):
                 for place, item in enumerate(value):
                     if self.is_mine(item) and self._payload(item) is not None:
-                        found.append((key, place, item))
+                        found.append((key, place, item._payload, item._primal))
         return found
 
     def _payload(self, tracer: Tracer) -> Any:
@@ -349,45 +400,21 @@ class Recorder(abc.ABC):
             self.refresh(tracer)
         return tracer._payload
 
-    def _derive(
-        self,
-        rule: Rule | None,
-        op: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-        active: list[tuple[int | str, int | None, Tracer]],
-        parts: list[list[Part]],
-    ) -> None:
-        self.note_arguments((args, kwargs))
-        if rule is None or any(rule.partial(key) is None for key, _, _ in active):
-            if not isinstance(op, torch._ops.OpOverload):
-                raise MissingRuleError(
-                    f"{self.name}: the rule of {op} lacks an argument that is differentiated: "
-                    f"got {[key for key, _, _ in active]}, expected only "
-                    f"{sorted(map(str, rule.partials)) if rule else []}. Give it a partial for every argument."
-                )
-            positions = [(key, place) for key, place, _ in active]
-            maps_list = bridge.maps(self.name, op, args, kwargs, out, positions)
-        else:
-            computed: dict[int | str, Any] = {}
-            maps_list = []
-            for key, place, tracer in active:
-                if key not in computed:
-                    computed[key] = maps_of(rule, key, out, args, kwargs, tracer._primal)
-                maps = computed[key]
-                maps_list.append(maps if place is None else maps[place])
-        outs = out if isinstance(out, (tuple, list)) else (out,)
-        for (_, _, tracer), maps in zip(active, maps_list, strict=True):
-            for i, linear_map in enumerate(maps if isinstance(maps, (tuple, list)) else (maps,)):
-                if linear_map is not None:
-                    fitted = _fitted(linear_map, op, tracer._primal, outs[i])
-                    parts[i].append((tracer._payload, fitted, tracer._primal.dtype))
+    def payloads_of(
+        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """Return the payload of every output, None for one without derivative; ``args`` are those with tracers."""
+        del args, kwargs
+        self.note_arguments((operation.args, operation.kwargs))
+        return [
+            self.combine(parts, out) if parts and _is_differentiable(out) else None
+            for parts, out in zip(operation.parts(self.name), operation.outs, strict=True)
+        ]
 
     def _wrap(
         self,
         out: Tensor,
-        parts: list[Part],
+        payload: Any,
         op: Any,
         args: tuple[Any, ...],
         primal_args: tuple[Any, ...],
@@ -395,7 +422,6 @@ class Recorder(abc.ABC):
         index: int,
         view_rule: Rule | None,
     ) -> Tensor:
-        payload = self.combine(parts, out) if parts and _is_differentiable(out) else None
         viewed = args[0] if args and self.is_mine(args[0]) else None
         is_view = view_rule is not None and viewed is not None
         if payload is None and not is_view and not self.keeps_constants and not needs_tracer(out):

@@ -89,7 +89,7 @@ class Alias:
 
 def make_tracer(primal: Tensor, payload: Any, recorder: Any) -> Tracer:
     """Return a tracer with the primal's shape, strides, dtype and device."""
-    like = innermost(primal)
+    like = primal if type(primal) is Tensor else innermost(primal)
     if like.is_contiguous():
         if like.is_cpu and like.dtype is default_dtype():
             tracer = _make_wrapper(Tracer, like.shape)  # half a microsecond less than spelt out

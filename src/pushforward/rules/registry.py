@@ -37,6 +37,7 @@ class Rule:
     is_elementwise: bool = False
     domain: tuple[float, float] | None = None  # where the tests sample it
     declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
+    is_own: bool = False  # declared by this package: its maps depend on the arguments alone
 
     def partial(self, key: int | str) -> Partial | None:
         """Return the function for one argument, None if the rule does not cover it."""
@@ -154,7 +155,9 @@ def _register(
         table[name] = with_out(partial)
         if name in names:
             table[names.index(name)] = table[name]
-    _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials))
+    declared = (*partials, *named.values())
+    is_own = all(p is None or p.__module__.startswith("pushforward.rules.") for p in declared)
+    _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials), is_own)
 
 
 def with_out(partial: Partial) -> Partial:

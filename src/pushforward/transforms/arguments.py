@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
-from pushforward.trees import flatten, paths, unflatten
+from pushforward.trees import LEAF, flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
 
@@ -142,6 +142,9 @@ class Selected:
         for position, spec, leaves in zip(
             self._positions, self._specs, self._templates, strict=True
         ):
+            if spec is LEAF:
+                args[position] = next(remaining)
+                continue
             filled = [
                 next(remaining) if isinstance(leaf, Tensor) else (leaf if keep_constants else None)
                 for leaf in leaves
@@ -192,7 +195,7 @@ def _check_leaf(name: str, tree: Any, position: int, place: int, leaf: Any) -> N
 
 def check_outputs(name: str, tree: Any, leaves: Sequence[Any]) -> None:
     """Refuse outputs that have no derivative."""
-    if not leaves or all(leaf is None for leaf in leaves):
+    if not leaves or (leaves[0] is None and all(leaf is None for leaf in leaves)):
         raise ArgumentTypeError(
             f"{name}: Expected f to be a function that has non-empty output, got output = [{tree!r:.60}], expected "
             "tensors. Return what is to be differentiated."

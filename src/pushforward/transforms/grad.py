@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,12 +101,19 @@ def _grad(
     selected = Selected(name, args, normalize_argnums(name, argnums, len(args)))
     with Tape(name, func, selected, kwargs, has_aux=has_aux) as tape:
         value = _scalar(name, tape)
-        pulled = tape.program.pull([(identity(value, 0),)])
-        gradients = []
-        for blocks, x in zip(pulled, tape.inputs, strict=True):
-            gradients.append(to_rows(blocks, tuple(x.shape), (), like=x))
+        (gradients,) = tape.swept("gradient", functools.partial(_pulled, tape))
     trees = selected.arranged(gradients)
     return (trees[0] if isinstance(argnums, int) else trees), value, tape.aux
+
+
+def _pulled(tape: Tape) -> list[list[Tensor]]:
+    pulled = tape.program.pull([(identity(tape.outputs[0], 0),)])
+    return [
+        [
+            to_rows(blocks, tuple(x.shape), (), like=x)
+            for blocks, x in zip(pulled, tape.inputs, strict=True)
+        ]
+    ]
 
 
 def _scalar(name: str, tape: Tape) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pushforward.transforms.arguments import Argnums, check_function
 from pushforward.transforms.grad import grad_and_value
-from pushforward.transforms.jacfwd import jacfwd
+from pushforward.transforms.jacobian import jacobian
 from pushforward.transforms.jacrev import jacrev
 from pushforward.transforms.jvp import check_primals, jvp
 
@@ -45,7 +45,14 @@ def hessian(
         Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
     """
     rows = jacrev(func, argnums, has_aux=has_aux)
-    return jacfwd(rows, argnums, has_aux, randomness="same", chunk_size=chunk_size)
+    return jacobian(
+        rows,
+        argnums,
+        mode="forward",
+        has_aux=has_aux,
+        randomness="same",
+        chunk_size=chunk_size,
+    )
 
 
 def hvp(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -159,6 +161,23 @@ def check_mode(mode: Any, chunk_size: Any = None) -> None:
 
 
 def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
+    if chunk_size is not None:
+        return _rows(tape, mode, chunk_size)
+    return tape.swept(
+        (NAME, mode),
+        functools.partial(_rows, tape, mode, None),
+        functools.partial(_lifetime, tape, mode),
+    )
+
+
+def _lifetime(tape: Tape, mode: str, answered: int) -> float:
+    """Return how many calls shall take the same order: until it is worth while to search a better one."""
+    if mode in ("forward", "reverse") or not tape.program.equations:
+        return math.inf
+    return planned(tape, mode).lifetime(tape.program, answered)
+
+
+def _rows(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
     if not tape.program.equations:
         return pulled_rows(tape, chunk_size)
     chosen = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,7 +72,8 @@ def jacrev(
         positions = normalize_argnums(NAME, argnums, len(args))
         selected = Selected(NAME, args, positions)
         with Tape(NAME, func, selected, kwargs, has_aux=has_aux) as tape:
-            rows = pulled_rows(tape, chunk_size)
+            compute = functools.partial(pulled_rows, tape, chunk_size)
+            rows = tape.swept(NAME, compute) if chunk_size is None else compute()
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 

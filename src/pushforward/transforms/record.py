@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from torch import Tensor
 
-from pushforward.linear.program import LinearProgram
+from pushforward.linear.program import LinearProgram, check_versions
+from pushforward.planning.kernels import Rows
+from pushforward.planning.replay import swept
 from pushforward.recording.recorder import Recorder
 from pushforward.recording.session import run
 from pushforward.recording.taping import TapingRecorder
@@ -42,7 +44,7 @@ def call(
 class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
-    __slots__ = ("_recorder", "aux", "inputs", "outputs", "program", "spec")
+    __slots__ = ("_program", "_recorder", "_variables", "aux", "inputs", "outputs", "spec")
 
     def __init__(
         self,
@@ -60,14 +62,46 @@ class Tape:
         recorder = recorder or TapingRecorder(randomness, name, is_kept)
         self._recorder = recorder
         self.inputs = selected.leaves
-        variables: list[Any] = [recorder.new_variable() for _ in self.inputs]
+        inputs: list[Any] = [recorder.new_variable(x) for x in self.inputs]
         try:
-            pairs, self.spec, self.aux = call(recorder, func, selected, kwargs, has_aux, variables)
+            pairs, self.spec, self.aux = call(recorder, func, selected, kwargs, has_aux, inputs)
         except BaseException:
             self.__exit__()
             raise
         self.outputs = [primal for primal, _ in pairs]
-        self.program: LinearProgram = recorder.program(variables, [v for _, v in pairs])
+        self._variables = inputs, [variable for _, variable in pairs]
+        self._program: LinearProgram | None = (
+            recorder.program(*self._variables) if is_kept else None
+        )
+
+    @property
+    def program(self) -> LinearProgram:
+        """The linear program."""
+        if self._program is None:
+            self._program = self._recorder.program(*self._variables)
+        return self._program
+
+    def swept(
+        self,
+        kind: Hashable,
+        compute: Callable[[], Rows],
+        lifetime: Callable[[int], float] | None = None,
+    ) -> Rows:
+        """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
+
+        ``kind`` says what is computed; for ``lifetime`` see `planning.replay.swept`.
+        """
+        recorder = self._recorder
+        signature = recorder.signature(self.outputs, self._variables[1])
+        if signature is None:
+            return compute()
+        check_versions(recorder.residuals.values())
+
+        def compute_anew() -> Rows:
+            self._program = None  # its maps belong to what is computed
+            return compute()
+
+        return swept((kind, signature), recorder.values, compute_anew, lifetime)
 
     def __enter__(self) -> Tape:
         """Use the program."""

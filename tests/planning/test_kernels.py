@@ -1,0 +1,154 @@
+"""Kernels: the same numbers from other tensors, less work, and nothing repeated that depends on elements."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pushforward.planning import kernels
+from pushforward.planning.kernels import Replay, Rows, written
+
+
+def _written(compute: Callable[..., Rows], *values: Tensor) -> Replay | None:
+    return written(values, lambda: compute(*values))
+
+
+def _source(replay: Replay | None) -> str:
+    assert replay is not None
+    return replay.__doc__ or ""
+
+
+def _check(compute: Callable[..., Rows], *shapes: tuple[int, ...]) -> Replay:
+    replay = _written(compute, *(torch.randn(s) for s in shapes))
+    assert replay is not None
+    others = [torch.randn(s) for s in shapes]
+    copies = [o.clone() for o in others]
+    for _ in range(2):
+        for given, expected in zip(replay(others)[0], compute(*others)[0], strict=True):
+            torch.testing.assert_close(given, expected, rtol=0, atol=0)
+    for other, copy in zip(others, copies, strict=True):
+        assert torch.equal(other, copy), "a value was written to"
+    return replay
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Rows], tuple[tuple[int, ...], ...]]] = {
+    "methods and operators": (lambda a, b: [[(1 - a.square()) * b]], ((3,), (3,))),
+    "keyword arguments": (lambda a: [[a.sum(dim=0, keepdim=True)]], ((3, 2),)),
+    "lists of tensors": (lambda a, b: [[torch.cat([a, b], dim=1)]], ((2, 3), (2, 1))),
+    "several results": (lambda a: [[*a.unbind(0)]], ((3, 2),)),
+    "named results": (lambda a: [[a.max(dim=0).values]], ((3, 2),)),
+    "several rows": (lambda a: [[a + 1], [a]], ((3,),)),
+    "views": (lambda a: [[a.t().reshape(6)[2:]]], ((3, 2),)),
+    "writes to temporaries": (lambda a: [[torch.zeros(3).add_(a).mul_(2)]], ((3,),)),
+    "index writes": (lambda a: [[_with_item(torch.zeros(3), a[0])]], ((3,),)),
+    "a value itself": (lambda a, b: [[b]], ((3,), (2,))),
+    "products with ones": (lambda a: [[torch.ones(()).reshape(1) * a @ a]], ((3, 3),)),
+    "a returned product with ones": (lambda a: [[torch.ones(3) * a.square()]], ((3,),)),
+    "integer indices": (lambda a: [[a[torch.tensor([2, 0])]]], ((3,),)),
+    "einsum": (lambda a, b: [[torch.einsum("ij,jk->ki", a, b)]], ((2, 3), (3, 4))),
+}
+
+
+def _with_item(buffer: Tensor, value: Tensor) -> Tensor:
+    buffer[1] = value
+    return buffer
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_calls_give_the_same_numbers(name: str) -> None:
+    compute, shapes = FUNCTIONS[name]
+    _check(compute, *shapes)
+
+
+UNREPEATABLE: dict[str, Callable[[Tensor], Rows]] = {
+    "a number read": lambda a: [[a * a.sum().item()]],
+    "a branch": lambda a: [[a if a.sum() > 0 else -a]],
+    "a mask": lambda a: [[a[a > -9]]],
+    "nonzero": lambda a: [[a[torch.nonzero(a)[:, 0]]]],
+    "random numbers": lambda a: [[a * torch.rand(3)]],
+    "a tensor from elsewhere": lambda a: [[a * _ELSEWHERE]],
+    "a length that depends on elements": lambda a: [[torch.unique(a)]],
+    "many bytes": lambda a: [[a.expand(2000, 3000, 3).sum((0, 1)) + a.repeat(6_000_000)[:3]]],
+}
+_ELSEWHERE = torch.ones(3)
+
+
+@pytest.mark.parametrize("name", UNREPEATABLE)
+def test_what_depends_on_more_than_structure_is_not_repeated(name: str) -> None:
+    assert _written(UNREPEATABLE[name], torch.tensor([1.0, 2.0, 3.0])) is None
+
+
+def test_a_returned_product_with_ones_is_no_alias_of_a_value() -> None:
+    replay = _check(lambda a: [[torch.ones(3) * a]], (3,))
+    value = torch.randn(3)
+    assert replay([value])[0][0].data_ptr() != value.data_ptr()
+
+
+def test_two_returned_products_with_ones_share_nothing() -> None:
+    def compute(a: Tensor) -> Rows:
+        square = a.square()
+        return [[torch.ones(3) * square, torch.ones(3) * square]]
+
+    first, second = _check(compute, (3,))([torch.randn(3)])[0]
+    assert first.data_ptr() != second.data_ptr()
+
+
+def test_products_with_ones_unused_results_and_empty_views_are_left_out() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        a.cos()
+        unit = torch.ones(()).reshape(1)
+        return [[(unit * a.permute(0, 1)) @ b]]
+
+    source = _source(_check(compute, (2, 3), (3, 2)))
+    assert source.count(" = ") == 1, source
+
+
+def test_temporaries_are_overwritten_only_where_nobody_else_holds_them() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        return [[a.square() * b * b]]
+
+    replay = _check(compute, (3,), (3,))
+    assert torch.Tensor.mul_ in _functions(replay)
+    b = torch.randn(3, requires_grad=True)
+    recording = _written(compute, torch.randn(3), b)
+    assert recording is not None
+    assert torch.Tensor.mul_ not in _functions(recording)
+    (gradient,) = torch.autograd.grad(recording([torch.ones(3), b])[0][0].sum(), b)
+    torch.testing.assert_close(gradient, 2 * b)
+
+
+def test_a_temporary_that_is_read_later_is_kept() -> None:
+    def compute(a: Tensor) -> Rows:
+        square = a.square()
+        return [[square * a + square, square.neg()]]
+
+    _check(compute, (3,))
+
+
+def test_intermediate_results_are_let_go() -> None:
+    source = _source(_check(lambda a: [[a.cos().sin().exp()]], (3,)))
+    assert source.count("del ") == 2
+
+
+def test_results_above_the_limit_are_not_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MAX_BYTES", 100)
+    alive: list[int] = []
+
+    def compute(a: Tensor) -> Rows:
+        result = a + 1
+        reference = weakref.ref(result)
+        del result
+        alive.append(reference() is not None)
+        return [[a]]
+
+    assert _written(compute, torch.ones(20)) is not None
+    assert _written(lambda a: [[*compute(a)[0], a + 2][:1]], torch.ones(30)) is None
+    assert alive == [True, False]
+
+
+def _functions(replay: Replay) -> list[object]:
+    return list(replay.__globals__.values())  # type: ignore[attr-defined]
