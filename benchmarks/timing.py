@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+WARM_UP = 0.5
 Thunk = Callable[[], Any]
 
 
@@ -20,11 +21,13 @@ def interleaved_medians(functions: Sequence[Thunk], seconds: float) -> list[floa
 
     One repetition is a run of calls long enough (2 ms) for the clock, after one call that is not timed. At least 7
     repetitions of each are made, at least 3 where one takes more than a second, one where one takes more than ten.
-    All must have been called before.
+    All must have been called before; each is called for WARM_UP seconds more, as what is worked out for repeated calls
+    may be worked out late.
     """
     counts, least = [], 7
     for function in functions:
         once = _time(function, 1)
+        _time(function, int(WARM_UP / once))
         least = min(least, 1 if once > 10 else 3 if once > 1 else 7)
         counts.append(1 if once > 2e-3 else max(1, int(2e-3 / _time(function, 5))))
     times: list[list[float]] = [[] for _ in functions]

@@ -27,13 +27,10 @@ from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap
 
-# Measured by benchmarks/cost_model.py on two cores of a shared Xeon, one thread, float32: medians over its programs.
-SECONDS_PER_CALL = 4e-6  # Python and dispatcher, for one block through one map
-SECONDS_PER_FLOP = 1.1e-11  # products of matrices
-SECONDS_PER_BYTE = 3e-11  # elementwise, reading and writing
-CALLS_PER_PRODUCT = (
-    2  # of two edges of a graph: its bookkeeping takes as long as the product's own call
-)
+# Fitted to what repeated calls take (benchmarks/cost_model.py) on one core of a shared EPYC, float32.
+SECONDS_PER_CALL = 2.7e-6  # one block through one map
+SECONDS_PER_FLOP = 1.2e-11  # products of matrices
+SECONDS_PER_BYTE = 1.5e-11  # elementwise, reading and writing
 
 # How many calls the kinds are worth that are more than one product or view.
 _CALLS: dict[type, int] = {

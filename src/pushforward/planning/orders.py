@@ -21,15 +21,16 @@ from pushforward.linear.block_sum import add_blocks
 from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.planning.costs import CALLS_PER_PRODUCT, Cost, push_cost, shadow, shadow_tensor
+from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
 from pushforward.recording.dispatch import bare
 
 Mode = Literal["forward", "reverse", "cross"]
 
-# A program this long is not searched: every elimination of a vertex costs the search about 0.2 ms.
+# A program longer than this is not searched. A search takes 1 to 10 ms for each vertex.
 MAX_SEARCHED = 200
-SECONDS_PER_SEARCHED_VERTEX = 2e-3
+SECONDS_PER_SEARCHED_VERTEX = 5e-3
 LOCAL_SEARCH_MOVES = 12  # for each vertex
+MAX_ELIMINATIONS = 5000  # of vertices, in a local search: longer programs get fewer moves
 STRIDED_COPY = 3  # how much slower it is to write the transpose of what is read
 
 
@@ -191,21 +192,20 @@ class _Search:
     def best(self) -> Prediction:
         order, least = self._greedy()
         random_moves = random.Random(0)
-        for _ in range(LOCAL_SEARCH_MOVES * len(order)):
-            if len(order) < 2:
-                break
+        moves = min(LOCAL_SEARCH_MOVES * len(order), MAX_ELIMINATIONS // len(order))
+        for _ in range(moves if len(order) > 1 else 0):
             moved = list(order)
             moved.insert(
                 random_moves.randrange(len(order)), moved.pop(random_moves.randrange(len(order)))
             )
             if moved == order:
                 continue
-            prediction = self._evaluate(moved, least.cost.seconds)
-            if prediction is not None:
-                order, least = moved, prediction
-        return least
+            cost = self._evaluate(moved, least)
+            if cost is not None:
+                order, least = moved, cost
+        return Prediction(least, self._peak(order), {}, tuple(order))
 
-    def _greedy(self) -> tuple[list[int], Prediction]:
+    def _greedy(self) -> tuple[list[int], Cost]:
         """Eliminate the cheapest vertex first; among equals that of least degree, nearest to the outputs."""
         graph, order = self._graph.copy(), []
         remaining = graph.vertices
@@ -225,33 +225,39 @@ class _Search:
             remaining.remove(chosen)
             for vertex in touched:
                 price.pop(vertex, None)
-        prediction = self._evaluate(order, math.inf)
-        assert prediction is not None
-        return order, prediction
+        cost = self._evaluate(order, None)
+        assert cost is not None
+        return order, cost
 
-    def _evaluate(self, order: list[int], bound: float) -> Prediction | None:
-        """Predict an order; None as soon as it costs more than ``bound`` seconds."""
-        graph, total, peak = self._graph.copy(), Cost(), 0
+    def _evaluate(self, order: list[int], bound: Cost | None) -> Cost | None:
+        """Predict the cost of an order; None as soon as it is not below ``bound``."""
+        graph, total = self._graph.copy(), Cost()
+        limit = math.inf if bound is None else bound.seconds
         for vertex in order:
             for _, _, first, second in graph.pairs(vertex):
                 total = total + self._product(first, second)[1]
-            if total.seconds >= bound:
+            if total.seconds >= limit:
                 return None
             graph.eliminate(vertex, lambda a, b: self._product(a, b)[0])
-            peak = max(peak, _bytes(_blocks_of(graph)))
         for heads in graph.into.values():
             for items in heads.values():
                 blocks = tuple(b for b in items if isinstance(b, Block))
                 total = total + _assembly(blocks, forward=True)
-        if total.seconds >= bound:
-            return None
-        return Prediction(total, peak, {}, tuple(order))
+        return None if total.seconds >= limit else total
+
+    def _peak(self, order: list[int]) -> int:
+        """Return how many bytes of blocks are alive at once."""
+        graph, peak = self._graph.copy(), 0
+        for vertex in order:
+            graph.eliminate(vertex, lambda a, b: self._product(a, b)[0])
+            peak = max(peak, _bytes(_blocks_of(graph)))
+        return peak
 
     def _product(self, first: Item, second: Item) -> tuple[Block, Cost]:
         key = (_key(first), _key(second))
         found = self._known.get(key)
         if found is None:
-            total = Cost(calls=CALLS_PER_PRODUCT - 1)
+            total = Cost()
 
             def apply(linear_map: AbstractLinearMap, block: Block, forward: bool) -> Block:
                 nonlocal total

@@ -97,11 +97,17 @@ class Tape:
             return compute()
         check_versions(recorder.residuals.values())
 
-        def compute_anew() -> Rows:
-            self._program = None  # its maps belong to what is computed
-            return compute()
+        return swept((kind, signature), self.values, lambda: self.anew(compute), lifetime)
 
-        return swept((kind, signature), recorder.values, compute_anew, lifetime)
+    @property
+    def values(self) -> list[Tensor]:
+        """The tensors that the maps are made of."""
+        return self._recorder.values
+
+    def anew(self, compute: Callable[[], Rows]) -> Rows:
+        """Return ``compute()``, which makes the maps itself."""
+        self._program = None
+        return compute()
 
     def __enter__(self) -> Tape:
         """Use the program."""
