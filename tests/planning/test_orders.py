@@ -53,7 +53,8 @@ def test_the_plan_is_never_dearer_than_the_better_pure_mode(name: str) -> None:
     func, x = FUNCTIONS[name]
     plan = explain(func, x).plan
     chosen = plan.predictions[plan.mode].cost.seconds
-    assert chosen == min(p.cost.seconds for p in plan.predictions.values())
+    assert chosen <= min(plan.predictions[mode].cost.seconds for mode in ("forward", "reverse"))
+    assert chosen <= orders.CLEARLY * min(p.cost.seconds for p in plan.predictions.values())
     assert {"forward", "reverse"} <= set(plan.predictions)
 
 

@@ -7,7 +7,7 @@ what turned out to be nothing: products with one, views that change nothing, res
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.recording.metadata import METADATA
-from pushforward.recording.tracer import innermost
+from pushforward.recording.tracer import Tracer, innermost
 
 Rows = list[list[Tensor]]
 MAX_BYTES = 2**26  # of results that are kept alive while calls are written down
@@ -118,10 +118,89 @@ class _Call:
 
 def written(values: Sequence[Tensor], compute: Callable[[], Rows]) -> Replay | None:
     """Return the function of tensors like ``values`` that repeats ``compute()``; None if that depends on elements."""
+    kernels = noted(values, compute)
+    return None if kernels is None else kernels.compiled()
+
+
+def noted(values: Sequence[Tensor], compute: Callable[[], Rows]) -> Kernels | None:
+    """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements."""
     calls, elements = _Calls(values), _Elements()
     with calls, elements:
         rows = compute()
-    return None if elements.have_mattered else calls.replay(rows)
+    return None if elements.have_mattered else calls.kernels(rows)
+
+
+class Kernels:
+    """Calls, and what of their results is returned."""
+
+    def __init__(self, calls: list[_Call], rows: Any, tensors: dict[_Ref, Tensor]) -> None:
+        """Take calls in order; ``tensors`` are examples of what the references stand for."""
+        self._calls, self._rows, self._tensors = calls, rows, tensors
+
+    def compiled(self) -> Replay:
+        """Return one Python function that makes the calls which are needed."""
+        rows = self._rows
+        calls, same = _without_repetitions(self._calls, _refs_in(rows))
+        rows = _with(rows, same)
+        calls, same = _without_units(calls, _refs_in(rows), self._tensors)
+        rows = _with(rows, same)
+        returned = _refs_in(rows)
+        calls = _without_unused(calls, returned)
+        calls = _in_place(calls, returned, self._tensors)
+        return _compiled(calls, rows, returned)
+
+    def run(self, values: Sequence[Tensor]) -> tuple[Rows, dict[int, _Ref]]:
+        """Make the calls one by one; return the rows, and what stands for each tensor, by its id."""
+        found: dict[_Ref, Any] = {_Ref(n, is_value=True): v for n, v in enumerate(values)}
+        for call in self._calls:
+            result = call.func(*_with(call.args, found), **_with_names(call.kwargs, found))
+            found[call.result] = result
+            if isinstance(result, (tuple, list)):
+                for place, part in enumerate(result):
+                    found[dataclasses.replace(call.result, place=place)] = part
+        refs: dict[int, _Ref] = {}
+        for ref, tensor in found.items():
+            refs.setdefault(id(tensor), ref)
+            if isinstance(tensor, Tracer):
+                refs.setdefault(id(tensor._primal), ref)
+        rows: Rows = _with(self._rows, found)
+        return rows, refs
+
+    def followed_by(self, other: Kernels, refs: Sequence[_Ref | None]) -> Replay | None:
+        """Return a function that makes these calls and then those of ``other``.
+
+        The values of ``other`` are what ``refs`` stand for here; None: nothing, so that no call may need it.
+        """
+        if any(refs[ref.number] is None for ref in other.values_used):
+            return None
+        shift = len(self._calls)
+        known = {_Ref(n, is_value=True): ref for n, ref in enumerate(refs) if ref is not None}
+
+        def moved(ref: _Ref) -> _Ref:
+            return dataclasses.replace(ref, number=ref.number + shift)
+
+        same = known | {ref: moved(ref) for ref in other._tensors if not ref.is_value}
+        same |= {call.result: moved(call.result) for call in other._calls}
+        calls = self._calls + [
+            _Call(
+                call.func,
+                _with(call.args, same),
+                _with_names(call.kwargs, same),
+                same[call.result],
+                _with(call.refs, same),
+            )
+            for call in other._calls
+        ]
+        tensors = self._tensors | {
+            same[ref]: tensor for ref, tensor in other._tensors.items() if not ref.is_value
+        }
+        return Kernels(calls, _with(other._rows, same), tensors).compiled()
+
+    @property
+    def values_used(self) -> set[_Ref]:
+        """The values that calls take or that are returned."""
+        refs = [*_refs_in(self._rows), *(ref for call in self._calls for ref in call.refs)]
+        return {ref for ref in refs if ref.is_value}
 
 
 class _Calls(TorchFunctionMode):
@@ -202,17 +281,10 @@ class _Calls(TorchFunctionMode):
             return type(tree)(self._with_refs(item, refs) for item in tree)
         return tree
 
-    def replay(self, rows: Rows) -> Replay | None:
-        """Return the function that computes ``rows`` from new values by the same calls; None if there is none."""
-        returned: list[_Ref] = []
-        rows = self._with_refs(rows, returned)
-        if not self._is_possible:
-            return None
-        calls, same = _without_units(self._calls, returned, self._tensors)
-        rows, returned = _with(rows, same), _with(returned, same)
-        calls = _without_unused(calls, returned)
-        calls = _in_place(calls, returned, self._tensors)
-        return _compiled(calls, rows, returned)
+    def kernels(self, rows: Rows) -> Kernels | None:
+        """Return the calls that led to ``rows``, None if they cannot be repeated."""
+        rows = self._with_refs(rows, [])
+        return Kernels(self._calls, rows, self._tensors) if self._is_possible else None
 
 
 class _Elements(TorchDispatchMode):
@@ -301,17 +373,56 @@ def _only_read(calls: list[_Call], returned: list[_Ref]) -> set[_Ref]:
 def _renamed(call: _Call, same: dict[_Ref, _Ref]) -> _Call:
     if not any(ref in same for ref in call.refs):
         return call
-    kwargs = {name: _with(a, same) for name, a in call.kwargs.items()}
+    kwargs = _with_names(call.kwargs, same)
     return _Call(call.func, _with(call.args, same), kwargs, call.result, _with(call.refs, same))
 
 
-def _with(tree: Any, same: dict[_Ref, _Ref]) -> Any:
+def _with(tree: Any, same: Mapping[_Ref, Any]) -> Any:
     """Replace references."""
     if isinstance(tree, _Ref):
         return same.get(tree, tree)
     if type(tree) in (tuple, list):
         return type(tree)(_with(item, same) for item in tree)
     return tree
+
+
+def _with_names(kwargs: dict[str, Any], same: Mapping[_Ref, Any]) -> dict[str, Any]:
+    return {name: _with(value, same) for name, value in kwargs.items()}
+
+
+def _refs_in(tree: Any) -> list[_Ref]:
+    if isinstance(tree, _Ref):
+        return [tree]
+    if type(tree) in (tuple, list):
+        return [ref for item in tree for ref in _refs_in(item)]
+    return []
+
+
+def _without_repetitions(
+    calls: list[_Call], returned: list[_Ref]
+) -> tuple[list[_Call], dict[_Ref, _Ref]]:
+    """Leave out calls that were made before with the same arguments, unless the caller gets their results."""
+    only_read = _only_read(calls, returned)
+    before: dict[Any, _Ref] = {}
+    same: dict[_Ref, _Ref] = {}
+    kept = []
+    for call in calls:
+        renamed = _renamed(call, same)
+        if renamed.is_fresh and call.result in only_read:
+            key = _hashable((renamed.func, renamed.args, tuple(renamed.kwargs.items())))
+            if key in before:
+                same[call.result] = before[key]
+                continue
+            if all(ref.is_value or ref in only_read for ref in renamed.refs):
+                before[key] = call.result
+        kept.append(renamed)
+    return kept, same
+
+
+def _hashable(tree: Any) -> Any:
+    if type(tree) in (tuple, list):
+        return (type(tree), *map(_hashable, tree))
+    return (type(tree), tree) if not isinstance(tree, float) else (float, repr(tree))
 
 
 def _without_unused(calls: list[_Call], returned: list[_Ref]) -> list[_Call]:

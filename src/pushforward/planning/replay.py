@@ -38,6 +38,7 @@ def swept(
     values: Sequence[Tensor],
     compute: Callable[[], Rows],
     lifetime: Callable[[int], float] | None = None,
+    write: Callable[[], Replay | None] | None = None,
 ) -> Rows:
     """Return ``compute()``, by the kernels that it ran for this key before, if they are known.
 
@@ -46,6 +47,7 @@ def swept(
         values: The tensors of the tape, which may differ from call to call; in the order of the signature.
         compute: Computes the result from ``values``.
         lifetime: Told how many calls a replay has answered, tells how many the next one shall; None if all.
+        write: Makes the replay; by default it is what ``compute`` is seen to call.
     """
     known = _replays.get(key)
     if known is not None and known.answered < known.lifetime:
@@ -57,7 +59,7 @@ def swept(
         return compute()
     answered = 0 if known is None else known.answered
     known = _Known(None, math.inf if lifetime is None else lifetime(answered))
-    known.replay = written(values, compute)
+    known.replay = written(values, compute) if write is None else write()
     _put(_replays, key, known, MAX_REPLAYS)
     # Not what was computed under the modes that watch: linalg.pinv of complex matrices is wrong there in torch 2.13.
     return compute() if known.replay is None else known.replay(values)

@@ -213,6 +213,11 @@ def change_metadata(tensor: torch.Tensor, like: torch.Tensor) -> None:
         torch.ops.aten.as_strided_.default(tensor, like.shape, like.stride(), 0)
 
 
+def is_autocasting() -> bool:
+    """Tell whether autocast is on for any device."""
+    return bool(torch._C._is_any_autocast_enabled())
+
+
 def has_version(tensor: torch.Tensor) -> bool:
     """Tell whether in-place writes to ``tensor`` can be noticed later."""
     return type(tensor) in _PLAIN and not (tensor.is_inference() or _is_wrapped(tensor))

@@ -108,6 +108,9 @@ class Recorder(abc.ABC):
         self.has_fast_path = self.entry.grad_mode and self.entry.functorch_level is None
         self.is_pushing = False  # whether payloads are blocks
         self.defers = False  # whether maps may be made later than their operator is applied
+        self.is_lifted = (
+            True  # else a recording below it waits for the first call off the fast path
+        )
         self.depth = 0  # calls being taken apart
         self.given: Any = ()  # the arguments of the innermost one
         self.keeps_constants = (
@@ -127,6 +130,10 @@ class Recorder(abc.ABC):
     @abc.abstractmethod
     def combine(self, parts: Sequence[Part], out: Tensor) -> Any:
         """Return the payload of an output: the sum of the maps of the inputs' payloads."""
+
+    def lift(self) -> None:
+        """Let the recording below this one begin."""
+        raise NotImplementedError
 
     def note(self, tensor: Tensor) -> None:
         """Learn of one such tensor."""
@@ -195,6 +202,8 @@ class Recorder(abc.ABC):
             return func(*self.unwrap(args), **self.unwrap(kwargs))
         if func in VALUE_READERS:
             return func(*self.unwrap(args), **self.unwrap(kwargs))
+        if not self.is_lifted:
+            self.lift()
         special = functional.SPECIAL.get(func)
         if special is not None:
             result = special(self, func, args, kwargs)
@@ -295,6 +304,8 @@ class Recorder(abc.ABC):
 
     def on_primitive(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Apply one ATen operator that came through ``__torch_dispatch__``."""
+        if not self.is_lifted:
+            self.lift()
         if self.entry.functorch_level is not None:
             args, kwargs = map_tensors((args, kwargs), self._uncover)
         if op is aten._local_scalar_dense.default and not self.depth:
@@ -352,6 +363,8 @@ class Recorder(abc.ABC):
         kwargs: dict[str, Any],
     ) -> Any:
         """Evaluate ``op`` on the primals and give its outputs their derivatives, by rule or bridge."""
+        if not self.is_lifted:
+            self.lift()
         traits = functional.traits(op)
         if self.randomness == "error" and traits.is_random:
             self._refuse_random(op, args, kwargs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.recording.dispatch import has_version
+from pushforward.linear.program import Equation, LinearProgram, Term, check_versions
+from pushforward.recording.dispatch import has_version, is_autocasting
 from pushforward.recording.recorder import Active, Operation, Part, Recorder
 from pushforward.recording.tracer import Tracer, current, innermost, make_tracer, map_tensors
 from pushforward.rules.registry import Rule
@@ -39,7 +39,11 @@ class TapingRecorder(Recorder):
     """
 
     def __init__(
-        self, randomness: str = "error", name: str = "linearize", is_kept: bool = True
+        self,
+        randomness: str = "error",
+        name: str = "linearize",
+        is_kept: bool = True,
+        below: TapingRecorder | None = None,
     ) -> None:
         """Start an empty program.
 
@@ -48,16 +52,25 @@ class TapingRecorder(Recorder):
             name: The function that the caller called, for messages.
             is_kept: Whether the program outlives the caller's call, so that its inputs must be copied. Else writes
                 to the caller's tensors wait for `write_back`, because maps hold their old values.
+            below: A recording of the primals, which begins with `lift`: not before there is need of it.
         """
         super().__init__(randomness, name)
         self.is_kept = is_kept
         self.puts_off_writes = not is_kept
         self.defers = self.has_fast_path
+        self._is_autocasting = is_autocasting()
+        self.below = below
+        self.is_lifted = below is None
+        self._tracers: list[Tracer] = []  # of deferred outputs, as long as it is not lifted
         self.residuals: dict[int, tuple[Tensor, int]] = {}
         self.values: list[Any] = []  # of each variable; constants have numbers too
-        self._numbers: dict[int, int] = {}  # id of a value -> number
+        self._numbers: dict[
+            int, int
+        ] = {}  # id of a value -> number of a variable, ~number of a constant
+        self._inputs: list[int] = []
+        self.is_mixed = False  # whether one tensor is the value of a variable and something else
         self._steps: list[Equation | Deferred] = []
-        self._signature: list[Any] | None = [torch.is_autocast_enabled()] if self.defers else None
+        self._signature: list[Any] | None = [self._is_autocasting] if self.defers else None
 
     def own_copy(self, tensor: Tensor) -> Tensor:
         """Copy what a program that is kept would share with the caller, who may write to it."""
@@ -71,6 +84,8 @@ class TapingRecorder(Recorder):
         number = len(self.values)
         self.values.append(primal)
         same = self._numbers.setdefault(id(primal), number)
+        self.is_mixed = self.is_mixed or same != number
+        self._inputs.append(number)
         self._describe(primal)
         if self._signature is not None:
             self._signature.append(same)
@@ -87,6 +102,8 @@ class TapingRecorder(Recorder):
 
     def defer(self, rule: Rule, func: Any, args: tuple[Any, ...]) -> Any:
         """Apply an operator of the fast path, and keep what its maps will be made of."""
+        if not self.is_lifted and is_autocasting() is not self._is_autocasting:
+            self.lift()
         primals: list[Any] = []
         active: list[Active] = []
         signature: list[Any] = [rule.operator]
@@ -112,8 +129,8 @@ class TapingRecorder(Recorder):
         out = func(*primals)
         if not active:
             return make_tracer(out, None, self)
-        below = out if type(out) is Tensor else innermost(out)
-        if below.numel() > MAX_DEFERRED:
+        plain = out if type(out) is Tensor else innermost(out)
+        if plain.numel() > MAX_DEFERRED and self.is_lifted:
             operation = Operation(rule, rule.operator, tuple(primals), {}, out, active)
             return make_tracer(out, super().payloads_of(operation, args, {})[0], self)
         variable = len(self.values)
@@ -124,8 +141,50 @@ class TapingRecorder(Recorder):
         )
         if self._signature is not None:
             self._signature += signature
-            self._signature.append(below.dtype)  # autocast may choose it
-        return make_tracer(out, variable, self)
+            self._signature.append(plain.dtype)  # autocast may choose it
+        tracer = make_tracer(out, variable, self)
+        if not self.is_lifted:
+            self._tracers.append(tracer)
+        return tracer
+
+    def lift(self) -> None:
+        """Let the recording below begin: repeat on its tracers what was done on plain values.
+
+        Only the fast path was taken so far; each of its steps is one operator without side effects.
+        """
+        below, self.is_lifted = self.below, True
+        assert below is not None
+        check_versions(self.residuals.values())
+        lifted: dict[int, Tensor] = {}
+        device = self.values[0].device.type
+        with self.entry.restored(), torch.autocast(device, enabled=self._is_autocasting):
+            for number in self._inputs:
+                primal = self.values[number]
+                lifted[number] = below.trace(primal, below.new_variable(primal))
+            for place, step in enumerate(self._steps):
+                assert not isinstance(step, Equation)
+                (variable,), rule, func, args, kwargs, _, active = step
+                primals = list(args)
+                moved: list[Active] = []
+                for key, _, operand, _ in active:
+                    primals[cast("int", key)] = lifted[operand]
+                    moved.append((key, None, operand, lifted[operand]))
+                out = func(*primals)
+                lifted[cast("int", variable)] = out
+                self._steps[place] = ((variable,), rule, func, tuple(primals), kwargs, out, moved)
+        self.roots = [(lifted[tracer._payload], tracer) for _, tracer in self.roots]
+        for tracer in (*self._tracers, *(tracer for _, tracer in self.roots)):
+            tracer._primal = lifted[tracer._payload]
+        self._tracers = []
+        self._numbers |= {id(value): number for number, value in lifted.items()}
+        self.values = [lifted.get(number, value) for number, value in enumerate(self.values)]
+        if self._signature is not None:
+            self._signature.append("lifted")
+
+    def finish(self) -> None:
+        """Hand the writes to the caller's tensors over to them."""
+        super().finish()
+        self._tracers = []  # a cycle otherwise
 
     def payloads_of(
         self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -180,13 +239,16 @@ class TapingRecorder(Recorder):
 
     def _constant(self, tensor: Tensor) -> int:
         """Return ``~number`` of a tensor that no equation defines, and sign what maps may depend on."""
-        number = self._numbers.get(id(tensor))
-        if number is None:
-            number = self._numbers[id(tensor)] = len(self.values)
+        known = self._numbers.get(id(tensor))
+        if known is None:
+            known = self._numbers[id(tensor)] = ~len(self.values)
             self.values.append(tensor)
             self.note(tensor)
             self._describe(tensor)
-        return ~number
+        elif known >= 0:
+            self.is_mixed = True
+            return ~known
+        return known
 
     def _describe(self, tensor: Tensor) -> None:
         """Sign what maps may depend on but the elements."""

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from pushforward.transforms.arguments import Argnums, check_function
+from pushforward.planning.kernels import Replay, Rows, noted
+from pushforward.recording.taping import TapingRecorder
+from pushforward.transforms.arguments import (
+    Argnums,
+    Selected,
+    check_function,
+    check_outputs,
+    named_after,
+    normalize_argnums,
+)
 from pushforward.transforms.grad import grad_and_value
+from pushforward.transforms.jacfwd import pushed_columns
 from pushforward.transforms.jacobian import jacobian
-from pushforward.transforms.jacrev import jacrev
+from pushforward.transforms.jacrev import arranged, jacrev, pulled_rows
 from pushforward.transforms.jvp import check_primals, jvp
+from pushforward.transforms.record import Tape
+from pushforward.trees import flatten, unflatten
+
+NAME = "hessian"
 
 
 def hessian(
@@ -45,14 +60,108 @@ def hessian(
         Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
     """
     rows = jacrev(func, argnums, has_aux=has_aux)
-    return jacobian(
-        rows,
-        argnums,
-        mode="forward",
-        has_aux=has_aux,
-        randomness="same",
-        chunk_size=chunk_size,
+    nested = jacobian(
+        rows, argnums, mode="forward", has_aux=has_aux, randomness="same", chunk_size=chunk_size
     )
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        check_function(NAME, func)
+        below = TapingRecorder("same", NAME, is_kept=False)
+        if chunk_size is not None or not below.defers:
+            return nested(*args, **kwargs)
+        selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
+        result, aux = _Second(func, selected, argnums, kwargs, has_aux, below).result()
+        return (result, aux) if has_aux else result
+
+    return named_after(func, compute)
+
+
+class _Second:
+    """One call: the function on a tape, and below it, as soon as there is need of it, the gradient on another.
+
+    As long as the function calls nothing off the fast path, there is one tape, and what follows from it may have been
+    worked out before. Else the recording below begins, and all is as in ``jacfwd(jacrev(func))``.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        selected: Selected,
+        argnums: Argnums,
+        kwargs: dict[str, Any],
+        has_aux: bool,
+        below: TapingRecorder,
+    ) -> None:
+        self._selected, self._argnums, self._below, self._has_aux = (
+            selected,
+            argnums,
+            below,
+            has_aux,
+        )
+        self._recorder = TapingRecorder("same", NAME, is_kept=False, below=below)
+        try:
+            self._tape = Tape(
+                NAME, func, selected, kwargs, has_aux=has_aux, recorder=self._recorder
+            )
+        except BaseException:
+            below.finish()
+            below.write_back()
+            raise
+
+    def result(self) -> tuple[Any, Any]:
+        """Return the Hessian and aux, in the caller's structure."""
+        tape, below, recorder = self._tape, self._below, self._recorder
+        try:
+            if recorder.is_lifted or recorder.is_mixed:
+                rows = self._columns()
+            else:
+                rows = tape.swept(NAME, self._columns, write=self._written)
+            aux = tape.aux
+            if self._has_aux and recorder.is_lifted:
+                leaves, spec = flatten(aux)
+                aux = unflatten([below.read(leaf)[0] for leaf in leaves], spec)
+        finally:
+            tape.__exit__()
+            below.finish()
+            below.write_back()
+        places: Any = [[0] * len(tape.inputs) for _ in tape.outputs]
+        _, spec = flatten(arranged(places, tape, self._selected, self._argnums))
+        trees = [self._selected.arranged(row) for row in rows]
+        is_one = isinstance(self._argnums, int)
+        return unflatten([t[0] for t in trees] if is_one else trees, spec), aux
+
+    def _columns(self) -> Rows:
+        """Push through the recording of the gradient."""
+        self._tape.lift()
+        rows = self._tape.swept("jacrev", functools.partial(pulled_rows, self._tape))
+        gradient = self._gradient(rows)
+        return gradient.swept("jacobian", functools.partial(pushed_columns, gradient))
+
+    def _gradient(self, rows: Rows) -> Tape:
+        tree = arranged(rows, self._tape, self._selected, self._argnums)
+        leaves, spec = flatten(tree)
+        check_outputs(NAME, tree, leaves)
+        return Tape.around(self._below, self._tape.inputs, leaves, spec)
+
+    def _written(self) -> Replay | None:
+        """Put the kernels of both sweeps together: those of the second start from results of the first."""
+        tape, below = self._tape, self._below
+        sweep = functools.partial(tape.anew, functools.partial(pulled_rows, tape))
+        first = noted(tape.values, sweep)
+        tape.lift()
+        if first is None:
+            return None
+        rows, refs = first.run(tape.values)
+        gradient = self._gradient(rows)
+        if not gradient.is_signed:
+            return None
+        sweep = functools.partial(gradient.anew, functools.partial(pushed_columns, gradient))
+        second = noted(below.values, sweep)
+        return (
+            None
+            if second is None
+            else first.followed_by(second, [refs.get(id(v)) for v in below.values])
+        )
 
 
 def hvp(

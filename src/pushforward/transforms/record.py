@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.linear.program import LinearProgram, check_versions
-from pushforward.planning.kernels import Rows
+from pushforward.planning.kernels import Replay, Rows
 from pushforward.planning.replay import swept
 from pushforward.recording.recorder import Recorder
 from pushforward.recording.session import run
@@ -74,6 +74,30 @@ class Tape:
             recorder.program(*self._variables) if is_kept else None
         )
 
+    @classmethod
+    def around(
+        cls, recorder: TapingRecorder, inputs: list[Tensor], leaves: list[Tensor], spec: TreeSpec
+    ) -> Tape:
+        """Return the tape of a recording that was made otherwise, with outputs ``leaves``."""
+        self = cls.__new__(cls)
+        pairs = [recorder.read(leaf) for leaf in leaves]
+        self._recorder, self._program = recorder, None
+        self._variables = list(range(len(inputs))), [variable for _, variable in pairs]
+        self.inputs, self.outputs = inputs, [primal for primal, _ in pairs]
+        self.spec, self.aux = spec, None
+        return self
+
+    def lift(self) -> None:
+        """Let the recording below the tape's begin."""
+        recorder = self._recorder
+        if not recorder.is_lifted:
+            recorder.lift()
+            self._program = None
+            self.outputs = [
+                y if variable is None else recorder.values[variable]
+                for y, variable in zip(self.outputs, self._variables[1], strict=True)
+            ]
+
     @property
     def program(self) -> LinearProgram:
         """The linear program."""
@@ -86,18 +110,23 @@ class Tape:
         kind: Hashable,
         compute: Callable[[], Rows],
         lifetime: Callable[[int], float] | None = None,
+        write: Callable[[], Replay | None] | None = None,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
-        ``kind`` says what is computed; for ``lifetime`` see `planning.replay.swept`.
+        ``kind`` says what is computed; for the others see `planning.replay.swept`.
         """
         recorder = self._recorder
         signature = recorder.signature(self.outputs, self._variables[1])
         if signature is None:
             return compute()
         check_versions(recorder.residuals.values())
+        return swept((kind, signature), self.values, lambda: self.anew(compute), lifetime, write)
 
-        return swept((kind, signature), self.values, lambda: self.anew(compute), lifetime)
+    @property
+    def is_signed(self) -> bool:
+        """Whether what the tape's maps depend on is known but for elements."""
+        return self._recorder.signature(self.outputs, self._variables[1]) is not None
 
     @property
     def values(self) -> list[Tensor]:
