@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -278,6 +280,19 @@ def test_under_vmap_nothing_is_repeated_wrongly() -> None:
     for _ in range(CALLS):
         torch.testing.assert_close(vmap(jacrev(torch.sin))(x), expected)
         torch.testing.assert_close(jacrev(torch.sin)(x[0]), expected[0])
+
+
+def test_the_compiler_is_not_imported() -> None:
+    """It takes two seconds; PyTorch does it for modes at their first operator (and for the planner's meta tensors)."""
+    code = """
+import sys, torch, pushforward
+for _ in range(4):
+    pushforward.jacrev(lambda x: x.sin() * (x @ x))(torch.ones(3))
+    pushforward.hessian(lambda x: (x**4).sum())(torch.ones(3))
+    pushforward.jacfwd(lambda x: torch.softmax(x, 0))(torch.ones(3))
+assert "torch._dynamo.eval_frame" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_threads_share_what_is_known() -> None:

@@ -184,6 +184,21 @@ def test_writes_to_the_callers_tensors_are_carried_out() -> None:
         torch.testing.assert_close(ours, 2 * x)
 
 
+def test_values_written_into_captured_tensors() -> None:
+    for _ in range(CALLS):
+        buffer = torch.zeros(3, dtype=torch.float64)
+
+        def func(x: Tensor, buffer: Tensor = buffer) -> Tensor:
+            y = x.sin()
+            buffer.copy_(y * x)
+            return (buffer * y).sum() + (buffer**2).sum()
+
+        x = torch.randn(3, dtype=torch.float64)
+        expected = jacfwd(jacfwd(lambda x: (x.sin() ** 2 * x).sum() + ((x.sin() * x) ** 2).sum()))
+        torch.testing.assert_close(hessian(func)(x), expected(x))
+        torch.testing.assert_close(buffer, x.sin() * x)
+
+
 def test_a_buffer_of_a_module_is_updated_once() -> None:
     norm = nn.BatchNorm1d(3).double()
     other = nn.BatchNorm1d(3).double()

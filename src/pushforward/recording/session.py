@@ -90,6 +90,11 @@ class RefuseRandom(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Answer no: PyTorch would import its compiler at the first operator, which takes two seconds."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

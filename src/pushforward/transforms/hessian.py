@@ -8,6 +8,7 @@ from typing import Any
 
 from pushforward.planning.kernels import Replay, Rows, noted
 from pushforward.recording.taping import TapingRecorder
+from pushforward.recording.tracer import map_tensors
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -92,20 +93,15 @@ class _Second:
         has_aux: bool,
         below: TapingRecorder,
     ) -> None:
-        self._selected, self._argnums, self._below, self._has_aux = (
-            selected,
-            argnums,
-            below,
-            has_aux,
-        )
+        self._selected, self._argnums = selected, argnums
+        self._below, self._has_aux = below, has_aux
         self._recorder = TapingRecorder("same", NAME, is_kept=False, below=below)
         try:
             self._tape = Tape(
                 NAME, func, selected, kwargs, has_aux=has_aux, recorder=self._recorder
             )
         except BaseException:
-            below.finish()
-            below.write_back()
+            self._end()
             raise
 
     def result(self) -> tuple[Any, Any]:
@@ -121,19 +117,28 @@ class _Second:
                 leaves, spec = flatten(aux)
                 aux = unflatten([below.read(leaf)[0] for leaf in leaves], spec)
         finally:
-            tape.__exit__()
-            below.finish()
-            below.write_back()
+            self._recorder.write_back()
+            self._end()
         places: Any = [[0] * len(tape.inputs) for _ in tape.outputs]
         _, spec = flatten(arranged(places, tape, self._selected, self._argnums))
         trees = [self._selected.arranged(row) for row in rows]
         is_one = isinstance(self._argnums, int)
         return unflatten([t[0] for t in trees] if is_one else trees, spec), aux
 
+    def _end(self) -> None:
+        """Carry out the writes to the caller's tensors."""
+        self._below.finish()
+        self._below.write_back()
+
     def _columns(self) -> Rows:
         """Push through the recording of the gradient."""
-        self._tape.lift()
-        rows = self._tape.swept("jacrev", functools.partial(pulled_rows, self._tape))
+        tape, below = self._tape, self._below
+        tape.lift()
+        rows = tape.swept("jacrev", functools.partial(pulled_rows, tape))
+        self._recorder.write_back()
+        if below.has_captured:
+            rows = map_tensors(rows, below.captured.lookup)
+        below.finish()
         gradient = self._gradient(rows)
         return gradient.swept("jacobian", functools.partial(pushed_columns, gradient))
 
@@ -146,8 +151,8 @@ class _Second:
     def _written(self) -> Replay | None:
         """Put the kernels of both sweeps together: those of the second start from results of the first."""
         tape, below = self._tape, self._below
-        sweep = functools.partial(tape.anew, functools.partial(pulled_rows, tape))
-        first = noted(tape.values, sweep)
+        pull = functools.partial(pulled_rows, tape)
+        first = noted(tape.values, functools.partial(tape.anew, pull))
         tape.lift()
         if first is None:
             return None
@@ -155,13 +160,11 @@ class _Second:
         gradient = self._gradient(rows)
         if not gradient.is_signed:
             return None
-        sweep = functools.partial(gradient.anew, functools.partial(pushed_columns, gradient))
-        second = noted(below.values, sweep)
-        return (
-            None
-            if second is None
-            else first.followed_by(second, [refs.get(id(v)) for v in below.values])
-        )
+        push = functools.partial(pushed_columns, gradient)
+        second = noted(below.values, functools.partial(gradient.anew, push))
+        if second is None:
+            return None
+        return first.followed_by(second, [refs.get(id(v)) for v in below.values])
 
 
 def hvp(
