@@ -274,6 +274,17 @@ def _call(function: Func, x: Tensor) -> Tensor:
     return torch.overrides.handle_torch_function(function, (x,), x)  # type: ignore[no-any-return]
 
 
+def test_a_constant_output_of_another_class() -> None:
+    class Mine(Tensor):
+        pass
+
+    constant = torch.ones(2).as_subclass(Mine)
+    for _ in range(CALLS):
+        first, second = jacrev(lambda x: (x.sin(), constant))(torch.zeros(3))
+        torch.testing.assert_close(first, torch.eye(3))
+        assert not second.any()
+
+
 def test_under_vmap_nothing_is_repeated_wrongly() -> None:
     x = torch.randn(5, 3)
     expected = torch.diag_embed(x.cos())

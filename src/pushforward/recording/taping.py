@@ -64,9 +64,8 @@ class TapingRecorder(Recorder):
         self._tracers: list[Tracer] = []  # of deferred outputs, as long as it is not lifted
         self.residuals: dict[int, tuple[Tensor, int]] = {}
         self.values: list[Any] = []  # of each variable; constants have numbers too
-        self._numbers: dict[
-            int, int
-        ] = {}  # id of a value -> number of a variable, ~number of a constant
+        # By the id of a value: the number of a variable, or ~number of a constant.
+        self._numbers: dict[int, int] = {}
         self._inputs: list[int] = []
         self.is_mixed = False  # whether one tensor is the value of a variable and something else
         self._steps: list[Equation | Deferred] = []
@@ -136,9 +135,7 @@ class TapingRecorder(Recorder):
         variable = len(self.values)
         self.values.append(out)
         self._numbers[id(out)] = variable
-        self._steps.append(
-            ((variable,), rule, rule.operator, tuple(primals), _NOTHING, out, active)
-        )
+        self._steps.append(((variable,), rule, func, tuple(primals), _NOTHING, out, active))
         if self._signature is not None:
             self._signature += signature
             self._signature.append(plain.dtype)  # autocast may choose it
@@ -275,12 +272,12 @@ class TapingRecorder(Recorder):
         self, outputs: Sequence[Tensor], variables: Sequence[int | None]
     ) -> tuple[Any, ...] | None:
         """Return what was recorded but for the tensors' elements; None where maps were made at once."""
-        if self._signature is None or len(self._signature) > MAX_SIGNATURE:
-            return None
         found = [
             self._constant(primal) if variable is None else variable
             for primal, variable in zip(outputs, variables, strict=True)
         ]
+        if self._signature is None or len(self._signature) > MAX_SIGNATURE:
+            return None
         return (*self._signature, *found)
 
     def program(self, inputs: list[int], outputs: list[int | None]) -> LinearProgram:
