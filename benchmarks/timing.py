@@ -27,7 +27,8 @@ def interleaved_medians(functions: Sequence[Thunk], seconds: float) -> list[floa
     counts, least = [], 7
     for function in functions:
         once = _time(function, 1)
-        _time(function, int(WARM_UP / once))
+        for _ in range(int(WARM_UP / once)):
+            function()
         least = min(least, 1 if once > 10 else 3 if once > 1 else 7)
         counts.append(1 if once > 2e-3 else max(1, int(2e-3 / _time(function, 5))))
     times: list[list[float]] = [[] for _ in functions]

@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, tuple[Net, Tensor]] = {
     "branches": (_branches, torch.randn(6)),
     "several uses": (lambda x: x.cumsum(0) * x[0] + x.mean(), torch.randn(7)),
     "scalar": (lambda x: (x * x).sum(), torch.randn(8)),
+    "two views": (lambda x: x.reshape(2, 3).t(), torch.randn(6)),
     "constant": (lambda x: torch.ones(2), torch.randn(3)),
     "input": (lambda x: x, torch.randn(3)),
 }

@@ -68,15 +68,14 @@ class Plan:
     def lifetime(self, program: LinearProgram, answered: int) -> float:
         """Count ``answered`` calls that did not ask for the plan, and return how many more need not ask."""
         self.seen += answered
-        if self.is_searched or self.is_due(
-            program
-        ):  # in that case it is searched when asked for next
+        if self.is_searched or self.is_due(program):  # if due, the next to ask will search
             return math.inf
-        return math.ceil(self._calls_before_search(program)) - self.seen
+        return self._calls_before_search(program) - self.seen
 
     def _calls_before_search(self, program: LinearProgram) -> float:
         search = len(program.equations) * SECONDS_PER_SEARCHED_VERTEX
-        return search / self.predictions[self.mode].cost.seconds
+        seconds = self.predictions[self.mode].cost.seconds
+        return search / seconds if seconds else math.inf  # of maps that are nothing at all
 
     def choose(self) -> None:
         """Take the cheapest order: the first of equals, and cross-country only where it is clearly cheaper."""
