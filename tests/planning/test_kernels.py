@@ -88,6 +88,17 @@ def test_a_returned_product_with_ones_is_no_alias_of_a_value() -> None:
     assert replay([value])[0][0].data_ptr() != value.data_ptr()
 
 
+def test_ones_that_are_written_to_are_no_ones() -> None:
+    def compute(a: Tensor) -> Rows:
+        mask = torch.ones(3)
+        mask[1] = 0
+        other = torch.ones(2, 3)
+        other.reshape(6)[0:2].zero_()
+        return [[(mask * a).exp(), (other * a).exp()]]
+
+    _check(compute, (3,))
+
+
 def test_two_returned_products_with_ones_share_nothing() -> None:
     def compute(a: Tensor) -> Rows:
         square = a.square()

@@ -19,8 +19,9 @@ from pushforward.recording.metadata import METADATA
 from pushforward.recording.tracer import Tracer, innermost
 
 Rows = list[list[Tensor]]
-MAX_BYTES = 2**26  # of results that are kept alive while calls are written down
 Replay = Callable[[Sequence[Tensor]], Rows]
+
+MAX_BYTES = 2**26  # of results that are kept alive while calls are written down
 
 
 def _functions(*names: str) -> set[Any]:
@@ -31,52 +32,14 @@ def _functions(*names: str) -> set[Any]:
 
 _PRODUCTS = _functions("mul", "__mul__", "__rmul__")
 _FRESH = _PRODUCTS | _functions(
-    *(
-        "mm",
-        "mv",
-        "bmm",
-        "matmul",
-        "__matmul__",
-        "sum",
-        "add",
-        "__add__",
-        "sub",
-        "__sub__",
-        "rsub",
-        "div",
-        "__truediv__",
-    ),
-    *(
-        "neg",
-        "__neg__",
-        "square",
-        "pow",
-        "exp",
-        "log",
-        "sin",
-        "cos",
-        "tan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "sqrt",
-        "rsqrt",
-    ),
-    *("reciprocal", "sigmoid", "sign", "where", "cat", "stack", "diag_embed"),
-)
+    "mm", "mv", "bmm", "matmul", "__matmul__", "sum", "add", "__add__", "sub", "__sub__", "rsub", "div", "__truediv__",
+    "neg", "__neg__", "square", "pow", "exp", "log", "sin", "cos", "tan", "sinh", "cosh", "tanh", "sqrt", "rsqrt",
+    "reciprocal", "sigmoid", "sign", "where", "cat", "stack", "diag_embed",
+)  # fmt: skip
 # These give their first argument itself where there is nothing to do.
 _SELVES = _functions(
-    "contiguous",
-    "reshape",
-    "expand",
-    "to",
-    "conj",
-    "resolve_conj",
-    "resolve_neg",
-    "real",
-    "float",
-    "double",
-)
+    "contiguous", "reshape", "expand", "to", "conj", "resolve_conj", "resolve_neg", "real", "float", "double",
+)  # fmt: skip
 _VALUE_TAGS = {
     torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded,
 }  # fmt: skip
@@ -338,19 +301,13 @@ def _without_units(
     """
     only_read, only_returned = _only_read(calls, returned), _only_read(calls, [])
     fresh = {call.result for call in calls if call.is_fresh} & only_read
-    units: set[_Ref] = set()
+    units = _units(calls)
     same: dict[_Ref, _Ref] = {}
     kept = []
     for call in calls:
         refs = call.refs
-        if call.func is torch.ones or (call.func in _VIEWS and refs[0] in units):
-            units.add(call.result)
-        elif (
-            call.func in _PRODUCTS
-            and call.is_fresh
-            and len(refs) == 2
-            and not units.isdisjoint(refs)
-        ):
+        is_product = call.func in _PRODUCTS and call.is_fresh and len(refs) == 2
+        if is_product and not units.isdisjoint(refs):
             factor = refs[1] if refs[0] in units else refs[0]
             factor = same.get(factor, factor)
             old, new = tensors[factor], tensors[call.result]
@@ -364,6 +321,17 @@ def _without_units(
                 continue
         kept.append(_renamed(call, same))
     return kept, same
+
+
+def _units(calls: list[_Call]) -> set[_Ref]:
+    """Return what is one everywhere, and stays so: ones and their views, if none of them may be written to."""
+    units: set[_Ref] = set()
+    for call in calls:
+        if call.func is torch.ones or (call.func in _VIEWS and call.refs[0] in units):
+            units.add(call.result)
+        elif not call.is_fresh and not units.isdisjoint(call.refs):
+            return set()
+    return units
 
 
 def _only_read(calls: list[_Call], returned: list[_Ref]) -> set[_Ref]:
