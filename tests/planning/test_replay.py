@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pushforward
-from pushforward import grad, hessian, jacfwd, jacobian, jacrev, vmap
+from pushforward import grad, hessian, jacfwd, jacobian, jacrev, vjp, vmap
 from pushforward.errors import ResidualError
 from pushforward.planning import orders, replay
 
@@ -366,6 +366,14 @@ def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             jacrev(torch.sin)(torch.randn(n))
     assert len(replay._replays) <= 3
     assert len(replay._counts) <= 4
+
+
+def test_a_program_that_is_kept_holds_what_its_maps_need_only() -> None:
+    _, pullback = vjp(lambda x: (x + 1).sin(), torch.zeros(4))
+    recorder = pullback._tape._recorder
+    assert not recorder.values
+    assert not recorder._steps
+    torch.testing.assert_close(pullback(torch.ones(4))[0], torch.ones(4).cos())
 
 
 def test_large_tensors_are_not_kept_for_later() -> None:

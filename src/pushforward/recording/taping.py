@@ -291,6 +291,10 @@ class TapingRecorder(Recorder):
                     needed.add(term.variable)
         return LinearProgram(inputs, kept[::-1], outputs, list(self.residuals.values()))
 
+    def let_go(self) -> None:
+        """Let go of what further programs would be made of."""
+        self.values, self._steps, self._numbers, self._signature = [], [], {}, None
+
     def _equations(self, step: Equation | Deferred, needed: set[int]) -> list[Equation]:
         """Return the equations of the variables that are needed."""
         if isinstance(step, Equation):

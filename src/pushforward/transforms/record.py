@@ -70,9 +70,10 @@ class Tape:
             raise
         self.outputs = [primal for primal, _ in pairs]
         self._variables = inputs, [variable for _, variable in pairs]
-        self._program: LinearProgram | None = (
-            recorder.program(*self._variables) if is_kept else None
-        )
+        self._program: LinearProgram | None = None
+        if is_kept:
+            self._program = recorder.program(*self._variables)
+            recorder.let_go()
 
     @classmethod
     def around(
