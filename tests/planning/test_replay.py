@@ -356,6 +356,12 @@ def test_a_search_that_is_due_ends_a_replay(monkeypatch: pytest.MonkeyPatch) -> 
         is_searched.append(plan.is_searched)
     assert not is_searched[2]
     assert is_searched[-1]
+    (known,) = replay._replays.values()
+    assert known.replay is not None
+    scope: dict[str, Any] = known.replay.__globals__  # type: ignore[attr-defined]
+    called = [value for value in scope.values() if callable(value)]
+    assert torch.empty not in called, "what the search called is repeated"
+    assert len(called) <= 5 * len(weights) + 1
 
 
 def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ _VALUE_TAGS = {
     torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded,
 }  # fmt: skip
 _VIEWS = _functions("permute", "reshape", "view", "expand", "t", "transpose", "movedim")
+_MAKERS = {torch.ones, torch.zeros, torch.empty, torch.full, torch.eye, torch.arange}
 _PLAIN = {Tensor, torch.nn.Parameter}
 _FASTER: dict[Any, Any] = {
     Tensor.__rsub__: torch.rsub  # the method is written in Python: 2 microseconds more
@@ -410,7 +411,7 @@ def _without_unused(calls: list[_Call], returned: list[_Ref]) -> list[_Call]:
 
 
 def _is_harmless(call: _Call) -> bool:
-    return call.is_fresh or call.func in _VIEWS or call.func is torch.ones
+    return call.is_fresh or call.func in _VIEWS or call.func in _MAKERS
 
 
 def _in_place(calls: list[_Call], returned: list[_Ref], tensors: dict[_Ref, Tensor]) -> list[_Call]:

@@ -174,7 +174,11 @@ def _lifetime(tape: Tape, mode: str, answered: int) -> float:
     """Return how many calls shall take the same order: until it is worth while to search a better one."""
     if mode in ("forward", "reverse") or not tape.program.equations:
         return math.inf
-    return planned(tape, mode).lifetime(tape.program, answered)
+    plan = planned(tape, mode)
+    calls = plan.lifetime(tape.program, answered)
+    if plan.is_due(tape.program):
+        planned(tape, mode)  # search now: what the search calls is not to be repeated
+    return calls
 
 
 def _rows(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
