@@ -7,9 +7,7 @@ from pushforward.errors import PushforwardError as PushforwardError
 from pushforward.errors import RandomnessError as RandomnessError
 from pushforward.errors import UnsupportedError as UnsupportedError
 from pushforward.linear.kinds.general import General as General
-from pushforward.recording import custom_function as _custom_function  # noqa: F401  (wraps Function.apply)
-from pushforward.recording import fast_path as _fast_path  # noqa: F401  (installs the fast path)
-from pushforward.recording.primitive import primitive as primitive
+from pushforward.rules import families as _families  # noqa: F401  (declares the rules)
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule

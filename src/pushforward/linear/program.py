@@ -31,6 +31,7 @@ class Equation:
     variable: int
     terms: list[Term]
     dtype: torch.dtype
+    origin: str = ""  # what the maps were made for, and by whom
 
 
 @dataclasses.dataclass(slots=True)

@@ -66,15 +66,12 @@ class Explanation:
         return "\n".join(table)
 
 
-def explain_plan(
-    program: LinearProgram, plan: Plan, origins: dict[int, tuple[str, str]], inputs: list[Block]
-) -> Explanation:
+def explain_plan(program: LinearProgram, plan: Plan, inputs: list[Block]) -> Explanation:
     """Describe a program and its plan.
 
     Args:
         program: What was recorded.
         plan: Its plan.
-        origins: For each variable the operator and whether a rule or the bridge gave its maps.
         inputs: The block of each input.
     """
     prediction = plan.predictions[plan.mode]
@@ -83,7 +80,7 @@ def explain_plan(
         shown = prediction.blocks.get(variable, ())
         rows.append(Row(variable, f"input {_times(block.shape)}", "", "", _shown(shown)))
     for equation in program.equations:
-        operator, source = origins.get(equation.variable, ("?", "?"))
+        operator, _, source = equation.origin.rpartition(" by ")
         kinds = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
         shown = prediction.blocks.get(equation.variable, ())
         rows.append(Row(equation.variable, operator, source, kinds, _shown(shown)))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.recording.metadata import METADATA
-from pushforward.recording.tracer import Tracer, innermost
+from pushforward.tape.metadata import METADATA
+from pushforward.tape.private_torch import is_wrapped
 
 Rows = list[list[Tensor]]
 Replay = Callable[[Sequence[Tensor]], Rows]
@@ -125,8 +125,6 @@ class Kernels:
         refs: dict[int, _Ref] = {}
         for ref, tensor in found.items():
             refs.setdefault(id(tensor), ref)
-            if isinstance(tensor, Tracer):
-                refs.setdefault(id(tensor._primal), ref)
         rows: Rows = _with(self._rows, found)
         return rows, refs
 
@@ -214,7 +212,7 @@ class _Calls(TorchFunctionMode):
             return
         ref = _Ref(len(self._calls), is_value=False)
         if isinstance(result, Tensor):
-            self._num_bytes += innermost(result).numel() * innermost(result).element_size()
+            self._num_bytes += result.numel() * result.element_size()
             if self._num_bytes > MAX_BYTES:
                 self._give_up()
                 return
@@ -289,6 +287,7 @@ def _is_same_view(result: Any, viewed: Tensor) -> bool:
         and type(viewed) in _PLAIN
         and result.shape == viewed.shape
         and result.stride() == viewed.stride()
+        and not (is_wrapped(result) or is_wrapped(viewed))
         and result.data_ptr() == viewed.data_ptr()
     )
 
@@ -419,7 +418,9 @@ def _in_place(calls: list[_Call], returned: list[_Ref], tensors: dict[_Ref, Tens
 
     Only where all tensors are plain: autograd, or a recording around this one, would hold on to temporaries.
     """
-    if not all(type(t) in _PLAIN and not t.requires_grad for t in tensors.values()):
+    if not all(
+        type(t) in _PLAIN and not t.requires_grad and not is_wrapped(t) for t in tensors.values()
+    ):
         return calls
     only_read = _only_read(calls, returned)
     last = {ref: i for i, call in enumerate(calls) for ref in call.refs}

@@ -22,7 +22,7 @@ from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
-from pushforward.recording.dispatch import bare
+from pushforward.tape.private_torch import bare
 
 Mode = Literal["forward", "reverse", "cross"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pushforward.planning.kernels import Replay, Rows, written
+from pushforward.planning.kernels import Replay, Rows
 
 FIRST_WRITTEN = 2  # the call that is written down, so that what is called once does not pay for it
 MAX_REPLAYS = 256
@@ -37,8 +37,8 @@ def swept(
     key: Hashable,
     values: Sequence[Tensor],
     compute: Callable[[], Rows],
-    lifetime: Callable[[int], float] | None = None,
-    write: Callable[[], Replay | None] | None = None,
+    lifetime: Callable[[int], float] | None,
+    write: Callable[[], Replay | None],
 ) -> Rows:
     """Return ``compute()``, by the kernels that it ran for this key before, if they are known.
 
@@ -47,7 +47,7 @@ def swept(
         values: The tensors of the tape, which may differ from call to call; in the order of the signature.
         compute: Computes the result from ``values``.
         lifetime: Told how many calls a replay has answered, tells how many the next one shall; None if all.
-        write: Makes the replay; by default it is what ``compute`` is seen to call.
+        write: Makes the replay.
     """
     known = _replays.get(key)
     if known is not None and known.answered < known.lifetime:
@@ -59,7 +59,7 @@ def swept(
         return compute()
     answered = 0 if known is None else known.answered
     known = _Known(None, math.inf if lifetime is None else lifetime(answered))
-    known.replay = written(values, compute) if write is None else write()
+    known.replay = write()
     _put(_replays, key, known, MAX_REPLAYS)
     # Not what was computed under the modes that watch: linalg.pinv of complex matrices is wrong there in torch 2.13.
     return compute() if known.replay is None else known.replay(values)

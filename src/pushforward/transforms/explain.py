@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pushforward.planning.explain import Explanation, explain_plan
-from pushforward.recording.naming import NamingRecorder
 from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.assemble import start
 from pushforward.transforms.jacobian import check_mode, planned
@@ -54,8 +53,7 @@ def explain(
     check_function(NAME, func)
     check_mode(mode)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    recorder = NamingRecorder("same", NAME)
-    with Tape(NAME, func, selected, kwargs, recorder=recorder) as tape:
+    with Tape(NAME, func, selected, kwargs) as tape:
         plan = planned(tape, mode, search_now=True)
         inputs = [start(x, i) for i, x in enumerate(tape.inputs)]
-        return explain_plan(tape.program, plan, recorder.origins, inputs)
+        return explain_plan(tape.program, plan, inputs)

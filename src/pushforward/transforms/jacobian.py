@@ -24,8 +24,8 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.assemble import from_tangents, start
-from pushforward.transforms.jacfwd import pushed_columns
-from pushforward.transforms.jacrev import arranged, pulled_rows
+from pushforward.transforms.jacfwd import arranged, pushed_columns
+from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
@@ -162,7 +162,7 @@ def check_mode(mode: Any, chunk_size: Any = None) -> None:
 
 def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
     if chunk_size is not None:
-        return _rows(tape, mode, chunk_size)
+        return tape.computed(functools.partial(_rows, tape, mode, chunk_size))
     return tape.swept(
         (NAME, mode),
         functools.partial(_rows, tape, mode, None),

@@ -26,6 +26,7 @@ from pushforward.transforms.assemble import (
     start,
     unit_seeds,
 )
+from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
@@ -73,17 +74,11 @@ def jacrev(
         selected = Selected(NAME, args, positions)
         with Tape(NAME, func, selected, kwargs, has_aux=has_aux) as tape:
             compute = functools.partial(pulled_rows, tape, chunk_size)
-            rows = tape.swept(NAME, compute) if chunk_size is None else compute()
+            rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 
     return named_after(func, jacobian)
-
-
-def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: Argnums) -> Any:
-    """Put Jacobians, one list for each output, into the caller's structure."""
-    trees = [selected.arranged(row) for row in rows]
-    return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
 
 
 def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:

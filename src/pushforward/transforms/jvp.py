@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,8 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
-from pushforward.recording.pushing import PushingRecorder
 from pushforward.transforms.arguments import Selected, check_function, match_leaf
-from pushforward.transforms.record import call
+from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"
@@ -55,21 +55,27 @@ def jvp(
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
-    recorder = PushingRecorder("same", NAME)
-    payloads = [(seeds(t, (), 0),) for t in directions]
-    leaves, spec, aux = call(recorder, func, selected, {}, has_aux, payloads)
-    outs, out_tangents = [], []
-    for primal, payload in leaves:
-        if strict and payload is None:
+    with Tape(NAME, func, selected, {}, has_aux=has_aux) as tape:
+        if strict and any(number < 0 for number, _ in tape.edges):
             raise ArgumentValueError(
                 "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
-        outs.append(primal)
-        tangent = to_dense(payload or (), tuple(primal.shape), (), like=primal)
-        out_tangents.append(owned(tangent, directions))
-    result = unflatten(outs, spec), unflatten(out_tangents, spec)
-    return (*result, aux) if has_aux else result
+        compute = functools.partial(_pushed, tape, directions)
+        (pushed,) = tape.swept(NAME, compute, given=directions)
+    output = unflatten(tape.outputs, tape.spec)
+    tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
+    return (output, tangent, tape.aux) if has_aux else (output, tangent)
+
+
+def _pushed(tape: Tape, directions: list[Tensor]) -> list[list[Tensor]]:
+    pushed = tape.program.push([(seeds(t, (), 0),) for t in directions])
+    return [
+        [
+            to_dense(blocks, tuple(y.shape), (), like=y)
+            for blocks, y in zip(pushed, tape.outputs, strict=True)
+        ]
+    ]
 
 
 def check_primals(name: str, primals: Any) -> None:

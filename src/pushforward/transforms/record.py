@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pushforward.linear.program import LinearProgram, check_versions
-from pushforward.planning.kernels import Replay, Rows
+from pushforward.linear.program import LinearProgram
+from pushforward.planning.kernels import Replay, Rows, written
 from pushforward.planning.replay import swept
-from pushforward.recording.recorder import Recorder
-from pushforward.recording.session import run
-from pushforward.recording.taping import TapingRecorder
+from pushforward.tape.lowering import lower
+from pushforward.tape.private_torch import functorch_level, is_autocasting, set_grad_enabled
+from pushforward.tape.run import Run
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
-from pushforward.trees import TreeSpec, flatten, unflatten
-
-
-def call(
-    recorder: Recorder,
-    func: Callable[..., Any],
-    selected: Selected,
-    kwargs: dict[str, Any],
-    has_aux: bool,
-    payloads: list[Any],
-) -> tuple[list[tuple[Tensor, Any]], TreeSpec, Any]:
-    """Record ``func``; return (primal, payload) of every output leaf, the output's structure, and aux."""
-
-    def function(tracers: list[Any]) -> Any:
-        return func(*selected.replaced(tracers), **kwargs)
-
-    result = run(recorder, function, selected.leaves, payloads)
-    output, aux = split_aux(recorder.name, result, has_aux)
-    leaves, spec = flatten(output)
-    check_outputs(recorder.name, output, leaves)
-    pairs = [recorder.read(leaf) for leaf in leaves]
-    if has_aux:
-        aux_leaves, aux_spec = flatten(aux)
-        aux = unflatten([recorder.read(leaf)[0] for leaf in aux_leaves], aux_spec)
-    return pairs, spec, aux
+from pushforward.trees import flatten, unflatten
 
 
 class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
-    __slots__ = ("_program", "_recorder", "_variables", "aux", "inputs", "outputs", "spec")
+    __slots__ = (
+        "_grad_mode", "_is_kept", "_name", "_program", "_reading", "_signature", "_unwritten", "aux", "inputs",
+        "outputs", "spec",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,83 +37,126 @@ class Tape:
         has_aux: bool = False,
         randomness: str = "same",
         is_kept: bool = False,
-        recorder: TapingRecorder | None = None,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
-        recorder = recorder or TapingRecorder(randomness, name, is_kept)
-        self._recorder = recorder
-        self.inputs = selected.leaves
-        inputs: list[Any] = [recorder.new_variable(x) for x in self.inputs]
-        try:
-            pairs, self.spec, self.aux = call(recorder, func, selected, kwargs, has_aux, inputs)
-        except BaseException:
-            self.__exit__()
-            raise
-        self.outputs = [primal for primal, _ in pairs]
-        self._variables = inputs, [variable for _, variable in pairs]
+        self.inputs: list[Tensor] = selected.leaves
+        self._name, self._is_kept = name, is_kept
+        with Run(name, self.inputs, randomness) as run:
+            result = func(*selected.replaced(run.tracked), **kwargs)
+            output, aux = split_aux(name, result, has_aux)
+            leaves, self.spec = flatten(output)
+            check_outputs(name, output, leaves)
+            run.check_randomness()
+            self._reading = reading = run.reading(leaves)
+            self.outputs: list[Tensor] = [run.handed_over(leaf) for leaf in leaves]
+            if has_aux:
+                aux_leaves, aux_spec = flatten(aux)
+                aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
+            self.aux = aux
+            self._unwritten = run.written()
+        self._grad_mode = run.grad_mode and reading.is_followed
         self._program: LinearProgram | None = None
+        self._signature: tuple[Any, ...] | None = None
         if is_kept:
-            self._program = recorder.program(*self._variables)
-            recorder.let_go()
+            self._keep()
 
-    @classmethod
-    def around(
-        cls, recorder: TapingRecorder, inputs: list[Tensor], leaves: list[Tensor], spec: TreeSpec
-    ) -> Tape:
-        """Return the tape of a recording that was made otherwise, with outputs ``leaves``."""
-        self = cls.__new__(cls)
-        pairs = [recorder.read(leaf) for leaf in leaves]
-        self._recorder, self._program = recorder, None
-        self._variables = list(range(len(inputs))), [variable for _, variable in pairs]
-        self.inputs, self.outputs = inputs, [primal for primal, _ in pairs]
-        self.spec, self.aux = spec, None
-        return self
-
-    def lift(self) -> None:
-        """Let the recording below the tape's begin."""
-        recorder = self._recorder
-        if not recorder.is_lifted:
-            recorder.lift()
-            self._program = None
-            self.outputs = [
-                y if variable is None else recorder.values[variable]
-                for y, variable in zip(self.outputs, self._variables[1], strict=True)
-            ]
+    def _keep(self) -> None:
+        """Let the program outlive the call."""
+        if not self._grad_mode:
+            tensors = self._reading.tensors
+            self._reading.tensors = [t.detach() if isinstance(t, Tensor) else t for t in tensors]
+        self.program.residuals[:] = [
+            (t, t._version) for t in self.values if isinstance(t, Tensor) and _has_version(t)
+        ]
+        self.write_back()
 
     @property
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            self._program = self._recorder.program(*self._variables)
+            before = torch.is_grad_enabled()
+            set_grad_enabled(self._grad_mode)
+            try:
+                self._program = lower(self._name, self._reading)
+            finally:
+                set_grad_enabled(before)
         return self._program
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """All that what is computed from the tape depends on but the tensors' elements."""
+        if self._signature is None:
+            entries = self._reading.signature
+            for x in self.inputs:
+                entries += (x.shape, x.dtype, x.device)
+            for y in self.outputs:
+                entries += (y.shape, y.stride(), y.dtype)
+            entries += (
+                self._grad_mode,
+                torch.get_default_dtype(),
+                is_autocasting(),
+                functorch_level(),
+            )
+            self._signature = tuple(entries)
+        return self._signature
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """For each output the number of its node, negative where it does not depend on any input."""
+        return self._reading.outputs
+
+    @property
+    def values(self) -> list[Any]:
+        """The tensors that the maps are made of."""
+        return self._reading.tensors
 
     def swept(
         self,
         kind: Hashable,
         compute: Callable[[], Rows],
         lifetime: Callable[[int], float] | None = None,
-        write: Callable[[], Replay | None] | None = None,
+        given: Sequence[Tensor] = (),
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
-        ``kind`` says what is computed; for the others see `planning.replay.swept`.
+        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; for the others see
+        `planning.replay.swept`.
         """
-        recorder = self._recorder
-        signature = recorder.signature(self.outputs, self._variables[1])
-        if signature is None:
+        before = torch.is_grad_enabled()
+        set_grad_enabled(self._grad_mode)
+        try:
+            anew = functools.partial(self.anew, compute)
+            key: Hashable = (kind, self.signature)
+            values = self.values
+            if given:
+                key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
+                values = [*values, *given]
+            write = functools.partial(self._written, compute, given)
+            return swept(key, values, anew, lifetime, write)
+        finally:
+            set_grad_enabled(before)
+
+    def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
+        """Write down the kernels of ``compute()``."""
+        reading = self._reading
+        tensors = reading.tensors
+        # The number in 4 * x is saved as a tensor that modes see as a number.
+        reading.tensors = [
+            t.clone() if isinstance(t, Tensor) and not t.dim() else t for t in tensors
+        ]
+        try:
+            return written([*reading.tensors, *given], functools.partial(self.anew, compute))
+        finally:
+            reading.tensors, self._program = tensors, None
+
+    def computed(self, compute: Callable[[], Rows]) -> Rows:
+        """Return ``compute()``, which is not to be repeated."""
+        before = torch.is_grad_enabled()
+        set_grad_enabled(self._grad_mode)
+        try:
             return compute()
-        check_versions(recorder.residuals.values())
-        return swept((kind, signature), self.values, lambda: self.anew(compute), lifetime, write)
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether what the tape's maps depend on is known but for elements."""
-        return self._recorder.signature(self.outputs, self._variables[1]) is not None
-
-    @property
-    def values(self) -> list[Tensor]:
-        """The tensors that the maps are made of."""
-        return self._recorder.values
+        finally:
+            set_grad_enabled(before)
 
     def anew(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which makes the maps itself."""
@@ -145,4 +169,19 @@ class Tape:
 
     def __exit__(self, *exception: object) -> None:
         """Carry out the writes to the caller's tensors, which had to wait as maps hold their old values."""
-        self._recorder.write_back()
+        self.write_back()
+
+    def write_back(self) -> None:
+        """Carry out the writes to the caller's tensors."""
+        unwritten: Sequence[tuple[Tensor, Tensor]] = self._unwritten
+        self._unwritten = []
+        for x, value in unwritten:
+            if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
+                x.copy_(value)
+            else:
+                with torch.no_grad():
+                    x.copy_(value)
+
+
+def _has_version(tensor: Tensor) -> bool:
+    return not tensor.is_inference() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -1,1 +1,0 @@
-"""Making a function's operators visible: tracers, the dispatcher, aliasing, and the two recorders."""

@@ -1,0 +1,302 @@
+"""Nodes to linear maps: the arguments that each operator had, as far as they were saved, and what its rule makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import RuleError, UnsupportedError
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.program import Equation, LinearProgram, Term
+from pushforward.rules.registry import Rule, lookup, maps_of
+from pushforward.tape import black_boxes, writes
+from pushforward.tape.node_types import NodeType, signed
+from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.reader import Edge, Reading
+from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError, unsaved, unsaved_like
+
+MISSING: Edge = (-1, 0)
+
+# A linear map for each output of a node that has one.
+Maps = dict[int, AbstractLinearMap]
+Part = tuple[Edge, AbstractLinearMap, torch.dtype]
+
+
+@dataclasses.dataclass(slots=True)
+class Slot:
+    """One input of a node that has a derivative."""
+
+    key: int | str  # the argument's position, or its name where it is keyword-only
+    place: int | None  # in the argument, where that is a list
+    edge: Edge
+    primal: Tensor  # as saved, or a stand-in
+    index: int = 0  # among the node's edges
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """An operator's call, as far as its node remembers it."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    slots: list[Slot]
+
+    @property
+    def outs(self) -> Sequence[Any]:
+        """The outputs."""
+        return self.out if isinstance(self.out, (tuple, list)) else (self.out,)
+
+
+def lower(name: str, reading: Reading) -> LinearProgram:
+    """Return the linear program of what was read; ``name`` is the transform, for messages."""
+    needed: set[Edge] = {edge for edge in reading.outputs if edge[0] >= 0}
+    kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
+    for place in range(len(reading.nodes) - 1, -1, -1):
+        number = reading.num_inputs + place
+        wanted = [
+            nr for nr in range(len(output_metadata(reading.nodes[place]))) if (number, nr) in needed
+        ]
+        if not wanted:
+            continue
+        parts, origin = _parts(name, reading, place, wanted)
+        for nr in reversed(wanted):
+            dtype = output_metadata(reading.nodes[place])[nr].dtype
+            kept.append(((number, nr), parts[nr], dtype, origin))
+            needed.update(edge for edge, _, _ in parts[nr])
+    variables: dict[Edge, int] = {(i, 0): i for i in range(reading.num_inputs)}
+    equations = []
+    for edge, parts_of, dtype, origin in reversed(kept):
+        variable = variables[edge] = len(variables)
+        terms = [Term(variables[source], linear_map, like) for source, linear_map, like in parts_of]
+        equations.append(Equation(variable, terms, dtype, origin))
+    found = [variables.get(edge) if edge[0] >= 0 else None for edge in reading.outputs]
+    return LinearProgram(list(range(reading.num_inputs)), equations, found)
+
+
+def _parts(
+    name: str, reading: Reading, place: int, wanted: Sequence[int]
+) -> tuple[dict[int, list[Part]], str]:
+    """Return for each wanted output of a node the maps of the inputs that it depends on, and who gave them."""
+    node, kind, edges = reading.nodes[place], reading.types[place], reading.edges(place)
+    parts: dict[int, list[Part]] = {nr: [] for nr in wanted}
+    geometry = reading.geometries.get(node)
+    if geometry is not None:
+        found, origin = writes.maps(node, edges, geometry), "copy into a view by rule"
+    else:
+        by_rule = _by_rule(kind, node, edges, reading.saved(place))
+        if by_rule is None:
+            found, origin = black_boxes.maps(name, node, edges, wanted), f"{kind.name} by PyTorch"
+        else:
+            found, origin = by_rule, f"{kind.op} by rule"
+    for edge, dtype, maps in found:
+        for nr in wanted:
+            if nr in maps:
+                parts[nr].append((edge, maps[nr], dtype))
+    return parts, origin
+
+
+def _by_rule(
+    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
+) -> list[tuple[Edge, torch.dtype, Maps]] | None:
+    """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""
+    rule = None if kind.op is None else rule_of(kind.op)
+    if rule is None:
+        return None
+    call = called(kind, node, edges, saved)
+    if any(rule.partial(slot.key) is None for slot in call.slots):
+        return None
+    try:
+        return _applied(rule, call, kind)
+    except UnsavedError:
+        return None
+
+
+def _applied(rule: Rule, call: Call, kind: NodeType) -> list[tuple[Edge, torch.dtype, Maps]]:
+    computed: dict[int | str, Any] = {}
+    numbers = output_numbers(kind, call)
+    result = []
+    for slot in call.slots:
+        if slot.key not in computed:
+            try:
+                computed[slot.key] = maps_of(
+                    rule, slot.key, call.out, call.args, call.kwargs, slot.primal
+                )
+            except UnsavedError:
+                call = recomputed(call)
+                computed[slot.key] = maps_of(
+                    rule, slot.key, call.out, call.args, call.kwargs, slot.primal
+                )
+        maps = computed[slot.key]
+        maps = maps if slot.place is None else maps[slot.place]
+        each = maps if isinstance(maps, (tuple, list)) else (maps,)
+        fitted = {
+            nr: _fitted(linear_map, call.op, slot.primal, out)
+            for nr, linear_map, out in zip(numbers, each, call.outs, strict=False)
+            if nr is not None and linear_map is not None
+        }
+        result.append((slot.edge, slot.primal.dtype, fitted))
+    return result
+
+
+def recomputed(call: Call) -> Call:
+    """Evaluate an operator again whose output a rule needs and autograd did not save."""
+    for value in (*call.args, *call.kwargs.values()):
+        items = value if isinstance(value, (tuple, list)) else (value,)
+        if any(isinstance(item, (Unsaved, Unknown)) for item in items):
+            raise UnsavedError(f"{call.op}: an argument and the output")
+    out = call.op(*call.args, **call.kwargs)
+    return dataclasses.replace(call, out=out)
+
+
+def rule_of(op: Any) -> Rule | None:
+    """Return the rule of an operator; an in-place one has that of its functional form."""
+    rule = lookup(op)
+    if rule is None and op._schema.is_mutable:
+        packet = op.overloadpacket.__name__
+        functional = getattr(torch.ops.aten, packet.removesuffix("_"), None)
+        if functional is not None and packet.endswith("_"):
+            twin = getattr(functional, op._overloadname, None)
+            rule = lookup(functional) if twin is None else lookup(twin)
+    return rule
+
+
+def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) -> Call:
+    """Put the call of a node's operator together."""
+    tensors = _by_name(kind, node, saved)
+    metadata = output_metadata(node)
+    outs = _outputs(kind, tensors, metadata)
+    values = {n: signed(getattr(node, f"_saved_{n}")) for n in kind.value_names}
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    slots: list[Slot] = []
+    remaining = list(zip(range(len(edges)), edges, node.next_functions, strict=True))
+    lists = [a.name for a in kind.op._schema.arguments if a.name in kind.edge_names and _is_list(a)]
+    for position, argument in enumerate(kind.op._schema.arguments):
+        name = argument.name
+        key = name if argument.kwarg_only else position
+        if name in kind.edge_names:
+            count = len(remaining) - (len(kind.edge_names) - 1) if name in lists else 1
+            mine, remaining = remaining[:count], remaining[count:]
+            value = _differentiated(name, key, name in lists, mine, tensors, values, outs[0], slots)
+        elif name in tensors:
+            value = tensors[name]
+        elif name in values:
+            value = values[name]
+        else:
+            value = _unsaved_argument(name, outs[0], metadata)
+        if argument.kwarg_only:
+            kwargs[name] = value
+        else:
+            args.append(value)
+    is_many = len(kind.op._schema.returns) != 1 or _is_list(kind.op._schema.returns[0])
+    out = tuple(outs) if is_many else outs[0]
+    return Call(kind.op, tuple(args), kwargs, out, slots)
+
+
+def _is_list(argument: Any) -> bool:
+    return "List[" in str(argument.type)
+
+
+def _by_name(kind: NodeType, node: Node, saved: list[Any]) -> dict[str, Any]:
+    """Give the tensors that were read their names back."""
+    found: dict[str, Any] = {}
+    rest = iter(saved)
+    for name in kind.tensor_names:
+        value = getattr(node, f"_saved_{name}")
+        if isinstance(value, tuple):
+            found[name] = [None if item is None else next(rest) for item in value]
+        else:
+            found[name] = None if value is None else next(rest)
+    return found
+
+
+def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
+    """Return for each output of the operator its number among the node's outputs."""
+    if kind.differentiable is None:
+        return list(range(len(call.outs)))
+    count = iter(range(len(call.outs)))
+    return [next(count) if flag else None for flag in kind.differentiable]
+
+
+def _outputs(kind: NodeType, tensors: dict[str, Any], metadata: Any) -> list[Any]:
+    returns = kind.op._schema.returns
+    if len(returns) == 1 and _is_list(returns[0]):
+        return [unsaved_like(m) for m in metadata]
+    flags = kind.differentiable or (True,) * len(returns)
+    outs: list[Any] = []
+    number = 0
+    for flag in flags:
+        outs.append(unsaved_like(metadata[number]) if flag and number < len(metadata) else None)
+        number += flag
+    for name, place in kind.outputs.items():
+        if tensors.get(name) is not None and place < len(outs):
+            outs[place] = tensors[name]
+    return outs
+
+
+def _differentiated(
+    name: str,
+    key: int | str,
+    is_list: bool,
+    mine: list[tuple[int, Edge, Any]],
+    tensors: dict[str, Any],
+    values: dict[str, Any],
+    out: Any,
+    slots: list[Slot],
+) -> Any:
+    """Return an argument that has edges, and note those of them that are active."""
+    found = []
+    given = tensors.get(name)
+    for place, (index, edge, (target, nr)) in enumerate(mine):
+        primal = given[place] if is_list and given is not None else given
+        if primal is None and target is not None:
+            primal = unsaved_like(output_metadata(target)[nr])
+        if primal is None and f"{name}_sym_sizes" in values and isinstance(out, Tensor):
+            primal = unsaved(values[f"{name}_sym_sizes"], out.dtype, out.device)
+        found.append(primal)
+        if edge[0] >= 0:
+            slots.append(Slot(key, place if is_list else None, edge, primal, index))
+    if is_list:
+        return [Unknown(name) if item is None else item for item in found]
+    if found and found[0] is not None:
+        return found[0]
+    return Unknown(name)
+
+
+def _unsaved_argument(name: str, out: Any, metadata: Any) -> Any:
+    """Return what can be told of an argument that was not saved."""
+    if isinstance(out, Tensor):
+        if name in ("size", "shape"):
+            return list(out.shape)
+        if name == "dtype":
+            return out.dtype
+    return Unknown(name)
+
+
+def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> AbstractLinearMap:
+    """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
+    out_shape = tuple(out.shape)
+    coef = linear_map.coef if isinstance(linear_map, Scale) else None
+    if isinstance(coef, Tensor) and coef.layout is not torch.strided:
+        raise UnsupportedError(
+            f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a dense "
+            "one, as elementwise operators of sparse constants are not followed. Use .to_dense(), or torch.sparse.mm."
+        )
+    if isinstance(coef, Unsaved):
+        raise UnsavedError(str(op))
+    if linear_map.out_shape != out_shape and isinstance(linear_map, (Scale, Mask)):
+        linear_map = dataclasses.replace(linear_map, out_shape=out_shape)
+    if linear_map.out_shape != out_shape or linear_map.in_shape != tuple(x.shape):
+        raise RuleError(
+            f"the rule of {op} gave {linear_map!r}: expected a map {out_shape} ← {tuple(x.shape)}. "
+            "Correct the rule (docs/how-to/add-a-rule.md)."
+        )
+    return linear_map

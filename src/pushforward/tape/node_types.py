@@ -1,0 +1,145 @@
+"""What a kind of node tells: its operator, and a prepared function that reads what it saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pushforward.tape.operators import OPERATORS, Row
+from pushforward.tape.private_torch import Node
+
+Read = Callable[[Node, list[Any], list[Any]], None]
+
+# Nodes that PyTorch does not generate from its table.
+_BY_HAND: dict[str, Row] = {"CopyBackwards": ("copy", ("self", "src"), (), (), None)}
+
+_UNSIGNED = 1 << 63  # negative axes, shifts and pads are saved as unsigned numbers of 64 bits
+NEVER, WHERE_CUT, ALWAYS = range(3)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class NodeType:
+    """How nodes of one type are read.
+
+    ``read(node, signature, tensors)`` appends what the node saved: tensors, in the order of ``tensor_names``, to the
+    one, all else to the other.
+    """
+
+    name: str
+    op: Any  # the overload; None for a node of no known operator
+    edge_names: tuple[str, ...]  # arguments with a derivative, in the order of the edges
+    tensor_names: tuple[str, ...]
+    value_names: tuple[str, ...]
+    outputs: dict[str, int]  # saved outputs and their positions
+    differentiable: tuple[bool, ...] | None  # which outputs have a derivative; None: all
+    read: Read
+    needs_shape: int  # when the output's shape belongs to the signature: NEVER, WHERE_CUT an edge is missing, ALWAYS
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return self.name
+
+
+_TYPES: dict[Any, NodeType] = {}
+
+
+def node_type(node: Node) -> NodeType:
+    """Return what is known of the type of ``node``."""
+    kind = type(node)
+    found = _TYPES.get(kind)
+    if found is None:
+        name = node.name()
+        if kind.__name__ != name and kind.__name__ == "CppFunction":
+            kind = name  # types that PyTorch did not give to Python share one class
+            found = _TYPES.get(kind)
+        if found is None:
+            found = _TYPES[kind] = _described(node, name)
+    return found
+
+
+def signed(value: Any) -> Any:
+    """Undo the conversion of negative numbers to unsigned ones."""
+    if type(value) is int:
+        return value - (1 << 64) if value >= _UNSIGNED else value
+    if type(value) is tuple:
+        return tuple([signed(item) for item in value])
+    return value
+
+
+def _described(node: Node, name: str) -> NodeType:
+    row = OPERATORS.get(name) or _BY_HAND.get(name)
+    op = None if row is None else _overload(row[0])
+    if row is None or op is None:
+        return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
+    _, edge_names, saved, saved_outputs, differentiable = row
+    arguments = {a.name: a for a in op._schema.arguments}
+    outputs = dict(saved_outputs)
+    there = {a.removeprefix("_saved_") for a in dir(node) if a.startswith("_saved_")}
+    tensor_names, value_names = [], []
+    for attribute in sorted(there):
+        if attribute in outputs:
+            tensor_names.append(attribute)
+        elif attribute in arguments:
+            is_tensor = "Tensor" in str(arguments[attribute].type)
+            (tensor_names if is_tensor else value_names).append(attribute)
+        elif attribute.endswith("_sizes"):
+            value_names.append(attribute)
+    read = _reader(tensor_names, value_names)
+    needs_shape = _needs_shape(arguments, edge_names, saved, there)
+    return NodeType(
+        name, op, edge_names, tuple(tensor_names), tuple(value_names), outputs, differentiable, read, needs_shape,
+    )  # fmt: skip
+
+
+def _overload(name: str) -> Any:
+    packet, _, overload = name.partition(".")
+    found = getattr(torch.ops.aten, packet, None)
+    return None if found is None else getattr(found, overload or "default", None)
+
+
+def _needs_shape(
+    arguments: dict[str, Any], edge_names: tuple[str, ...], saved: tuple[str, ...], there: set[str]
+) -> int:
+    needs = NEVER
+    for name, argument in arguments.items():
+        if name in there:
+            continue
+        if name in edge_names and "List[" not in str(argument.type):
+            needs = max(needs, WHERE_CUT)
+        elif name in edge_names or name not in saved or name not in there:
+            return ALWAYS
+    return needs
+
+
+def _read_nothing(node: Node, signature: list[Any], tensors: list[Any]) -> None:
+    """Read a node of no known operator: it can only be called."""
+    signature.append(len(tensors))
+    tensors.append(node)
+
+
+def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
+    """Write the function that reads one type of node: half the time of a loop over names."""
+    lines = ["def read(node, signature, tensors):", "    pass"]
+    for name in tensor_names:
+        lines += [
+            f"    t = node._saved_{name}",
+            "    if type(t) is tuple:",
+            "        signature.append(tuple([i is None for i in t]))",
+            "        tensors.extend([i for i in t if i is not None])",
+            "    elif t is None:",
+            "        signature.append(None)",
+            "    else:",
+            "        tensors.append(t)",
+        ]
+    for name in value_names:
+        lines += [
+            f"    value = node._saved_{name}",
+            "    signature.append(value if value else repr(value))",  # 0.0 and -0.0 are equal
+        ]
+    scope: dict[str, Any] = {}
+    exec("\n".join(lines), scope)  # the names are PyTorch's, from its own table
+    read: Read = scope["read"]
+    return read

@@ -1,0 +1,200 @@
+"""Reading autograd's graph: which nodes lead from the inputs to the outputs, their signature, what they saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from torch import Tensor
+
+from pushforward.tape.node_types import _TYPES, ALWAYS, NEVER, NodeType, node_type
+from pushforward.tape.private_torch import AccumulateGrad, Node, output_metadata, sequence_number
+
+# Sizes and strides of a base, and sizes, strides and offset of a view of it.
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+Edge = tuple[
+    int, int
+]  # the number of a node (inputs first), and which of its outputs; (-1, 0): no derivative
+
+_first = itemgetter(0)
+
+
+@dataclasses.dataclass(slots=True)
+class Reading:
+    """The part of a graph between inputs and outputs.
+
+    Nodes are numbered: the inputs' first, then those that follow, in the order in which they were made.
+    """
+
+    num_inputs: int
+    nodes: list[Node]
+    types: list[NodeType]
+    signature: list[Any]
+    tensors: list[
+        Any
+    ]  # what the nodes saved, one after the other; a node of no known operator stands for itself
+    starts: list[int]  # where each node's tensors begin
+    numbers: dict[Node, int]
+    outputs: list[Edge]
+    is_followed: bool  # whether other leaves, or older nodes, are reached
+    geometries: dict[Node, Geometry]
+
+    def edges(self, place: int) -> list[Edge]:
+        """Return where the inputs of a node come from."""
+        return [
+            (self.numbers.get(node, -1) if node is not None else -1, nr)
+            for node, nr in self.nodes[place].next_functions
+        ]
+
+    def saved(self, place: int) -> list[Any]:
+        """Return what a node saved."""
+        start = self.starts[place]
+        end = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.tensors)
+        return self.tensors[start:end]
+
+
+def read(
+    inputs: Sequence[Node],
+    outputs: Sequence[tuple[Node | None, int]],
+    oldest: int,
+    geometries: dict[Node, Geometry],
+) -> Reading:
+    """Read the graph between ``inputs`` and ``outputs``.
+
+    Args:
+        inputs: The nodes of the inputs; what lies behind them is not looked at.
+        outputs: The node of each output, None for one without history, and which of the node's outputs it is.
+        oldest: Nodes with a lower sequence number were made before the function ran, and cannot depend on its inputs.
+        geometries: Where the views lie that were copied into, by the nodes that this left.
+    """
+    made, is_followed = _reachable(
+        inputs, [node for node, _ in outputs if node is not None], oldest
+    )
+    numbers: dict[Node, int] = {node: i for i, node in enumerate(inputs)}
+    signature: list[Any] = []
+    tensors: list[Any] = []
+    nodes: list[Node] = []
+    types: list[NodeType] = []
+    starts: list[int] = []
+    count = num_inputs = len(inputs)
+    known, number_of = _TYPES.get, numbers.get
+    for _, node, edges in made:
+        active = 0
+        cut = False
+        for target, _ in edges:
+            if target is None or number_of(target, -1) < 0:
+                cut = True
+            else:
+                active += 1
+        if not active:
+            numbers[node] = -1
+            continue
+        described = known(type(node)) or node_type(node)
+        signature.append(described)
+        for target, nr in edges:
+            signature.append(number_of(target, -1) if not nr else (number_of(target, -1), nr))
+        numbers[node] = count
+        count += 1
+        nodes.append(node)
+        types.append(described)
+        starts.append(len(tensors))
+        geometry = geometries.get(node) if geometries else None
+        if geometry is None:
+            described.read(node, signature, tensors)
+        else:
+            signature.append(geometry)
+        needs = described.needs_shape
+        if needs != NEVER and (cut or needs == ALWAYS):
+            for metadata in output_metadata(node):
+                signature.append(tuple(metadata.shape))
+                signature.append(metadata.dtype)
+    found = [(-1 if node is None else number_of(node, -1), nr) for node, nr in outputs]
+    signature += found
+    return Reading(
+        num_inputs,
+        nodes,
+        types,
+        signature,
+        tensors,
+        starts,
+        numbers,
+        found,
+        is_followed,
+        geometries,
+    )
+
+
+def sign_tensors(tensors: Iterable[Any], signature: list[Any]) -> None:
+    """Append what a plan depends on but the elements."""
+    for tensor in tensors:
+        if isinstance(tensor, Tensor):
+            signature += (tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def reaches_others(node: Node, inputs: Sequence[Node], oldest: int) -> bool:
+    """Tell whether a graph has leaves, or older nodes, beside ``inputs``."""
+    return _reachable(inputs, [node], oldest)[1]
+
+
+def _reachable(
+    inputs: Sequence[Node], outputs: list[Node], oldest: int
+) -> tuple[list[tuple[int, Node, Any]], bool]:
+    """Return (sequence number, node, edges) of what was made since, in order, and whether anything else is reached."""
+    seen = set(inputs)
+    made: list[tuple[int, Node, Any]] = []
+    is_followed = False
+    stack = outputs
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node) is AccumulateGrad:
+            is_followed = True
+            continue
+        number = sequence_number(node)
+        if number < oldest:
+            is_followed = True
+            continue
+        edges = node.next_functions
+        made.append((number, node, edges))
+        for target, _ in edges:
+            if target is not None:
+                stack.append(target)
+    made.sort(key=_first)
+    if not _is_ordered(made):
+        made = _in_order(made)
+    return made, is_followed
+
+
+def _is_ordered(made: list[tuple[int, Node, Any]]) -> bool:
+    """Tell whether every node comes after those that it leads to: not so where several threads made them."""
+    waiting = {node for _, node, _ in made}
+    for _, node, edges in made:
+        for target, _ in edges:
+            if target in waiting:
+                return False
+        waiting.discard(node)
+    return True
+
+
+def _in_order(made: list[tuple[int, Node, Any]]) -> list[tuple[int, Node, Any]]:
+    """Sort by depth first search, without recursion: graphs may be deep."""
+    entries = {entry[1]: entry for entry in made}
+    done: set[Node] = set()
+    order = []
+    for _, root, _ in made:
+        stack = [(root, False)]
+        while stack:
+            node, is_left = stack.pop()
+            if is_left:
+                order.append(entries[node])
+                continue
+            if node in done or node not in entries:
+                continue
+            done.add(node)
+            stack.append((node, True))
+            stack.extend((target, False) for target, _ in entries[node][2] if target is not None)
+    return order

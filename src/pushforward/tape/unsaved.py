@@ -1,0 +1,91 @@
+"""Unsaved: stands for an argument or output that autograd did not save. It has a shape and a dtype, and no elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.tape.metadata import METADATA
+from pushforward.tape.private_torch import make_wrapper
+
+
+class UnsavedError(Exception):
+    """A rule asked for elements that autograd did not save."""
+
+
+class Unsaved(Tensor):
+    """A tensor without elements: rules may ask for its metadata, and for new tensors like it."""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Answer what does not depend on elements."""
+        kwargs = kwargs or {}
+        if func in METADATA:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func in _MAKERS:
+            like = args[0]
+            plain = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            return func(plain, *args[1:], **kwargs)
+        raise UnsavedError(getattr(func, "__name__", str(func)))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Refuse what came past ``__torch_function__``."""
+        raise UnsavedError(str(func))
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        """Show the shape."""
+        return f"Unsaved({tuple(self.shape)}, {self.dtype})"
+
+
+def unsaved(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Unsaved:
+    """Return a stand-in."""
+    made: Unsaved = make_wrapper(Unsaved, tuple(shape), dtype=dtype, device=device)
+    return made
+
+
+def unsaved_like(metadata: Any) -> Unsaved:
+    """Return a stand-in for what a node's metadata describe."""
+    return unsaved(metadata.shape, metadata.dtype, metadata.device)
+
+
+class Unknown:
+    """Stands for an argument that is no tensor and was not saved."""
+
+    def __init__(self, name: str) -> None:
+        """Remember the argument's name."""
+        self._name = name
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise UnsavedError(self._name)
+
+    __bool__ = __eq__ = __len__ = __iter__ = __getitem__ = __int__ = __float__ = __index__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __mod__ = __call__ = __contains__ = __getattr__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
+_MAKERS = {
+    getattr(owner, name)
+    for name in (
+        "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like", "empty_like",
+        "full_like",
+    )
+    for owner in (Tensor, torch)
+    if hasattr(owner, name)
+}  # fmt: skip
