@@ -11,9 +11,12 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pushforward.planning.kernels import Replay, Rows
+from pushforward.planning.kernels import Replay
+from pushforward.planning.noting import Rows
+from pushforward.tape.private_torch import num_function_modes
 
 FIRST_WRITTEN = 2  # the call that is written down, so that what is called once does not pay for it
 MAX_REPLAYS = 256
@@ -52,7 +55,7 @@ def swept(
     known = _replays.get(key)
     if known is not None and known.answered < known.lifetime:
         known.answered += 1
-        return compute() if known.replay is None else known.replay(values)
+        return compute() if known.replay is None else _replayed(known.replay, values)
     count = _counts.get(hash(key), 0) + 1
     if count < FIRST_WRITTEN:
         _put(_counts, hash(key), count, MAX_COUNTS)
@@ -62,7 +65,15 @@ def swept(
     known.replay = write()
     _put(_replays, key, known, MAX_REPLAYS)
     # Not what was computed under the modes that watch: linalg.pinv of complex matrices is wrong there in torch 2.13.
-    return compute() if known.replay is None else known.replay(values)
+    return compute() if known.replay is None else _replayed(known.replay, values)
+
+
+def _replayed(replay: Replay, values: Sequence[Any]) -> Rows:
+    """Run kernels out of sight of the modes of recordings around this one."""
+    if not num_function_modes():
+        return replay(values)
+    with torch._C.DisableTorchFunction():
+        return replay(values)
 
 
 def _put(cache: dict[Hashable, Any], key: Hashable, value: Any, limit: int) -> None:

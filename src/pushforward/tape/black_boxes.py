@@ -63,18 +63,37 @@ def pulled(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor:
     if cotangent.dtype is not out.dtype:
         cotangent = cotangent.to(out.dtype)
     try:
-        (found,) = torch.autograd.grad(
-            [GradientEdge(node, out_nr)],
-            [GradientEdge(target, nr)],
-            [cotangent],
-            retain_graph=True,
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
+        found = _called(node, out_nr, place, cotangent)
     except NotImplementedError as error:
         raise _missing("pushforward", node, error) from error
+    shape = tuple(metadata.shape)
     if found is None:
-        return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+        return torch.zeros(shape, dtype=metadata.dtype, device=metadata.device)
+    if found.shape != shape:
+        found = found.sum_to_size(shape)
+    if found.dtype is not metadata.dtype:
+        found = found.real if found.is_complex() and not metadata.dtype.is_complex else found
+        found = found.to(metadata.dtype)
+    return found
+
+
+def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
+    """Call one node, and nothing of what lies behind it: its inputs may depend on each other."""
+    if callable(node):
+        cotangents: list[Tensor | None] = [None] * len(output_metadata(node))
+        cotangents[out_nr] = cotangent
+        pulled = node(*cotangents)
+        found: Tensor | None = pulled[place] if isinstance(pulled, tuple) else pulled
+        return found
+    target, nr = node.next_functions[place]
+    (found,) = torch.autograd.grad(
+        [GradientEdge(node, out_nr)],
+        [GradientEdge(target, nr)],
+        [cotangent],
+        retain_graph=True,
+        create_graph=torch.is_grad_enabled(),
+        allow_unused=True,
+    )
     return found
 
 

@@ -170,7 +170,7 @@ def rule_of(op: Any) -> Rule | None:
 
 def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) -> Call:
     """Put the call of a node's operator together."""
-    tensors = _by_name(kind, node, saved)
+    tensors = dict(zip(kind.tensor_names, saved, strict=True))
     metadata = output_metadata(node)
     outs = _outputs(kind, tensors, metadata)
     values = {n: signed(getattr(node, f"_saved_{n}")) for n in kind.value_names}
@@ -203,19 +203,6 @@ def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) 
 
 def _is_list(argument: Any) -> bool:
     return "List[" in str(argument.type)
-
-
-def _by_name(kind: NodeType, node: Node, saved: list[Any]) -> dict[str, Any]:
-    """Give the tensors that were read their names back."""
-    found: dict[str, Any] = {}
-    rest = iter(saved)
-    for name in kind.tensor_names:
-        value = getattr(node, f"_saved_{name}")
-        if isinstance(value, tuple):
-            found[name] = [None if item is None else next(rest) for item in value]
-        else:
-            found[name] = None if value is None else next(rest)
-    return found
 
 
 def output_numbers(kind: NodeType, call: Call) -> list[int | None]:

@@ -14,7 +14,9 @@ from pushforward.tape.private_torch import Node
 Read = Callable[[Node, list[Any], list[Any]], None]
 
 # Nodes that PyTorch does not generate from its table.
-_BY_HAND: dict[str, Row] = {"CopyBackwards": ("copy", ("self", "src"), (), (), None)}
+_BY_HAND: dict[str, Row] = {
+    "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), (), None)
+}
 
 _UNSIGNED = 1 << 63  # negative axes, shifts and pads are saved as unsigned numbers of 64 bits
 NEVER, WHERE_CUT, ALWAYS = range(3)
@@ -24,8 +26,8 @@ NEVER, WHERE_CUT, ALWAYS = range(3)
 class NodeType:
     """How nodes of one type are read.
 
-    ``read(node, signature, tensors)`` appends what the node saved: tensors, in the order of ``tensor_names``, to the
-    one, all else to the other.
+    ``read(node, signature, tensors)`` appends what the node saved: for each of ``tensor_names`` a tensor, a tuple of
+    them or None to the one, all else to the other.
     """
 
     name: str
@@ -116,24 +118,13 @@ def _needs_shape(
 
 def _read_nothing(node: Node, signature: list[Any], tensors: list[Any]) -> None:
     """Read a node of no known operator: it can only be called."""
-    signature.append(len(tensors))
-    tensors.append(node)
+    del node, signature, tensors
 
 
 def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
     """Write the function that reads one type of node: half the time of a loop over names."""
     lines = ["def read(node, signature, tensors):", "    pass"]
-    for name in tensor_names:
-        lines += [
-            f"    t = node._saved_{name}",
-            "    if type(t) is tuple:",
-            "        signature.append(tuple([i is None for i in t]))",
-            "        tensors.extend([i for i in t if i is not None])",
-            "    elif t is None:",
-            "        signature.append(None)",
-            "    else:",
-            "        tensors.append(t)",
-        ]
+    lines += [f"    tensors.append(node._saved_{name})" for name in tensor_names]
     for name in value_names:
         lines += [
             f"    value = node._saved_{name}",

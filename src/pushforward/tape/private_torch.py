@@ -19,6 +19,7 @@ Node = Any  # torch.autograd.graph.Node
 
 set_grad_enabled = torch._C._set_grad_enabled
 functorch_level = _functorch.maybe_current_level
+num_function_modes = torch._C._len_torch_function_stack
 push_grad_level = _functorch._grad_increment_nesting
 pop_grad_level = _functorch._grad_decrement_nesting
 wrap_for_grad = _functorch._wrap_for_grad

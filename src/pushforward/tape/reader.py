@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -126,11 +126,28 @@ def read(
     )
 
 
-def sign_tensors(tensors: Iterable[Any], signature: list[Any]) -> None:
+def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> None:
     """Append what a plan depends on but the elements."""
-    for tensor in tensors:
+    for tensor in saved:
         if isinstance(tensor, Tensor):
             signature += (tensor.shape, tensor.stride(), tensor.dtype)
+        elif type(tensor) is tuple:
+            signature.append(len(tensor))
+            sign_tensors(tensor, signature)
+        else:
+            signature.append(tensor is None)
+
+
+def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> list[Any]:
+    """Apply ``function`` to every tensor that nodes saved."""
+    return [
+        function(t)
+        if isinstance(t, Tensor)
+        else tuple(map_saved(function, t))
+        if type(t) is tuple
+        else t
+        for t in saved
+    ]
 
 
 def reaches_others(node: Node, inputs: Sequence[Node], oldest: int) -> bool:

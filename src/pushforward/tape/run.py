@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from pushforward.tape.private_torch import (
     unwrap_for_grad,
     wrap_for_grad,
 )
-from pushforward.tape.reader import Reading, reaches_others, read, sign_tensors
+from pushforward.tape.reader import Reading, map_saved, reaches_others, read, sign_tensors
 from pushforward.tape.watching import Watcher
 
 _thread = threading.local()
@@ -54,6 +54,7 @@ class Run:
         self.is_inference = torch.is_inference_mode_enabled()
         self._level: int | None = None
         self._is_eager = False
+        self._watcher: Any = None
 
     def __enter__(self) -> Run:
         """Start to record."""
@@ -75,23 +76,24 @@ class Run:
         try:
             self.tracked = [_tracked(x, self._level) for x in self.inputs]
         except BaseException:
-            self._watcher = None
             self.__exit__()
             raise
         self._starts = [x.grad_fn for x in self.tracked]
         self._versions = [x._version for x in self.tracked]
         self._oldest = _oldest(self.tracked, self._starts)
-        self._watcher: Watcher | None = Watcher(self.name)
-        self._watcher.__enter__()
+        self._watcher = Watcher(self.name)
         return self
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function, watched."""
+        with self._watcher:
+            return func(*args, **kwargs)
 
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""
         watcher = self._watcher
-        if watcher is not None:
-            watcher.__exit__(None, None, None)
-            if self.is_outermost and watcher.written:
-                _forget_history(watcher.written.values())
+        if watcher is not None and self.is_outermost and watcher.written:
+            _forget_history(watcher.written.values())
         if self._is_eager:
             compiled_functions_run_eagerly.__exit__()
         if self._level is not None:
@@ -118,13 +120,15 @@ class Run:
             (y.grad_fn, y.output_nr) if isinstance(y, Tensor) and y.requires_grad else (None, 0)
             for y in outputs
         ]
-        assert self._watcher is not None
+        with torch._C.DisableTorchFunction():  # modes of recordings around this one would see each attribute
+            found = self._read(ends)
+        return found
+
+    def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         found = read(self._starts, ends, self._oldest, self._watcher.geometries)
         if self._level is not None:
             level = self._level
-            found.tensors = [
-                unwrap_for_grad(t, level) if isinstance(t, Tensor) else t for t in found.tensors
-            ]
+            found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
             found.is_followed = True
         elif not found.is_followed:
             found.is_followed = any(x.requires_grad for x in self.inputs)

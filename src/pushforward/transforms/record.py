@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.program import LinearProgram
-from pushforward.planning.kernels import Replay, Rows, written
+from pushforward.planning.kernels import Replay, written
+from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
 from pushforward.tape.lowering import lower
 from pushforward.tape.private_torch import functorch_level, is_autocasting, set_grad_enabled
+from pushforward.tape.reader import map_saved
 from pushforward.tape.run import Run
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
@@ -42,7 +44,7 @@ class Tape:
         self.inputs: list[Tensor] = selected.leaves
         self._name, self._is_kept = name, is_kept
         with Run(name, self.inputs, randomness) as run:
-            result = func(*selected.replaced(run.tracked), **kwargs)
+            result = run.call(func, selected.replaced(run.tracked), kwargs)
             output, aux = split_aux(name, result, has_aux)
             leaves, self.spec = flatten(output)
             check_outputs(name, output, leaves)
@@ -63,10 +65,12 @@ class Tape:
     def _keep(self) -> None:
         """Let the program outlive the call."""
         if not self._grad_mode:
-            tensors = self._reading.tensors
-            self._reading.tensors = [t.detach() if isinstance(t, Tensor) else t for t in tensors]
+            self._reading.tensors = map_saved(Tensor.detach, self._reading.tensors)
         self.program.residuals[:] = [
-            (t, t._version) for t in self.values if isinstance(t, Tensor) and _has_version(t)
+            (t, t._version)
+            for saved in self._reading.tensors
+            for t in (saved if type(saved) is tuple else (saved,))
+            if isinstance(t, Tensor) and _has_version(t)
         ]
         self.write_back()
 
@@ -105,10 +109,9 @@ class Tape:
         """For each output the number of its node, negative where it does not depend on any input."""
         return self._reading.outputs
 
-    @property
-    def values(self) -> list[Any]:
-        """The tensors that the maps are made of."""
-        return self._reading.tensors
+    def _values(self, given: Sequence[Tensor]) -> list[Any]:
+        """Return all that a sweep starts from: what the nodes saved, the nodes, and what the caller gave."""
+        return [*self._reading.tensors, self._reading.nodes, *given]
 
     def swept(
         self,
@@ -127,10 +130,9 @@ class Tape:
         try:
             anew = functools.partial(self.anew, compute)
             key: Hashable = (kind, self.signature)
-            values = self.values
             if given:
                 key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
-                values = [*values, *given]
+            values = self._values(given)
             write = functools.partial(self._written, compute, given)
             return swept(key, values, anew, lifetime, write)
         finally:
@@ -141,11 +143,9 @@ class Tape:
         reading = self._reading
         tensors = reading.tensors
         # The number in 4 * x is saved as a tensor that modes see as a number.
-        reading.tensors = [
-            t.clone() if isinstance(t, Tensor) and not t.dim() else t for t in tensors
-        ]
+        reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
         try:
-            return written([*reading.tensors, *given], functools.partial(self.anew, compute))
+            return written(self._values(given), functools.partial(self.anew, compute))
         finally:
             reading.tensors, self._program = tensors, None
 

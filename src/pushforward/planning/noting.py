@@ -1,0 +1,182 @@
+"""Noting: which of PyTorch's functions a computation calls, seen by a mode around it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
+from pushforward.tape.metadata import METADATA
+from pushforward.tape.private_torch import is_wrapped, set_grad_enabled
+from pushforward.tape.unsaved import Unsaved
+
+Rows = list[list[Tensor]]
+
+MAX_BYTES = 2**26  # of results that are kept alive while calls are written down
+
+_VALUE_TAGS = {
+    torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded,
+}  # fmt: skip
+_FASTER: dict[Any, Any] = {
+    Tensor.__rsub__: torch.rsub  # the method is written in Python: 2 microseconds more
+}
+_STATE = {set_grad_enabled, torch.set_grad_enabled}  # of the thread: that of the replay is right
+
+
+@dataclasses.dataclass(slots=True)
+class Noted:
+    """Calls in order, what of their results is returned, and examples of what the references stand for."""
+
+    calls: list[Call]
+    rows: Any
+    tensors: dict[Ref, Tensor]
+
+
+def noted(values: Sequence[Any], compute: Callable[[], Rows]) -> Noted | None:
+    """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements."""
+    calls, elements = _Calls(values), _Elements()
+    with calls, elements:
+        rows = compute()
+    return None if elements.have_mattered else calls.noted(rows)
+
+
+class _Calls(TorchFunctionMode):
+    """Writes down the functions of PyTorch that are called."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        """Take what the computation starts from: tensors, nodes, and tuples of them."""
+        super().__init__()
+        self._tensors: dict[Ref, Tensor] = {}  # ids are names only as long as their tensors live
+        self._refs: dict[int, Ref] = {}
+        self._calls: list[Call] = []
+        self._num_bytes = 0
+        self._is_possible = True
+        for number, value in enumerate(values):
+            if type(value) in (tuple, list):
+                for place, part in enumerate(value):
+                    self._name_value(part, Ref(number, True, place))
+            else:
+                self._name_value(value, Ref(number, True))
+
+    def _name_value(self, value: Any, ref: Ref) -> None:
+        if value is not None and id(value) not in self._refs:
+            self._name(value, ref)
+
+    def _name(self, tensor: Tensor, ref: Ref) -> None:
+        self._refs[id(tensor)] = ref
+        self._tensors.setdefault(ref, tensor)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call, and write the call down."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        is_nothing = func in METADATA or func in _STATE or (func in SELVES and result is args[0])
+        if self._is_possible and not is_nothing:
+            self._write(_FASTER.get(func, func), args, kwargs, result)
+        return result
+
+    def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        refs: list[Ref] = []
+        args = self._with_refs(args, refs)
+        kwargs = {name: self._with_refs(a, refs) for name, a in kwargs.items()}
+        if not self._is_possible:
+            self._give_up()
+            return
+        if func in VIEWS and refs and _is_same_view(result, self._tensors[refs[0]]):
+            self._refs[id(result)] = refs[0]
+            self._tensors[Ref(-1 - len(self._tensors), False)] = result  # keep it alive
+            return
+        ref = Ref(len(self._calls), False)
+        if isinstance(result, Tensor):
+            self._num_bytes += result.numel() * result.element_size()
+            if self._num_bytes > MAX_BYTES:
+                self._give_up()
+                return
+        self._calls.append(Call(func, args, kwargs, ref, refs))
+        if isinstance(result, Tensor):
+            self._name(result, ref)
+        elif isinstance(result, (tuple, list)) and all(isinstance(r, Tensor) for r in result):
+            for place, part in enumerate(result):
+                self._name(part, dataclasses.replace(ref, place=place))
+        elif result is not None:
+            self._give_up()  # a number read from a tensor may be another next time
+
+    def _give_up(self) -> None:
+        self._is_possible = False
+        self._tensors.clear()
+        self._calls.clear()
+
+    def _with_refs(self, tree: Any, refs: list[Ref]) -> Any:
+        """Replace tensors and nodes by references, and collect these."""
+        ref = self._refs.get(id(tree))
+        if ref is not None:
+            refs.append(ref)
+            return ref
+        if isinstance(tree, Tensor):
+            if isinstance(tree, Unsaved):
+                return tree  # a shape and no more
+            self._is_possible = False  # made out of our sight
+        if type(tree) in (tuple, list):
+            return type(tree)(self._with_refs(item, refs) for item in tree)
+        return tree
+
+    def noted(self, rows: Rows) -> Noted | None:
+        """Return the calls that led to ``rows``, None if they cannot be repeated."""
+        found = self._with_refs(rows, [])
+        return Noted(self._calls, found, self._tensors) if self._is_possible else None
+
+
+class _Elements(TorchDispatchMode):
+    """Notices operators whose result has a shape, or is a number, that depends on elements; and random ones."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.have_mattered = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Answer no: PyTorch would import its compiler at the first operator, which takes two seconds."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Look at the operator's tags."""
+        if not _VALUE_TAGS.isdisjoint(func.tags):
+            self.have_mattered = self.have_mattered or not _takes_integers(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _takes_integers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether this is indexing by integers alone, whose tag is meant for masks."""
+    if func.overloadpacket is not torch.ops.aten.index:
+        return False
+    return not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+
+
+def _is_same_view(result: Any, viewed: Tensor) -> bool:
+    return (
+        type(result) is Tensor
+        and type(viewed) in PLAIN
+        and result.shape == viewed.shape
+        and result.stride() == viewed.stride()
+        and result.dtype is viewed.dtype
+        and not (is_wrapped(result) or is_wrapped(viewed))
+        and result.data_ptr() == viewed.data_ptr()
+    )
