@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch: Any = torch._C._functorch
 
+_DEAD_LEVEL = -2  # what PyTorch says of a wrapper whose transform is over; -1 of a plain tensor
+
 Node = Any  # torch.autograd.graph.Node
 
 set_grad_enabled = torch._C._set_grad_enabled
@@ -82,6 +84,12 @@ def output_metadata(node: Node) -> Any:
 def is_autocasting() -> bool:
     """Tell whether autocast is on for any device."""
     return bool(torch._C._is_any_autocast_enabled())
+
+
+def outlives_level(tensor: Tensor) -> bool:
+    """Tell whether a tensor belongs to a transform of ``torch.func`` that is over: nothing can be done with it."""
+    level: int = _functorch.maybe_get_level(tensor)
+    return level == _DEAD_LEVEL or level > (functorch_level() or 0)
 
 
 def is_wrapped(tensor: Tensor) -> bool:

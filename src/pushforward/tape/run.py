@@ -16,6 +16,7 @@ from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
     functorch_level,
     has_dynamo,
+    outlives_level,
     pop_grad_level,
     push_grad_level,
     sequence_number,
@@ -135,6 +136,15 @@ class Run:
         sign_tensors(found.tensors, found.signature)
         return found
 
+    def outputs(self, leaves: Sequence[Tensor], reading: Reading) -> list[Tensor]:
+        """Return the function's outputs as the caller may have them."""
+        if self._level is None and not (self.grad_mode and reading.is_followed):
+            return [
+                leaf.detach() if number >= 0 else self.handed_over(leaf)
+                for leaf, (number, _) in zip(leaves, reading.outputs, strict=True)
+            ]
+        return [self.handed_over(leaf) for leaf in leaves]
+
     def handed_over(self, tensor: Any) -> Any:
         """Return a tensor that the function returned as the caller may have it."""
         if not isinstance(tensor, Tensor):
@@ -190,5 +200,5 @@ def _oldest(tracked: Sequence[Tensor], starts: Sequence[Node]) -> int:
 def _forget_history(tensors: Any) -> None:
     """Detach what had no history before the function wrote to it."""
     for tensor in tensors:
-        if tensor.requires_grad and tensor.grad_fn is not None:
+        if not outlives_level(tensor) and tensor.requires_grad and tensor.grad_fn is not None:
             tensor.detach_()

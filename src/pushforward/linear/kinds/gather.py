@@ -117,7 +117,9 @@ class Select(AbstractLinearMap):
         shape = list(cotangent.shape)
         shape.insert(self.axis + 1, self.in_shape[self.axis])
         zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
-        return torch.select_scatter(zeros, cotangent, self.axis + 1, self.index)
+        # Not select_scatter, whose derivative is wrong under vmap: that writes as often as the axis is long (2.13).
+        axis, index = self.axis + 1, self.index
+        return torch.slice_scatter(zeros, cotangent.unsqueeze(axis), axis, index, index + 1)
 
     @property
     def _kept(self) -> tuple[tuple[int, int], ...]:
