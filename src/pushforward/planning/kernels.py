@@ -42,7 +42,7 @@ def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None
 def compiled(found: Noted) -> Replay:
     """Return one Python function that makes the calls which are needed."""
     calls, rows, tensors = found.calls, found.rows, found.tensors
-    for simplify in (_without_repetitions, _without_units):
+    for simplify in (_without_repetitions, _without_units, _without_reshapes):
         calls, same = simplify(calls, refs_in(rows), tensors)
         rows = replaced(rows, same)
     calls = _without_unused(calls, refs_in(rows))
@@ -112,6 +112,7 @@ def _without_units(
 ) -> Simplified:
     """Leave out products with ones, where nobody can tell whether the result is the other factor itself."""
     read, read_or_returned = only_read(calls, returned), only_read(calls, [])
+    exposed = reached(calls, [*returned, *_targets(calls)])
     fresh = {call.result for call in calls if call.is_fresh} & read
     units = _units(calls)
     same: dict[Ref, Ref] = {}
@@ -123,15 +124,42 @@ def _without_units(
             factor = refs[1] if refs[0] in units else refs[0]
             factor = same.get(factor, factor)
             old, new = tensors[factor], tensors[call.result]
-            is_hidden = call.result in read or (
-                call.result in read_or_returned and factor in fresh
+            is_hidden = (
+                call.result in read
+                or call.result not in exposed
+                or (call.result in read_or_returned and factor in fresh)
             )
             if is_hidden and old.shape == new.shape and old.dtype is new.dtype:
                 same[call.result] = factor
-                if call.result not in read:
+                if call.result not in read and call.result in exposed:
                     fresh.discard(factor)  # it is returned now
                 continue
         kept.append(call.renamed(same))
+    return kept, same
+
+
+def _without_reshapes(
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+) -> Simplified:
+    """Reshape once where a reshaped tensor is reshaped again; not at all where that leads back."""
+    del returned
+    before: dict[Ref, Call] = {}
+    same: dict[Ref, Ref] = {}
+    kept = []
+    for call in calls:
+        renamed = call.renamed(same)
+        if renamed.func is Tensor.reshape and renamed.refs:
+            inner = before.get(renamed.refs[0])
+            if inner is not None:
+                source = inner.refs[0]
+                if tensors[source].shape == tensors[call.result].shape:
+                    same[call.result] = source
+                    continue
+                renamed = Call(
+                    Tensor.reshape, (source, *renamed.args[1:]), {}, renamed.result, [source]
+                )
+            before[call.result] = renamed
+        kept.append(renamed)
     return kept, same
 
 

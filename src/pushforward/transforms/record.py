@@ -50,7 +50,7 @@ class Tape:
             check_outputs(name, output, leaves)
             run.check_randomness()
             self._reading = reading = run.reading(leaves)
-            self.outputs: list[Tensor] = [run.handed_over(leaf) for leaf in leaves]
+            self.outputs: list[Tensor] = run.outputs(leaves, reading)
             if has_aux:
                 aux_leaves, aux_spec = flatten(aux)
                 aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)

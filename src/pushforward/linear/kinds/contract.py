@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import string
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -81,8 +83,24 @@ class _Product:
     result: str
     missing: tuple[int, ...]  # near axes of the result over which its values are constant
     tied: Tied
-    form: str  # "mm", "mm_t", "mv", "mv_t", "copy", "scale" or "einsum": what is one product goes straight to it
+    form: str  # "mm", "mm_t", "mv", "mv_t", "copy", "outer" or "matmul": what is one call goes straight to it
     order: tuple[int, ...] = ()  # of the constant, where it is copied
+    grouping: _Grouping | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Grouping:
+    """How a product becomes one of (batches of) matrices: letters in both factors and the result are batches."""
+
+    left_alone: tuple[int, ...]  # axes of one factor that neither the other nor the result has: summed first
+    right_alone: tuple[int, ...]
+    num_batch: int
+    num_left: int  # letters of the values and the result
+    num_right: int  # of the constant and the result
+    left_order: tuple[int, ...]  # of the values: batch, left, summed
+    right_order: tuple[int, ...]  # of the constant: batch, summed, right; or batch, right, summed
+    is_transposed: bool  # which of the two
+    result_order: tuple[int, ...]  # from batch, left, right
 
 
 @functools.cache
@@ -111,7 +129,7 @@ def _product(
     left = "".join(free_letters) + near_letters
     full = "".join(seed_letters) + "".join(present)
     missing = tuple(i for i, c in enumerate(result) if c not in present)
-    form = "einsum"
+    form, grouping = "matmul", _grouped(left, const_letters, full)
     order: tuple[int, ...] = ()
     if len(left) == len(const_letters) == len(full) == _MATRIX:
         if left[0] == full[0] and const_letters[0] == full[1] and left[1] == const_letters[1]:
@@ -123,13 +141,38 @@ def _product(
             form = "mv"
         elif const_letters == left + full:
             form = "mv_t"
-    elif set(left) <= set(const_letters) == set(full):  # nothing is summed
-        form = "scale" if left else "copy"
-        order = tuple(const_letters.index(c) for c in full)
+    elif set(left) | set(const_letters) == set(full):  # nothing is summed
+        form = "outer" if left else "copy"
+        order = tuple(const_letters.index(c) for c in full if c in const_letters)
     return _Product(
         kept if len(kept) != len(near) else None,
-        left, const_letters, full, missing, tuple(new_tied), form, order,
+        left, const_letters, full, missing, tuple(new_tied), form, order, grouping,
     )  # fmt: skip
+
+
+def _grouped(left: str, right: str, result: str) -> _Grouping:
+    alone = [
+        tuple(i for i, c in enumerate(mine) if c not in other and c not in result)
+        for mine, other in ((left, right), (right, left))
+    ]
+    left = "".join(c for c in left if c in right or c in result)
+    right = "".join(c for c in right if c in left or c in result)
+    batch = [c for c in left if c in right and c in result]
+    lefts = [c for c in left if c not in right]
+    rights = [c for c in right if c not in left]
+    summed = [c for c in left if c in right and c not in result]
+    transposed = batch + rights + summed
+    is_transposed = [c for c in right if c not in batch] == rights + summed
+    return _Grouping(
+        *alone,
+        len(batch),
+        len(lefts),
+        len(rights),
+        tuple(left.index(c) for c in batch + lefts + summed),
+        tuple(right.index(c) for c in (transposed if is_transposed else batch + summed + rights)),
+        is_transposed,
+        tuple((batch + lefts + rights).index(c) for c in result),
+    )
 
 
 _MATRIX = 2
@@ -170,10 +213,13 @@ def _contract(
         values = torch.mv(const.t(), values)
     elif form == "copy":  # the first product of an identity block
         values = values * (const.permute(product.order) if product.order else const)
-    elif form == "scale":
-        values = _spread(values, product) * const.permute(product.order)
+    elif form == "outer":
+        values = _spread(values, product.left, product.result) * _spread(
+            const, product.right, product.result
+        )
     else:
-        values = torch.einsum(f"{product.left},{product.right}->{product.result}", values, const)
+        assert product.grouping is not None
+        values = _matmul(values, const, product.grouping)
     if product.missing:
         full = list(values.shape)
         num_seeds = product.tied.count(None)
@@ -183,12 +229,38 @@ def _contract(
     return Block(values, out_shape, block.seed_shape, product.tied, block.source)
 
 
-def _spread(values: Tensor, product: _Product) -> Tensor:
-    """Bring the axes of ``values`` into the order of the result, with size 1 where it lacks one."""
-    order = [product.left.index(c) for c in product.result if c in product.left]
-    values = values.permute(order)
-    sizes = iter(values.shape)
-    return values.reshape([next(sizes) if c in product.left else 1 for c in product.result])
+def _spread(tensor: Tensor, letters: str, result: str) -> Tensor:
+    """Bring the axes of a factor into the order of the result, with size 1 where it lacks one."""
+    order = [letters.index(c) for c in result if c in letters]
+    tensor = _permuted(tensor, order)
+    sizes = iter(tensor.shape)
+    return tensor.reshape([next(sizes) if c in letters else 1 for c in result])
+
+
+def _permuted(tensor: Tensor, order: Sequence[int]) -> Tensor:
+    return tensor if tuple(order) == tuple(range(len(order))) else tensor.permute(*order)
+
+
+def _matmul(values: Tensor, const: Tensor, grouping: _Grouping) -> Tensor:
+    """Multiply as (batches of) matrices: a third of the time of ``einsum`` for small ones."""
+    num_batch, num_left, num_right = grouping.num_batch, grouping.num_left, grouping.num_right
+    values = values.sum(grouping.left_alone) if grouping.left_alone else values
+    const = const.sum(grouping.right_alone) if grouping.right_alone else const
+    values = _permuted(values, grouping.left_order)
+    const = _permuted(const, grouping.right_order)
+    batch = tuple(values.shape[:num_batch])
+    lefts = tuple(values.shape[num_batch : num_batch + num_left])
+    start = num_batch if grouping.is_transposed else const.ndim - num_right
+    rights = tuple(const.shape[start : start + num_right])
+    size = math.prod(values.shape[num_batch + num_left :])
+    head = (math.prod(batch),) if batch else ()
+    values = values.reshape((*head, math.prod(lefts), size))
+    if grouping.is_transposed:
+        const = const.reshape((*head, math.prod(rights), size)).mT
+    else:
+        const = const.reshape((*head, size, math.prod(rights)))
+    product = torch.bmm(values, const) if batch else torch.mm(values, const)
+    return _permuted(product.reshape(batch + lefts + rights), grouping.result_order)
 
 
 def _promoted(values: Tensor, const: Tensor) -> tuple[Tensor, Tensor]:
