@@ -122,6 +122,13 @@ def _rrelu_coef(x: Tensor, noise: Tensor, lower: float, upper: float, training: 
     return _leaky(x, (lower + upper) / 2)
 
 
+for _operator in (aten.rrelu_with_noise.default, aten.rrelu_with_noise_.default):
+    elementwise(
+        _operator,
+        lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
+            _rrelu_coef(out, noise, lower, upper, training)  # the output has the input's sign
+        ),
+    )
 rule(
     aten.rrelu_with_noise_functional,
     lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (

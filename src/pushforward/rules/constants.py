@@ -41,7 +41,7 @@ nondifferentiable(
 nondifferentiable(
     *(aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like),
     *(aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty_strided),
-    *(aten.empty, aten.empty_strided, aten.zeros, aten.ones, aten.full, aten.eye),
+    *(aten.empty, aten.empty_strided, aten.zeros, aten.ones, aten.full, aten.eye, aten.zero_),
     *(aten.arange, aten.scalar_tensor, aten.randperm),
     *(aten.rand, aten.randn, aten.randint),
     *(aten.rand_like, aten.randn_like, aten.randint_like),
@@ -50,6 +50,6 @@ nondifferentiable(
 # Random draws: their parameters have no pathwise derivative here
 nondifferentiable(
     *(aten.bernoulli, aten.multinomial, aten.poisson, aten.binomial),
-    *(aten.normal, aten.normal_functional, aten.uniform, aten.random),
+    *(aten.normal, aten.normal_, aten.normal_functional, aten.uniform, aten.random),
     *(aten.cauchy, aten.exponential, aten.geometric, aten.log_normal),
 )

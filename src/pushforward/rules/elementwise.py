@@ -246,7 +246,7 @@ rule(aten.sgn, _sgn)
 elementwise(aten.abs, _abs)
 elementwise(
     aten.copysign,
-    lambda x, y: torch.sgn(x) * torch.copysign(torch.ones_like(x), y),
+    lambda x, y, *, out: torch.sgn(x) * torch.copysign(torch.ones_like(x), out),
     _zero,
 )
 rule(

@@ -268,12 +268,13 @@ def _svd(
     m, n = A.shape[-2:]
     k = min(m, n)
     u, s, vh = out
-    if not compute_uv:
+    has_vectors = u.shape[-2:-1] == A.shape[-2:-1]
+    if not has_vectors:
         u, _, vh = torch.linalg.svd(A, full_matrices=False, driver=driver)
     u1, vh1 = u[..., :k], vh[..., :k, :]
 
     values = singular_values(A, u1, vh1)
-    if not compute_uv:
+    if not has_vectors:
         return None, values, None
     beside_u = u[..., k:] if u.shape[-1] > k else None
     beside_v = vh[..., k:, :].mH if vh.shape[-2] > k else None

@@ -108,16 +108,17 @@ def _c2r(
     inner = _inner(dim, self.ndim)
     last = inner[-1]
     shape: Shape = tuple(self.shape)
+    size = out.shape[last - 1]
 
     @_also_of_none
     def push(seeds: Tensor) -> Tensor:
-        result: Tensor = aten._fft_c2r(_complex(seeds), inner, normalization, last_dim_size)
+        result: Tensor = aten._fft_c2r(_complex(seeds), inner, normalization, size)
         return result
 
     @_also_of_none
     def pull(seeds: Tensor) -> Tensor:
         spectrum = aten._fft_r2c(_real(seeds), inner, normalization, True)
-        return _middle_doubled(spectrum, last, last_dim_size)
+        return _middle_doubled(spectrum, last, size)
 
     return General(shape, tuple(out.shape), push, pull, _kept(dim, self.ndim), uniform=True)
 

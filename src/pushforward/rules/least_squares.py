@@ -38,7 +38,7 @@ def _lstsq(which: int) -> Callable[..., Maps]:
         batch = tuple(x.shape[:-2])
         a = self.expand(*batch, *self.shape[-2:])
         rhs = rhs.expand(*batch, *rhs.shape[-2:])
-        inverse = torch.linalg.pinv(a, rtol=rcond)
+        inverse = torch.linalg.pinv(a)
         rest = rhs - a @ x
         solution = _lstsq_matrix(a, x, inverse, rest) if which == 0 else _lstsq_rhs(inverse)
         residual = _lstsq_residuals(x if which == 0 else None, rest)

@@ -172,7 +172,7 @@ def solution_map(
 def _system_maps(
     which: int,
     a: Tensor,
-    b: Tensor,
+    own_rhs: Shape,
     x: Tensor,
     solve: Callable[[Tensor, Tensor], Tensor],
     solve_adjoint: Callable[[Tensor, Tensor], Tensor],
@@ -180,7 +180,7 @@ def _system_maps(
     left: bool,
     mask: Tensor | None = None,
 ) -> AbstractLinearMap:
-    """Return the map from A (0) or B (1) to the solution X: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹."""
+    """Return the map from A (0) or B (1), of shape ``own_rhs``, to the solution X: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹."""
     shape = tuple(x.shape)
     matrix = a.expand(*shape[:-2], *a.shape[-2:])
     solution = solution_map(
@@ -188,8 +188,7 @@ def _system_maps(
     )
     maps: list[AbstractLinearMap] = []
     if which == 1:
-        own = tuple(b.shape)
-        maps += [Expand(own, shape)] if own != shape else []
+        maps += [Expand(own_rhs, shape)] if own_rhs != shape else []
     else:
         own, full = tuple(a.shape), tuple(matrix.shape)
         maps += [Scale(own, own, mask)] if mask is not None else []
@@ -215,12 +214,13 @@ def _solve(which: int) -> Callable[..., Any]:
 
         is_vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
         if is_vector:
-            b, x = B.unsqueeze(-1), out[0].unsqueeze(-1)
-            inner = _system_maps(which, A, b, x, solve, solve, left=left)
-            before = [Reshape(tuple(B.shape), tuple(b.shape))] if which else []
+            columns, x = (*B.shape, 1), out[0].unsqueeze(-1)
+            inner = _system_maps(which, A, columns, x, solve, solve, left=left)
+            before = [Reshape(tuple(B.shape), columns)] if which else []
             after = Reshape(tuple(x.shape), tuple(out[0].shape))
             return compose(*before, inner, after), None, None, None
-        return _system_maps(which, A, B, out[0], solve, solve, left=left), None, None, None
+        own = tuple(B.shape)
+        return _system_maps(which, A, own, out[0], solve, solve, left=left), None, None, None
 
     return partial
 
@@ -243,7 +243,7 @@ def _triangular_maps(
     return _system_maps(
         which,
         a,
-        b,
+        tuple(b.shape),
         x,
         lambda matrix, rhs: solve(matrix, rhs, upper=upper),
         lambda matrix, rhs: solve(matrix, rhs, upper=not upper),
@@ -420,7 +420,7 @@ def _eigh(
 
     The vectors are a function of the Hermitian part of A, as PyTorch has it.
     """
-    values, vectors = out if compute_v else torch.linalg.eigh(A, UPLO)
+    values, vectors = out if out[1].shape == A.shape else torch.linalg.eigh(A, UPLO)
     shape = tuple(A.shape)
 
     def push_values(seeds: Tensor) -> Tensor:
@@ -431,7 +431,7 @@ def _eigh(
         return (vectors * seeds.unsqueeze(-2)) @ vectors.mH
 
     values_map = _batched(A, shape[:-1], push_values, pull_values)
-    if not compute_v:
+    if out[1].shape != A.shape:
         return values_map, None
     gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
     eye = torch.eye(shape[-1], dtype=values.dtype, device=A.device)

@@ -111,7 +111,7 @@ def _lu_unpack(
     out: tuple[Tensor, Tensor, Tensor],
 ) -> Maps:
     """L and U are copies of the two triangles, with zeros and ones elsewhere."""
-    if not unpack_data:
+    if out[1].ndim != LU_data.ndim:  # not asked for
         return None, None, None
     shape, axes = tuple(LU_data.shape), (LU_data.ndim - 2, LU_data.ndim - 1)
     m, n = shape[-2:]

@@ -28,12 +28,18 @@ Axes = tuple[int, ...]
 Maps = tuple[AbstractLinearMap | None, ...]
 
 
-def _standardized(x: Tensor, axes: Axes, eps: float) -> tuple[Tensor, Tensor]:
+def _standardized(x: Tensor, axes: Axes, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return x̂ = (x - μ) / σ and 1 / σ, with σ² the biased variance plus ``eps``."""
     wide = _widened(x)
     centred = wide - wide.mean(axes, keepdim=True)
     rstd = ((centred * centred).mean(axes, keepdim=True) + eps).rsqrt()
     return _like(centred * rstd, x), _like(rstd, x)
+
+
+def _added_variance(x: Tensor, axes: Axes, rstd: Tensor) -> Tensor:
+    """Return what was added to the variance before ``rstd`` was taken: autograd does not save ``eps``."""
+    wide = _widened(x.detach())
+    return rstd.detach().to(wide.dtype) ** -2 - wide.var(axes, correction=0, keepdim=True)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -45,7 +51,7 @@ def _like(result: Tensor, x: Tensor) -> Tensor:
     return result if result.dtype == x.dtype else result.to(x.dtype)
 
 
-def _standardize(x: Tensor, axes: Axes, eps: float) -> AbstractLinearMap:
+def _standardize(x: Tensor, axes: Axes, eps: float | Tensor) -> AbstractLinearMap:
     """Return the map of x̂ = (x - μ) / σ.
 
     Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ, which is its own adjoint.
@@ -117,16 +123,12 @@ def _layer_norm_input(
     normalized_shape: Sequence[int],
     weight: Tensor | None,
     bias: Tensor | None,
-    eps: float,
-    *,
+    *_: Any,
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    return (
-        _scaled(_standardize(input, axes, eps), weight),
-        _mean_map(input, axes, out[1]),
-        _rstd_map(input, axes, eps, out[2]),
-    )
+    added = _added_variance(input, axes, out[2])
+    return _scaled(_standardize(input, axes, added), weight), None, None
 
 
 def _layer_norm_weight(
@@ -134,14 +136,16 @@ def _layer_norm_weight(
     normalized_shape: Sequence[int],
     weight: Tensor,
     bias: Tensor | None,
-    eps: float,
+    *_: Any,
+    out: tuple[Tensor, ...],
 ) -> Maps:
-    x_hat, _ = _standardized(input, _last_axes(input, normalized_shape), eps)
+    axes = _last_axes(input, normalized_shape)
+    x_hat, _ = _standardized(input, axes, _added_variance(input, axes, out[2]))
     return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
 
 
 def _layer_norm_bias(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor, eps: float
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor, *_: Any
 ) -> Maps:
     return Expand(tuple(bias.shape), tuple(input.shape)), None, None
 
@@ -388,8 +392,10 @@ _declare_batch_norm(aten.native_batch_norm)
 _declare_batch_norm(aten.cudnn_batch_norm)
 _declare_batch_norm(aten.miopen_batch_norm)
 _declare_batch_norm(aten._native_batch_norm_legit.no_stats, stats=False)
+_declare_batch_norm(aten._native_batch_norm_legit.default)
 _declare_batch_norm(aten._native_batch_norm_legit_functional, updated=True)
 _declare_batch_norm(aten._native_batch_norm_legit_no_training, training=False)
+_declare_batch_norm(aten._batch_norm_with_update.default, training=True)
 _declare_batch_norm(aten._batch_norm_with_update_functional, training=True, updated=True)
 _declare_batch_norm(aten._batch_norm_no_update, training=False)
 

@@ -392,7 +392,9 @@ def _masked_put_values(
         return flat_gather(shape_of(values), shape_of(x), none)
     shape = torch.broadcast_shapes(values.shape, mask.shape)
     masked = Mask(shape_of(values), tuple(shape), mask)
-    put = index_put_values_map(x, _clamped(x, indices), values.expand(shape), accumulate=True)
+    put = index_put_values_map(
+        x, _clamped(x, indices), values.new_empty(()).expand(shape), accumulate=True
+    )
     return compose(masked, put)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.rules.registry import Rule, lookup, maps_of
+from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
 from pushforward.tape import black_boxes, writes
 from pushforward.tape.node_types import NodeType, signed
+from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError, unsaved, unsaved_like
@@ -93,7 +95,8 @@ def _parts(
     else:
         by_rule = _by_rule(kind, node, edges, reading.saved(place))
         if by_rule is None:
-            found, origin = black_boxes.maps(name, node, edges, wanted), f"{kind.name} by PyTorch"
+            found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
+            origin = f"{node.name()} by PyTorch"
         else:
             found, origin = by_rule, f"{kind.op} by rule"
     for edge, dtype, maps in found:
@@ -107,7 +110,12 @@ def _by_rule(
     kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
     """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""
-    rule = None if kind.op is None else rule_of(kind.op)
+    if kind.op is None:
+        return None
+    op = functional(kind.op)
+    if is_nondifferentiable(op):
+        return []
+    rule = lookup(op)
     if rule is None:
         return None
     call = called(kind, node, edges, saved)
@@ -152,20 +160,27 @@ def recomputed(call: Call) -> Call:
         items = value if isinstance(value, (tuple, list)) else (value,)
         if any(isinstance(item, (Unsaved, Unknown)) for item in items):
             raise UnsavedError(f"{call.op}: an argument and the output")
-    out = call.op(*call.args, **call.kwargs)
-    return dataclasses.replace(call, out=out)
+    if call.op._schema.is_mutable or torch.Tag.nondeterministic_seeded in call.op.tags:
+        raise UnsavedError(f"{call.op}: the output")
+    return dataclasses.replace(call, out=call.op(*call.args, **call.kwargs))
 
 
-def rule_of(op: Any) -> Rule | None:
-    """Return the rule of an operator; an in-place one has that of its functional form."""
-    rule = lookup(op)
-    if rule is None and op._schema.is_mutable:
-        packet = op.overloadpacket.__name__
-        functional = getattr(torch.ops.aten, packet.removesuffix("_"), None)
-        if functional is not None and packet.endswith("_"):
-            twin = getattr(functional, op._overloadname, None)
-            rule = lookup(functional) if twin is None else lookup(twin)
-    return rule
+@functools.cache
+def functional(op: Any) -> Any:
+    """Return the functional form of an in-place operator: it has the same arguments and the same derivative."""
+    if not op._schema.is_mutable:
+        return op
+    packet = getattr(torch.ops.aten, op.overloadpacket.__name__.removesuffix("_"), None)
+    if packet is None:
+        return op
+    mine = [(a.name, str(a.type)) for a in op._schema.arguments]
+    for name in packet.overloads():
+        twin = getattr(packet, name)
+        if not twin._schema.is_mutable and mine == [
+            (a.name, str(a.type)) for a in twin._schema.arguments
+        ]:
+            return twin
+    return op
 
 
 def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) -> Call:
@@ -186,7 +201,9 @@ def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) 
             count = len(remaining) - (len(kind.edge_names) - 1) if name in lists else 1
             mine, remaining = remaining[:count], remaining[count:]
             value = _differentiated(name, key, name in lists, mine, tensors, values, outs[0], slots)
-        elif name in tensors:
+            if isinstance(value, Unknown) and name in tensors and _is_optional(argument):
+                value = None  # such arguments are saved whenever they are given
+        elif name in tensors and (tensors[name] is not None or _is_optional(argument)):
             value = tensors[name]
         elif name in values:
             value = values[name]
@@ -198,11 +215,15 @@ def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) 
             args.append(value)
     is_many = len(kind.op._schema.returns) != 1 or _is_list(kind.op._schema.returns[0])
     out = tuple(outs) if is_many else outs[0]
-    return Call(kind.op, tuple(args), kwargs, out, slots)
+    return Call(functional(kind.op), tuple(args), kwargs, out, slots)
 
 
 def _is_list(argument: Any) -> bool:
     return "List[" in str(argument.type)
+
+
+def _is_optional(argument: Any) -> bool:
+    return str(argument.type).startswith("Optional[")
 
 
 def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
@@ -261,7 +282,7 @@ def _differentiated(
 def _unsaved_argument(name: str, out: Any, metadata: Any) -> Any:
     """Return what can be told of an argument that was not saved."""
     if isinstance(out, Tensor):
-        if name in ("size", "shape"):
+        if name in ("size", "shape", "input_sizes"):
             return list(out.shape)
         if name == "dtype":
             return out.dtype
