@@ -68,6 +68,14 @@ class Block:
         num_free = self.num_free
         return self.values.expand(self.values.shape[:num_free] + self.shape)
 
+    def in_batch(self, batch: Shape) -> Block:
+        """Return the same block for all members of a batch, whose axes come first at the near end."""
+        num_free, count = self.num_free, len(batch)
+        sizes = self.values.shape
+        values = self.values.reshape(sizes[:num_free] + (1,) * count + sizes[num_free:])
+        tied = tuple([None if axis is None else axis + count for axis in self.tied])
+        return Block(values, batch + self.shape, self.seed_shape, tied, self.source)
+
     def scale(self, coef: Tensor | complex) -> Block:
         """Multiply by ``coef``, which broadcasts to the near shape without enlarging it."""
         return Block(self.values * coef, self.shape, self.seed_shape, self.tied, self.source)
@@ -310,11 +318,6 @@ class Block:
         return values.contiguous()
 
 
-def identity(primal: Tensor, source: int) -> Block:
-    """Return the Jacobian of a real ``primal`` with respect to itself: all ones, all axes tied."""
-    return identity_like(tuple(primal.shape), primal, source)
-
-
 def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
     """Return the identity of tensors of ``shape``, with the dtype and on the device of ``like``."""
     tied: Tied = tuple([i if n != 1 else None for i, n in enumerate(shape)])
@@ -323,15 +326,14 @@ def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
     return Block(values, shape, shape, tied, source)
 
 
-def complex_identity(primal: Tensor, source: int) -> Block:
-    """Return the Jacobian of a complex ``primal`` with respect to its real and imaginary parts.
+def complex_identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
+    """Return the Jacobian of complex tensors of ``shape`` with respect to their real and imaginary parts.
 
-    Seeds are ``(*primal.shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
+    Seeds are ``(*shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
     """
-    shape = tuple(primal.shape)
     tied = (*(i if n != 1 else None for i, n in enumerate(shape)), None)
     ones = tied[:-1].count(None)
-    directions = torch.tensor([1, 1j], dtype=primal.dtype, device=primal.device)
+    directions = torch.tensor([1, 1j], dtype=like.dtype, device=like.device)
     values = directions.reshape((1,) * ones + (2,) + (1,) * len(shape))
     return Block(values, shape, (*shape, 2), tied, source)
 

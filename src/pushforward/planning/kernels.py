@@ -52,7 +52,9 @@ def compiled(found: Noted) -> Replay:
     return _function(calls, rows, constants)
 
 
-Simplified = tuple[list[Call], dict[Ref, Ref]]  # the calls left, and what stands for the results of the others
+Simplified = tuple[
+    list[Call], dict[Ref, Ref]
+]  # the calls left, and what stands for the results of the others
 
 
 def _without_repetitions(
@@ -79,7 +81,9 @@ def _without_repetitions(
 
 def _parts(old: Ref, new: Ref, calls: list[Call]) -> dict[Ref, Ref]:
     """Return what stands for the parts of a result that is a tuple."""
-    parts = {ref for call in calls for ref in call.refs if ref.place is not None and ref.whole == old}
+    parts = {
+        ref for call in calls for ref in call.refs if ref.place is not None and ref.whole == old
+    }
     return {ref: Ref(new.number, new.is_value, ref.place) for ref in parts}
 
 

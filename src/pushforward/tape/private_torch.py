@@ -22,11 +22,13 @@ Node = Any  # torch.autograd.graph.Node
 set_grad_enabled = torch._C._set_grad_enabled
 functorch_level = _functorch.maybe_current_level
 num_function_modes = torch._C._len_torch_function_stack
+num_dispatch_modes = torch._C._len_torch_dispatch_stack
 push_grad_level = _functorch._grad_increment_nesting
 pop_grad_level = _functorch._grad_decrement_nesting
 wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
 is_functorch_wrapped = _functorch.is_functorch_wrapped_tensor
+unwrapped = _functorch.get_unwrapped
 
 
 def start_requiring_grad(tensor: Tensor) -> Tensor:
@@ -45,12 +47,54 @@ AccumulateGrad: Any = type(
     torch.zeros((), requires_grad=True).clone().grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 )
 
+PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
+BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
+
+
+def function_of(node: Node) -> Any:
+    """Return the user's ``autograd.Function`` that left a Python node.
+
+    Under the transforms of ``torch.func`` that is wrapped in a class made for the one call.
+    """
+    found = node._forward_cls
+    if not issubclass(found, torch.autograd.Function):
+        for cell in found.backward.__closure__ or ():
+            if isinstance(cell.cell_contents, type):
+                return cell.cell_contents
+    return found
+
+
 _FUNCTORCH_KEYS = (
     torch._C.DispatchKeySet(DispatchKey.FuncTorchDynamicLayerFrontMode)
     | torch._C.DispatchKeySet(DispatchKey.FuncTorchDynamicLayerBackMode)
     | torch._C.DispatchKeySet(DispatchKey.FuncTorchGradWrapper)
     | torch._C.DispatchKeySet(DispatchKey.FuncTorchBatched)
 )
+
+
+functorch_stack = _functorch.get_interpreter_stack
+add_batch_axis = _functorch._add_batch_dim
+
+
+def batch_axis_at(tensor: Tensor, level: int) -> int | None:
+    """Return which axis of the physical tensor is the batch of a ``vmap``; None of a tensor that it does not batch."""
+    if not _functorch.is_batchedtensor(tensor) or _functorch.maybe_get_level(tensor) != level:
+        return None
+    axis: int = _functorch.maybe_get_bdim(tensor)
+    return axis
+
+
+def vmap_size(interpreter: Any) -> int | None:
+    """Return the batch size of a level of ``torch.func``; None if it is no ``vmap``."""
+    if interpreter.key() != _functorch.TransformType.Vmap:
+        return None
+    size: int = _functorch.CVmapInterpreterPtr(interpreter).batchSize()
+    return size
+
+
+def without_functorch() -> Any:
+    """Return a context in which plain tensors do not pass through the transforms of ``torch.func``."""
+    return torch._C._ExcludeDispatchKeyGuard(_FUNCTORCH_KEYS)
 
 
 @contextlib.contextmanager
@@ -70,10 +114,44 @@ def bare() -> Iterator[None]:
         yield
 
 
+def num_modes() -> int:
+    """Return how many modes would see an operator."""
+    return num_function_modes() + num_dispatch_modes()
+
+
 def sequence_number(node: Node) -> int:
     """Return when a node was made, counted within its thread."""
     number: int = node._sequence_nr()
     return number
+
+
+def next_sequence_number() -> int:
+    """Return the sequence number of the node that this thread makes next."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
+
+
+def num_owners(tensor: Tensor) -> tuple[int, int]:
+    """Return how many hold a tensor, and how many tensors hold its storage."""
+    storages = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - 1  # the one asked
+    return tensor._use_count(), storages
+
+
+def shares_storage(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors lie in the same memory."""
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+
+
+def raw_saved(node: Node, name: str) -> Any:
+    """Return what a node saved as it is now, also where it was written to since."""
+    raw = getattr(node, f"_raw_saved_{name}")
+    return tuple(item.data for item in raw) if isinstance(raw, (tuple, list)) else raw.data
+
+
+def is_one_of_several(view: Tensor) -> bool:
+    """Tell whether a view is an output of an operator with several, which autograd does not let anybody write to."""
+    meta = torch._C._autograd._get_creation_meta(view)
+    return bool(meta == torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
 
 
 def output_metadata(node: Node) -> Any:

@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import RandomnessError
+from pushforward.tape.batch import Batch, current_batch
+from pushforward.tape.overwritten import MODIFIED, restored
 from pushforward.tape.private_torch import (
     Node,
+    batch_axis_at,
     compiled_functions_run_eagerly,
     functorch_level,
     has_dynamo,
@@ -27,7 +30,15 @@ from pushforward.tape.private_torch import (
     without_functorch,
     wrap_for_grad,
 )
-from pushforward.tape.reader import Reading, map_saved, reaches_others, read, sign_tensors
+from pushforward.tape.randomness import generator_state, put_back
+from pushforward.tape.reader import (
+    Reading,
+    map_saved,
+    nodes_between,
+    reaches_others,
+    read,
+    sign_tensors,
+)
 from pushforward.tape.watching import Watcher
 
 _thread = threading.local()
@@ -40,19 +51,40 @@ class Run:
     """
 
     __slots__ = (
-        "_is_eager", "_level", "_oldest", "_random_state", "_randomness", "_starts", "_versions", "_watcher",
-        "grad_mode", "inputs", "is_outermost", "is_inference", "name", "tracked", "_inference",
+        "_given",
+        "_inference",
+        "_is_eager",
+        "_level",
+        "_oldest",
+        "_random_state",
+        "_randomness",
+        "_recorded",
+        "_starts",
+        "_versions",
+        "_watcher",
+        "batch",
+        "grad_mode",
+        "inputs",
+        "is_inference",
+        "is_outermost",
+        "name",
+        "tracked",
     )  # fmt: skip
 
-    def __init__(self, name: str, inputs: Sequence[Tensor], randomness: str) -> None:
+    def __init__(
+        self, name: str, inputs: Sequence[Tensor], randomness: str, takes_apart: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
             name: The transform, for messages.
             inputs: The caller's tensors.
             randomness: ``'error'`` refuses what draws from the default generator.
+            takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
         """
+        self.batch: Batch | None = current_batch() if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
+        self._given = inputs
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
         self._level: int | None = None
@@ -61,9 +93,7 @@ class Run:
 
     def __enter__(self) -> Run:
         """Start to record."""
-        self._random_state = (
-            _generator_state() if self._randomness == "error" else None
-        )
+        self._random_state = generator_state(self.inputs) if self._randomness == "error" else None
         depth = getattr(_thread, "depth", 0)
         self.is_outermost = not depth
         _thread.depth = depth + 1
@@ -71,21 +101,33 @@ class Run:
         if self._inference is not None:
             self._inference.__enter__()
         set_grad_enabled(True)
-        if functorch_level() is not None:
+        if self.batch is None and functorch_level() is not None:
             self._level = push_grad_level()
         if has_dynamo():
             self._is_eager = True
             compiled_functions_run_eagerly.__enter__()
         try:
-            self.tracked = [_tracked(x, self._level) for x in self.inputs]
+            tracked = self._tracked()
         except BaseException:
             self.__exit__()
             raise
-        self._starts = [x.grad_fn for x in self.tracked]
-        self._versions = [x._version for x in self.tracked]
-        self._oldest = _oldest(self.tracked, self._starts)
+        self._recorded = tracked
+        self._starts = [x.grad_fn for x in tracked]
+        self._versions = [x._version for x in tracked]
+        self._oldest = _oldest(tracked, self._starts)
         self._watcher = Watcher(self.name)
         return self
+
+    def _tracked(self) -> list[Tensor]:
+        """Make the copies that the function is called on; return them as autograd sees them."""
+        if self.batch is None:
+            self.tracked = [_tracked(x, self._level) for x in self.inputs]
+            return self.tracked
+        self.inputs = [self.batch.physical(x) for x in self.inputs]
+        with without_functorch():
+            tracked = [_tracked(x, None) for x in self.inputs]
+        self.tracked = [self.batch.wrapped(x) for x in tracked]
+        return tracked
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function, watched."""
@@ -95,6 +137,8 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""
         watcher = self._watcher
+        if exception and exception[0] is not None and self._random_state is not None:
+            self._put_back()
         if watcher is not None and self.is_outermost and watcher.written:
             _forget_history(watcher.written.values())
         if self._is_eager:
@@ -108,27 +152,41 @@ class Run:
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""
-        before = self._random_state
-        if before is None or before == _generator_state():
+        if self._random_state is None or not self._put_back():
             return
-        torch.default_generator.set_state(torch.frombuffer(bytearray(before), dtype=torch.uint8))
         raise RandomnessError(
             f"{self.name}: vmap: called random operation while in randomness error mode. Use "
             "randomness='same' or randomness='different', or draw the numbers outside the function."
         )
 
+    def _put_back(self) -> bool:
+        """Put the generators back, and tell whether the function drew from them."""
+        before = self._random_state
+        if before == generator_state(self.inputs):
+            return False
+        if threading.active_count() > 1 and not self._watcher.has_drawn:
+            return False  # another thread drew
+        put_back(before, self.inputs)
+        return True
+
     def reading(self, outputs: Sequence[Any]) -> Reading:
         """Read the graph that leads to ``outputs``."""
-        ends = [
-            (y.grad_fn, y.output_nr) if isinstance(y, Tensor) and y.requires_grad else (None, 0)
-            for y in outputs
-        ]
-        with torch._C.DisableTorchFunction():  # modes of recordings around this one would see each attribute
-            found = self._read(ends)
-        return found
+        with (
+            torch._C.DisableTorchFunction(),  # modes of recordings around this one would see each attribute
+            contextlib.nullcontext() if self.batch is None else without_functorch(),
+        ):
+            ends = [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
+            return self._read(ends)
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
-        found = read(self._starts, ends, self._oldest, self._watcher.geometries)
+        among = (self._starts, ends, self._oldest)
+        try:
+            found = read(*among, self._watcher.geometries)
+        except RuntimeError as error:
+            writes = self._watcher.writes
+            if MODIFIED not in str(error) or not writes or not self._oldest:
+                raise
+            found = read(*among, self._watcher.geometries, restored(nodes_between(*among), writes))
         if self.is_outermost and self._watcher.written:
             found.tensors = map_saved(self._apart, found.tensors)
         if self._level is not None:
@@ -139,6 +197,10 @@ class Run:
             found.is_followed = any(x.requires_grad for x in self.inputs)
         sign_tensors(found.tensors, found.signature)
         return found
+
+    def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the function's outputs as autograd sees them."""
+        return leaves if self.batch is None else [self.batch.physical(y) for y in leaves]
 
     def outputs(self, leaves: Sequence[Tensor], reading: Reading) -> list[Tensor]:
         """Return the function's outputs as the caller may have them."""
@@ -156,6 +218,14 @@ class Run:
             return tensor
         if self._level is not None:
             return unwrap_for_grad(tensor, self._level)
+        if self.batch is not None and batch_axis_at(tensor, self.batch.level) is not None:
+            physical = self.batch.physical(tensor)
+            with without_functorch():
+                kept = self._unwrapped_over(physical)
+            return tensor if kept is physical else self.batch.wrapped(kept)
+        return self._unwrapped_over(tensor)
+
+    def _unwrapped_over(self, tensor: Tensor) -> Tensor:
         if not tensor.requires_grad:
             return tensor
         node = tensor.grad_fn
@@ -175,17 +245,12 @@ class Run:
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
         found = []
-        for x, inner, version in zip(self.inputs, self.tracked, self._versions, strict=True):
-            if inner._version != version:
+        for x, inner, recorded, version in zip(
+            self._given, self.tracked, self._recorded, self._versions, strict=True
+        ):
+            if recorded._version != version:
                 found.append((x, self.handed_over(inner)))
         return found
-
-
-def _generator_state() -> bytes:
-    """Return the CPU generator's state as bytes: less than half the time of comparing tensors."""
-    with without_functorch() if functorch_level() is not None else contextlib.nullcontext():
-        state: bytes = torch.default_generator.get_state().numpy().tobytes()
-    return state
 
 
 def _tracked(x: Tensor, level: int | None) -> Tensor:
@@ -195,7 +260,8 @@ def _tracked(x: Tensor, level: int | None) -> Tensor:
     elif x.requires_grad:
         inner = x
     else:
-        inner = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+        inner = x.clone() if x.is_inference() else x.detach()
+        inner = inner.requires_grad_() if functorch_level() is None else start_requiring_grad(inner)
         if forward_ad._current_level >= 0:
             inner = _with_tangent(inner, x)
     return inner.clone()

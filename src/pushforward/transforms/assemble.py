@@ -6,13 +6,19 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, complex_identity, identity, seeds
+from pushforward.linear.block import Block, complex_identity_like, identity_like, seeds
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
 
 
-def start(primal: Tensor, source: int) -> Block:
-    """Return the block with which forward mode starts at an input, reverse mode at an output."""
-    return complex_identity(primal, source) if primal.is_complex() else identity(primal, source)
+def start(primal: Tensor, source: int, num_batch: int = 0) -> Block:
+    """Return the block with which forward mode starts at an input, reverse mode at an output.
+
+    The first ``num_batch`` axes are a batch: what is done to one of its members is done to all.
+    """
+    shape = tuple(primal.shape[num_batch:])
+    make = complex_identity_like if primal.is_complex() else identity_like
+    block = make(shape, primal, source)
+    return block.in_batch(tuple(primal.shape[:num_batch])) if num_batch else block
 
 
 def unit_seeds(primal: Tensor, places: Tensor) -> Block:
@@ -26,9 +32,10 @@ def unit_seeds(primal: Tensor, places: Tensor) -> Block:
     return seeds(unit.reshape(len(places), *primal.shape), (len(places),), 0)
 
 
-def directions(primal: Tensor) -> Shape:
+def directions(primal: Tensor, num_batch: int = 0) -> Shape:
     """Return the axes of a Jacobian that belong to ``primal``: a complex number has two directions."""
-    return (*primal.shape, 2) if primal.is_complex() else tuple(primal.shape)
+    shape = tuple(primal.shape[num_batch:])
+    return (*shape, 2) if primal.is_complex() else shape
 
 
 def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
@@ -37,19 +44,24 @@ def jacobian_dtype(primal: Tensor, x: Tensor) -> torch.dtype:
     return first if first is second else torch.promote_types(first, second)
 
 
-def from_tangents(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
+def from_tangents(blocks: Blocks, primal: Tensor, x: Tensor, num_batch: int = 0) -> Tensor:
     """Write the Jacobian of output ``primal`` with respect to ``x`` from blocks that were pushed."""
-    jacobian = to_dense(blocks, tuple(primal.shape), directions(x), like=primal)
+    jacobian = to_dense(blocks, tuple(primal.shape), directions(x, num_batch), like=primal)
     return _in_dtype(jacobian, primal, x)
 
 
-def from_cotangents(blocks: Blocks, primal: Tensor, x: Tensor) -> Tensor:
+def from_cotangents(blocks: Blocks, primal: Tensor, x: Tensor, num_batch: int = 0) -> Tensor:
     """Write the Jacobian of output ``primal`` with respect to ``x`` from blocks that were pulled."""
-    return from_rows(to_rows(blocks, tuple(x.shape), directions(primal), like=x), primal, x)
+    seed_shape = directions(primal, num_batch)
+    rows = to_rows(blocks, tuple(x.shape), seed_shape, like=x)
+    if num_batch:
+        axes = tuple(range(num_batch))
+        rows = rows.movedim(tuple(len(seed_shape) + i for i in axes), axes)
+    return from_rows(rows, primal, x)
 
 
 def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
-    """Write the Jacobian from the cotangents ``(*directions of the output, *x.shape)``.
+    """Write the Jacobian from the cotangents ``(*batch, *directions of the output, *x.shape without batch)``.
 
     Math: with Re⟨w, J v⟩ = Re⟨Jᵀw, v⟩, w = 1 gives the real part of a row, w = i its imaginary part; the parts of
     a complex cotangent belong to the two directions of its input.

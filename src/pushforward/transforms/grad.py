@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError
-from pushforward.linear.block import identity
 from pushforward.linear.block_sum import to_rows
 from pushforward.transforms.arguments import (
     Argnums,
@@ -18,6 +17,7 @@ from pushforward.transforms.arguments import (
     named_after,
     normalize_argnums,
 )
+from pushforward.transforms.assemble import start
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
@@ -99,7 +99,7 @@ def _grad(
 ) -> tuple[Any, Tensor, Any]:
     check_function(name, func)
     selected = Selected(name, args, normalize_argnums(name, argnums, len(args)))
-    with Tape(name, func, selected, kwargs, has_aux=has_aux) as tape:
+    with Tape(name, func, selected, kwargs, has_aux=has_aux, takes_apart=True) as tape:
         value = _scalar(name, tape)
         (gradients,) = tape.swept("gradient", functools.partial(_pulled, tape))
     trees = selected.arranged(gradients)
@@ -107,7 +107,7 @@ def _grad(
 
 
 def _pulled(tape: Tape) -> list[list[Tensor]]:
-    pulled = tape.program.pull([(identity(tape.outputs[0], 0),)])
+    pulled = tape.program.pull([(start(tape.outputs[0], 0, tape.num_batch),)])
     return [
         [
             to_rows(blocks, tuple(x.shape), (), like=x)
@@ -117,7 +117,7 @@ def _pulled(tape: Tape) -> list[list[Tensor]]:
 
 
 def _scalar(name: str, tape: Tape) -> Tensor:
-    output = unflatten(tape.outputs, tape.spec)
+    output = unflatten(tape.results, tape.spec)
     if not isinstance(output, Tensor):
         raise ArgumentTypeError(
             f"{name}: {name}(f)(*args): Expected f(*args) to return a tensor, got {type(output).__name__}, expected "

@@ -77,7 +77,15 @@ def jacfwd(
         check_randomness(NAME, randomness)
         check_chunk_size(NAME, chunk_size)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-        with Tape(NAME, func, selected, kwargs, has_aux=has_aux, randomness=randomness) as tape:
+        with Tape(
+            NAME,
+            func,
+            selected,
+            kwargs,
+            has_aux=has_aux,
+            randomness=randomness,
+            takes_apart=chunk_size is None,
+        ) as tape:
             compute = functools.partial(pushed_columns, tape, chunk_size)
             rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
         result = arranged(rows, tape, selected, argnums)
@@ -95,8 +103,15 @@ def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: 
 def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in forward mode."""
     if chunk_size is None:
-        pushed = tape.program.push([(start(x, i),) for i, x in enumerate(tape.inputs)])
-        return [_row(b, y, tape.inputs) for y, b in zip(tape.outputs, pushed, strict=True)]
+        num_batch = tape.num_batch
+        pushed = tape.program.push([(start(x, i, num_batch),) for i, x in enumerate(tape.inputs)])
+        return [
+            [
+                from_tangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
+                for i, x in enumerate(tape.inputs)
+            ]
+            for y, blocks in zip(tape.outputs, pushed, strict=True)
+        ]
     rows: list[list[Tensor]] = [[] for _ in tape.outputs]
     for place, x in enumerate(tape.inputs):
         pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
@@ -112,14 +127,6 @@ def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tenso
         for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
             row.append(_joined(piece, primal, x))
     return rows
-
-
-def _row(blocks: Blocks, primal: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """Return the Jacobians of one output with respect to every input."""
-    return [
-        from_tangents(tuple(b for b in blocks if b.source == i), primal, x)
-        for i, x in enumerate(inputs)
-    ]
 
 
 def _joined(pieces: list[Tensor], primal: Tensor, x: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def value_and_jacobian(
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         result, tape = _compute(func, argnums, mode, has_aux, chunk_size, randomness, args, kwargs)
-        value = unflatten(tape.outputs, tape.spec)
+        value = unflatten(tape.results, tape.spec)
         return (value, result, tape.aux) if has_aux else (value, result)
 
     return named_after(func, compute)
@@ -137,7 +137,16 @@ def _compute(
     check_randomness(NAME, randomness)
     check_chunk_size(NAME, chunk_size)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    with Tape(NAME, func, selected, kwargs, has_aux=has_aux, randomness=randomness) as tape:
+    takes_apart = chunk_size is None and mode != "cross"
+    with Tape(
+        NAME,
+        func,
+        selected,
+        kwargs,
+        has_aux=has_aux,
+        randomness=randomness,
+        takes_apart=takes_apart,
+    ) as tape:
         rows = _run(tape, mode, chunk_size)
     return arranged(rows, tape, selected, argnums), tape
 
@@ -174,10 +183,12 @@ def _lifetime(tape: Tape, mode: str, answered: int) -> float:
     """Return how many calls shall take the same order: until it is worth while to search a better one."""
     if mode in ("forward", "reverse") or not tape.program.equations:
         return math.inf
-    plan = planned(tape, mode)
+    plan = planned(tape, mode, with_cross=not tape.num_batch)
     calls = plan.lifetime(tape.program, answered)
     if plan.is_due(tape.program):
-        planned(tape, mode)  # search now: what the search calls is not to be repeated
+        planned(
+            tape, mode, with_cross=not tape.num_batch
+        )  # search now: what the search calls is not to be repeated
     return calls
 
 
@@ -185,7 +196,9 @@ def _rows(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
     if not tape.program.equations:
         return pulled_rows(tape, chunk_size)
     chosen = (
-        planned(tape, mode, with_cross=chunk_size is None) if mode in ("auto", "cross") else None
+        planned(tape, mode, with_cross=chunk_size is None and not tape.num_batch)
+        if mode in ("auto", "cross")
+        else None
     )
     if chosen is not None and chosen.mode == "cross":
         return _eliminated(tape, chosen)
@@ -198,12 +211,15 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     """Return the plan for what was recorded."""
 
     def starts() -> list[Block]:
-        return [start(x, i) for i, x in enumerate(tape.inputs)]
+        return [start(x, i, tape.num_batch) for i, x in enumerate(tape.inputs)]
 
     def ends() -> list[Block]:
-        return [start(y, i) for i, y in enumerate(tape.outputs)]
+        return [start(y, i, tape.num_batch) for i, y in enumerate(tape.outputs)]
 
-    signature = tuple([(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
+    signature = (
+        tape.num_batch,
+        *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)],
+    )
     if mode == "cross":
         if not can_cross(tape.program):
             raise UnsupportedError(

@@ -28,7 +28,6 @@ from pushforward.transforms.assemble import (
 )
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.record import Tape
-from pushforward.trees import unflatten
 
 NAME = "jacrev"
 
@@ -72,7 +71,8 @@ def jacrev(
         check_chunk_size(NAME, chunk_size)
         positions = normalize_argnums(NAME, argnums, len(args))
         selected = Selected(NAME, args, positions)
-        with Tape(NAME, func, selected, kwargs, has_aux=has_aux) as tape:
+        is_whole = chunk_size is None
+        with Tape(NAME, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole) as tape:
             compute = functools.partial(pulled_rows, tape, chunk_size)
             rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
         result = arranged(rows, tape, selected, argnums)
@@ -85,14 +85,17 @@ def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]
     """Return the Jacobians of every output with respect to every input, in reverse mode."""
     if chunk_size is not None:
         return _in_chunks(tape, chunk_size)
-    cotangents: list[Blocks] = [(start(y, i),) for i, y in enumerate(tape.outputs)]
+    num_batch = tape.num_batch
+    cotangents: list[Blocks] = [(start(y, i, num_batch),) for i, y in enumerate(tape.outputs)]
     pulled = tape.program.pull(cotangents)
     if len(tape.outputs) == 1:
         y = tape.outputs[0]
-        return [[from_cotangents(b, y, x) for b, x in zip(pulled, tape.inputs, strict=True)]]
+        return [
+            [from_cotangents(b, y, x, num_batch) for b, x in zip(pulled, tape.inputs, strict=True)]
+        ]
     return [
         [
-            from_cotangents(tuple(b for b in blocks if b.source == i), y, x)
+            from_cotangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
             for blocks, x in zip(pulled, tape.inputs, strict=True)
         ]
         for i, y in enumerate(tape.outputs)

@@ -55,24 +55,27 @@ def jvp(
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
-    with Tape(NAME, func, selected, {}, has_aux=has_aux) as tape:
+    with Tape(NAME, func, selected, {}, has_aux=has_aux, takes_apart=True) as tape:
         if strict and any(number < 0 for number, _ in tape.edges):
             raise ArgumentValueError(
                 "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
-        compute = functools.partial(_pushed, tape, directions)
-        (pushed,) = tape.swept(NAME, compute, given=directions)
-    output = unflatten(tape.outputs, tape.spec)
+        given = tape.physical(directions)
+        (pushed,) = tape.swept(NAME, functools.partial(pushed_directions, tape, given), given=given)
+    output = unflatten(tape.results, tape.spec)
     tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)
 
 
-def _pushed(tape: Tape, directions: list[Tensor]) -> list[list[Tensor]]:
-    pushed = tape.program.push([(seeds(t, (), 0),) for t in directions])
+def pushed_directions(
+    tape: Tape, directions: list[Tensor], batch: tuple[int, ...] = ()
+) -> list[list[Tensor]]:
+    """Push one tangent, or a batch, of every input; a batch is the last axis of the results."""
+    pushed = tape.program.push([(seeds(t, batch, 0),) for t in directions])
     return [
         [
-            to_dense(blocks, tuple(y.shape), (), like=y)
+            to_dense(blocks, tuple(y.shape), batch, like=y)
             for blocks, y in zip(pushed, tape.outputs, strict=True)
         ]
     ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
-from pushforward.linear.block import seeds
-from pushforward.linear.block_sum import to_dense
-from pushforward.linear.program import LinearProgram
 from pushforward.transforms.arguments import Selected, batch_size, check_function
-from pushforward.transforms.jvp import check_primals, match_tangents, owned
+from pushforward.transforms.jvp import (
+    check_primals,
+    match_tangents,
+    owned,
+    pushed_directions,
+)
 from pushforward.transforms.record import Tape
-from pushforward.trees import TreeSpec, unflatten
+from pushforward.trees import unflatten
 
 NAME = "linearize"
 
@@ -21,20 +22,10 @@ NAME = "linearize"
 class LinearFunction:
     """The derivative of a function at a point: takes tangents of its inputs to those of its outputs."""
 
-    def __init__(
-        self,
-        program: LinearProgram,
-        primals: tuple[Any, ...],
-        leaves: list[Tensor],
-        outputs: list[Tensor],
-        spec: TreeSpec,
-    ) -> None:
-        """Keep the program and the shapes on both sides."""
-        self.program = program
+    def __init__(self, tape: Tape, primals: tuple[Any, ...]) -> None:
+        """Keep the tape."""
+        self._tape = tape
         self._primals = primals
-        self._leaves = leaves
-        self._outputs = outputs
-        self._spec = spec
 
     def __call__(self, *tangents: Any) -> Any:
         """Push one tangent for every primal; returns the structure of the output."""
@@ -46,17 +37,16 @@ class LinearFunction:
         return self._push(tangents, (size,))
 
     def _push(self, tangents: tuple[Any, ...], batch: tuple[int, ...]) -> Any:
-        directions = match_tangents(NAME, self._primals, tangents, self._leaves, len(batch))
-        pushed = self.program.push([(seeds(t, batch, 0),) for t in directions])
-        results = []
-        for blocks, primal in zip(pushed, self._outputs, strict=True):
-            dense = owned(to_dense(blocks, tuple(primal.shape), batch, like=primal), directions)
-            results.append(dense.movedim(-1, 0) if batch else dense)
-        return unflatten(results, self._spec)
+        tape = self._tape
+        directions = match_tangents(NAME, self._primals, tangents, tape.inputs, len(batch))
+        compute = functools.partial(pushed_directions, tape, directions, batch)
+        (pushed,) = tape.swept((NAME, batch), compute, given=directions)
+        results = [owned(t, directions) for t in pushed]
+        return unflatten([t.movedim(-1, 0) for t in results] if batch else results, tape.spec)
 
     def __repr__(self) -> str:
         """Show the size of the program."""
-        return f"LinearFunction({len(self.program.equations)} equations)"
+        return f"LinearFunction({len(self._tape.program.equations)} equations)"
 
 
 def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunction]:
@@ -87,5 +77,4 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunct
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     tape = Tape(NAME, func, selected, {}, is_kept=True)
-    linear = LinearFunction(tape.program, primals, selected.leaves, tape.outputs, tape.spec)
-    return unflatten(tape.outputs, tape.spec), linear
+    return unflatten(tape.results, tape.spec), LinearFunction(tape, primals)

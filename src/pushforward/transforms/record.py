@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.program import LinearProgram
+from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
 from pushforward.tape.lowering import lower
-from pushforward.tape.private_torch import functorch_level, is_autocasting, set_grad_enabled
+from pushforward.tape.private_torch import (
+    functorch_level,
+    is_autocasting,
+    set_grad_enabled,
+    without_functorch,
+)
 from pushforward.tape.reader import map_saved
 from pushforward.tape.run import Run
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
@@ -25,9 +30,13 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "_grad_mode", "_is_kept", "_name", "_program", "_reading", "_signature", "_unwritten", "aux", "inputs",
-        "outputs", "spec",
+        "_grad_mode", "_is_kept", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions", "aux",
+        "batch", "inputs", "outputs", "results", "spec",
     )  # fmt: skip
+
+    inputs: list[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
+    outputs: list[Tensor]  # likewise
+    results: list[Tensor]  # the outputs as the caller gets them
 
     def __init__(
         self,
@@ -39,51 +48,55 @@ class Tape:
         has_aux: bool = False,
         randomness: str = "same",
         is_kept: bool = False,
+        takes_apart: bool = False,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
-        self.inputs: list[Tensor] = selected.leaves
         self._name, self._is_kept = name, is_kept
-        with Run(name, self.inputs, randomness) as run:
+        with Run(name, selected.leaves, randomness, takes_apart) as run:
             result = run.call(func, selected.replaced(run.tracked), kwargs)
             output, aux = split_aux(name, result, has_aux)
             leaves, self.spec = flatten(output)
             check_outputs(name, output, leaves)
             run.check_randomness()
-            self._reading = reading = run.reading(leaves)
-            self.outputs: list[Tensor] = run.outputs(leaves, reading)
+            self.outputs = run.physical(leaves)
+            self._reading = reading = run.reading(self.outputs)
+            self.results: list[Tensor] = run.outputs(leaves, reading)
             if has_aux:
                 aux_leaves, aux_spec = flatten(aux)
                 aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
             self.aux = aux
             self._unwritten = run.written()
-        self._grad_mode = run.grad_mode and reading.is_followed
+        self.inputs, self.batch = run.inputs, run.batch
+        self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
+        self._versions: list[tuple[Tensor, int]] = []
         if is_kept:
             self._keep()
 
     def _keep(self) -> None:
-        """Let the program outlive the call."""
-        if not self._grad_mode:
-            self._reading.tensors = map_saved(Tensor.detach, self._reading.tensors)
-        self.program.residuals[:] = [
+        """Let the tape outlive the call."""
+        reading = self._reading
+        if not (self._grad_mode and reading.is_followed):
+            reading.tensors = map_saved(Tensor.detach, reading.tensors)
+        self._versions = [
             (t, t._version)
-            for saved in self._reading.tensors
+            for saved in reading.tensors
             for t in (saved if type(saved) is tuple else (saved,))
             if isinstance(t, Tensor) and _has_version(t)
         ]
         self.write_back()
 
     @property
+    def num_batch(self) -> int:
+        """How many axes come first that all tensors share: one under ``vmap``."""
+        return 0 if self.batch is None else 1
+
+    @property
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            before = torch.is_grad_enabled()
-            set_grad_enabled(self._grad_mode)
-            try:
-                self._program = lower(self._name, self._reading)
-            finally:
-                set_grad_enabled(before)
+            self._program = lower(self._name, self._reading)
         return self._program
 
     @property
@@ -122,21 +135,43 @@ class Tape:
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
-        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; for the others see
+        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; for ``lifetime`` see
         `planning.replay.swept`.
         """
+        check_versions(self._versions)
         before = torch.is_grad_enabled()
-        set_grad_enabled(self._grad_mode)
+        is_recording = before and (
+            self._is_kept or self._reading.is_followed or any(t.requires_grad for t in given)
+        )
+        key: Hashable = (kind, is_recording, self.signature)
+        if given:
+            key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
+        anew = functools.partial(self.anew, compute)
+        write = functools.partial(self._written, compute, given)
+        return self._below(
+            is_recording, lambda: swept(key, self._values(given), anew, lifetime, write)
+        )
+
+    def computed(self, compute: Callable[[], Rows]) -> Rows:
+        """Return ``compute()``, which is not to be repeated."""
+        return self._below(torch.is_grad_enabled() and self._reading.is_followed, compute)
+
+    def _below(self, is_recording: bool, compute: Callable[[], Rows]) -> Rows:
+        """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
+        before = torch.is_grad_enabled()
+        set_grad_enabled(is_recording)
         try:
-            anew = functools.partial(self.anew, compute)
-            key: Hashable = (kind, self.signature)
-            if given:
-                key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
-            values = self._values(given)
-            write = functools.partial(self._written, compute, given)
-            return swept(key, values, anew, lifetime, write)
+            if self.batch is None:
+                return compute()
+            with without_functorch():
+                rows = compute()
         finally:
             set_grad_enabled(before)
+        return [[self.batch.wrapped(t) for t in row] for row in rows]
+
+    def physical(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return tensors of the caller's as the tape has its own."""
+        return list(tensors) if self.batch is None else [self.batch.physical(t) for t in tensors]
 
     def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
         """Write down the kernels of ``compute()``."""
@@ -148,15 +183,6 @@ class Tape:
             return written(self._values(given), functools.partial(self.anew, compute))
         finally:
             reading.tensors, self._program = tensors, None
-
-    def computed(self, compute: Callable[[], Rows]) -> Rows:
-        """Return ``compute()``, which is not to be repeated."""
-        before = torch.is_grad_enabled()
-        set_grad_enabled(self._grad_mode)
-        try:
-            return compute()
-        finally:
-            set_grad_enabled(before)
 
     def anew(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which makes the maps itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,15 +55,23 @@ class Pullback:
     def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
         tape = self._tape
         given = match_cotangents(cotangents, tape, len(batch))
-        pulled = tape.program.pull([(seeds(t, batch, 0),) for t in given])
-        results = []
-        for blocks, x in zip(pulled, tape.inputs, strict=True):
-            results.append(owned(to_rows(blocks, tuple(x.shape), batch, like=x), given))
-        return self._selected.arranged(results)
+        compute = functools.partial(_pulled, tape, given, batch)
+        (pulled,) = tape.swept((NAME, batch), compute, given=given)
+        return self._selected.arranged([owned(t, given) for t in pulled])
 
     def __repr__(self) -> str:
         """Show the size of the program."""
         return f"Pullback({len(self._tape.program.equations)} equations)"
+
+
+def _pulled(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> list[list[Tensor]]:
+    pulled = tape.program.pull([(seeds(t, batch, 0),) for t in cotangents])
+    return [
+        [
+            to_rows(blocks, tuple(x.shape), batch, like=x)
+            for blocks, x in zip(pulled, tape.inputs, strict=True)
+        ]
+    ]
 
 
 def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs: Any) -> Any:
@@ -96,7 +105,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     tape = Tape(NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True)
-    output = unflatten(tape.outputs, tape.spec)
+    output = unflatten(tape.results, tape.spec)
     pullback = Pullback(tape, selected)
     return (output, pullback, tape.aux) if has_aux else (output, pullback)
 
