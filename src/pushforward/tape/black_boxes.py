@@ -1,11 +1,12 @@
-"""Black boxes: nodes without a rule of ours. The node itself is called, by PyTorch's engine; uses are counted."""
+"""Black boxes: nodes without a rule of ours. The node itself is called; uses are counted."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,18 +16,31 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pushforward.errors import MissingRuleError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.linear.transposition import per_seed
+from pushforward.tape import custom_functions
 from pushforward.tape.private_torch import Node, output_metadata
 
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
+
+_CANNOT = (RuntimeError, NotImplementedError, ValueError)  # what vmap says where it cannot
 
 Edge = tuple[int, int]
 
 
 def maps(
-    name: str, node: Node, edges: Sequence[Edge], wanted: Sequence[int]
+    name: str,
+    node: Node,
+    edges: Sequence[Edge],
+    wanted: Sequence[int],
+    anchors: Sequence[Tensor] = (),
 ) -> list[tuple[Edge, torch.dtype, dict[int, AbstractLinearMap]]]:
     """Return (edge, dtype, maps by output) for each active input of ``node``.
+
+    Args:
+        name: The transform, for messages.
+        node: The node.
+        edges: Where its inputs come from.
+        wanted: The outputs that matter.
+        anchors: Tensors that depend on all that the node's derivative may depend on.
 
     Raises:
         MissingRuleError: PyTorch has no derivative either.
@@ -43,111 +57,149 @@ def maps(
         found: dict[int, AbstractLinearMap] = {}
         for out_nr in wanted:
             out = output_metadata(node)[out_nr]
-            pull_one = functools.partial(pulled, node, out_nr, place)
-            push_one = functools.partial(pushed, node, out_nr, place)
-            found[out_nr] = General(
-                tuple(x.shape), tuple(out.shape), per_seed(push_one), per_seed(pull_one)
-            )
+            push = functools.partial(pushed, node, out_nr, place)
+            pull = functools.partial(pulled, node, out_nr, place)
+            if custom_functions.hides_dependence(node, _called, out_nr, place):
+                push = custom_functions.refusing(name, node, anchors, push)
+                pull = custom_functions.refusing(name, node, anchors, pull)
+            found[out_nr] = General(tuple(x.shape), tuple(out.shape), push, pull)
         result.append((edge, x.dtype, found))
     return result
 
 
-def pulled(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor:
-    """Pull a cotangent of one output of ``node`` to the input at ``place``."""
-    if has_torch_function((cotangent,)):
-        result: Tensor = handle_torch_function(pulled, (cotangent,), node, out_nr, place, cotangent)
+def pulled(node: Node, out_nr: int, place: int, cotangents: Tensor) -> Tensor:
+    """Pull cotangents of one output of ``node``, seeds first, to the input at ``place``.
+
+    It may be called again for another node of the same kind: what the kernels write down is this function's call.
+    """
+    if has_torch_function((cotangents,)):
+        result: Tensor = handle_torch_function(
+            pulled, (cotangents,), node, out_nr, place, cotangents
+        )
         return result
-    target, nr = node.next_functions[place]
-    metadata = output_metadata(target)[nr]
+    return _mapped(functools.partial(_pulled_one, node, out_nr, place), cotangents)
+
+
+def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
+    """Push tangents of the input at ``place``, seeds first, to one output of ``node``.
+
+    By differentiating the pull with respect to the cotangent; by the rows of the Jacobian where that cannot be.
+    """
+    if has_torch_function((tangents,)):
+        result: Tensor = handle_torch_function(pushed, (tangents,), node, out_nr, place, tangents)
+        return result
     out = output_metadata(node)[out_nr]
-    if cotangent.dtype is not out.dtype:
-        cotangent = cotangent.to(out.dtype)
+    is_followed = torch.is_grad_enabled()
+    with torch.enable_grad():
+        origin = torch.zeros(
+            tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True
+        )
+        back = None
+        with contextlib.suppress(*_CANNOT):
+            back = _pulled_one(node, out_nr, place, origin)
+        if back is not None and back.requires_grad:
+
+            def push(tangent: Tensor) -> Tensor:
+                (found,) = torch.autograd.grad(
+                    [back], [origin], [tangent.to(back.dtype)], create_graph=True
+                )
+                return found
+
+            with contextlib.suppress(*_CANNOT):  # where it does not depend on the cotangent, say
+                found = _mapped(push, tangents)
+                return found if is_followed else found.detach()
+    return _by_rows(node, out_nr, place, tangents)
+
+
+def _mapped(function: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor:
+    """Map over a leading axis: by ``vmap`` where it can be, else in a loop."""
+    count = seeds.shape[0]
+    if count > 1:
+        with contextlib.suppress(*_CANNOT):
+            result: Tensor = torch.func.vmap(function, randomness="same")(seeds)
+            return result
+    if count:
+        return torch.stack([function(seed) for seed in seeds])
+    like = function(seeds.new_zeros(seeds.shape[1:]))
+    return like.new_zeros((0, *like.shape))
+
+
+def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor:
+    target, nr = node.next_functions[place]
+    x, out = output_metadata(target)[nr], output_metadata(node)[out_nr]
     try:
-        found = _called(node, out_nr, place, cotangent)
+        found = _called(node, out_nr, place, _in_dtype(cotangent, out.dtype))
     except NotImplementedError as error:
         raise _missing("pushforward", node, error) from error
-    shape = tuple(metadata.shape)
+    shape = tuple(x.shape)
     if found is None:
-        return torch.zeros(shape, dtype=metadata.dtype, device=metadata.device)
+        return torch.zeros(shape, dtype=x.dtype, device=x.device)
     if found.shape != shape:
         found = found.sum_to_size(shape)
-    if found.dtype is not metadata.dtype:
-        found = found.real if found.is_complex() and not metadata.dtype.is_complex else found
-        found = found.to(metadata.dtype)
-    return found
+    return _in_dtype(found, x.dtype)
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.dtype is dtype:
+        return tensor
+    if tensor.is_complex() and not dtype.is_complex:
+        tensor = tensor.real
+    return tensor.to(dtype)
 
 
 def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
     """Call one node, and nothing of what lies behind it: its inputs may depend on each other."""
+    cotangents: list[Tensor | None] = [None] * len(output_metadata(node))
+    cotangents[out_nr] = cotangent
     if callable(node):
-        cotangents: list[Tensor | None] = [None] * len(output_metadata(node))
-        cotangents[out_nr] = cotangent
-        pulled = node(*cotangents)
-        found: Tensor | None = pulled[place] if isinstance(pulled, tuple) else pulled
-        return found
-    target, nr = node.next_functions[place]
-    (found,) = torch.autograd.grad(
-        [GradientEdge(node, out_nr)],
-        [GradientEdge(target, nr)],
-        [cotangent],
-        retain_graph=True,
-        create_graph=torch.is_grad_enabled(),
-        allow_unused=True,
-    )
-    return found
+        found = node(*cotangents)
+    elif custom_functions.is_called_directly(node):
+        found = node.apply(*cotangents)
+    else:
+        return _by_engine(node, out_nr, place, cotangent)
+    result: Tensor | None = found[place] if isinstance(found, tuple) else found
+    return result
 
 
-def pushed(node: Node, out_nr: int, place: int, tangent: Tensor) -> Tensor:
-    """Push a tangent of the input at ``place`` to one output of ``node``: the pull, differentiated by the cotangent."""
-    if has_torch_function((tangent,)):
-        result: Tensor = handle_torch_function(pushed, (tangent,), node, out_nr, place, tangent)
-        return result
-    out = output_metadata(node)[out_nr]
-    shape = tuple(out.shape)
-    with torch.enable_grad():
-        origin = torch.zeros(shape, dtype=out.dtype, device=out.device, requires_grad=True)
-        try:
-            back = pulled(node, out_nr, place, origin)
-        except RuntimeError:
-            back = None
-        if back is not None and back.requires_grad:
-            (found,) = torch.autograd.grad(
-                [back],
-                [origin],
-                [tangent.to(back.dtype)],
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            return found if torch.is_grad_enabled() else found.detach()
-    return _by_rows(node, out_nr, place, tangent)
+def _by_engine(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
+    """Let PyTorch's engine call one node: with its hooks, and cotangents of other outputs as it asked for them.
 
+    What the node gives is taken from a hook: what arrives at its input has passed the hooks of that input.
+    """
+    captured: list[Sequence[Tensor | None]] = []
 
-def _by_rows(node: Node, out_nr: int, place: int, tangent: Tensor) -> Tensor:
-    """Push by the rows of the Jacobian, where the pull cannot be differentiated."""
-    out = output_metadata(node)[out_nr]
-    shape = tuple(out.shape)
-    basis = torch.eye(
-        shape.numel() if isinstance(shape, torch.Size) else _size(shape), dtype=out.dtype
-    )
-    bases = [basis, 1j * basis] if out.dtype.is_complex else [basis]
-    products = []
-    for rows in bases:
-        pulls = [pulled(node, out_nr, place, row.reshape(shape)) for row in rows]
-        products.append(
-            torch.stack([torch.real((p.conj() * tangent).sum()) for p in pulls])
-            if pulls
-            else torch.zeros(0)
+    def capture(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
+        captured.append(inputs)
+
+    handle = node.register_hook(capture)
+    try:
+        torch.autograd.grad(
+            [GradientEdge(node, out_nr)],
+            [GradientEdge(*node.next_functions[place])],
+            [cotangent],
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
         )
+    finally:
+        handle.remove()
+    return captured[-1][place] if captured else None
+
+
+def _by_rows(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
+    """Push by the rows of the Jacobian."""
+    out = output_metadata(node)[out_nr]
+    shape = tuple(out.shape)
+    basis = torch.eye(math.prod(shape), dtype=out.dtype, device=out.device)
+    products = []
+    for rows in (basis, 1j * basis) if out.dtype.is_complex else (basis,):
+        pulls = pulled(node, out_nr, place, rows.reshape(-1, *shape)).flatten(1)
+        product = tangents.flatten(1).to(torch.promote_types(pulls.dtype, tangents.dtype)) @ (
+            pulls.conj().transpose(0, 1)
+        )
+        products.append(product.real if product.is_complex() else product)
     flat = torch.complex(*products) if len(products) == 2 else products[0]
-    return flat.reshape(shape)
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+    return flat.reshape(-1, *shape)
 
 
 def _missing(name: str, node: Node, error: Exception | None) -> MissingRuleError:

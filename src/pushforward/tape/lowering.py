@@ -18,7 +18,6 @@ from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
 from pushforward.tape import black_boxes, writes
 from pushforward.tape.node_types import NodeType, signed
-from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError, unsaved, unsaved_like
@@ -118,7 +117,7 @@ def _by_rule(
     rule = lookup(op)
     if rule is None:
         return None
-    call = called(kind, node, edges, saved)
+    call = called(kind, node, edges, saved, like_first=rule.like_first)
     if any(rule.partial(slot.key) is None for slot in call.slots):
         return None
     try:
@@ -183,8 +182,10 @@ def functional(op: Any) -> Any:
     return op
 
 
-def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) -> Call:
-    """Put the call of a node's operator together."""
+def called(
+    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any], *, like_first: bool = False
+) -> Call:
+    """Put the call of a node's operator together; ``like_first``: the output is like the first argument."""
     tensors = dict(zip(kind.tensor_names, saved, strict=True))
     metadata = output_metadata(node)
     outs = _outputs(kind, tensors, metadata)
@@ -203,6 +204,8 @@ def called(kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]) 
             value = _differentiated(name, key, name in lists, mine, tensors, values, outs[0], slots)
             if isinstance(value, Unknown) and name in tensors and _is_optional(argument):
                 value = None  # such arguments are saved whenever they are given
+            elif isinstance(value, Unknown) and like_first and not position:
+                value = unsaved_like(metadata[0])
         elif name in tensors and (tensors[name] is not None or _is_optional(argument)):
             value = tensors[name]
         elif name in values:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pushforward.tape.operators import OPERATORS, Row
-from pushforward.tape.private_torch import Node
+from pushforward.tape.private_torch import Node, PythonNode, function_of
 
 Read = Callable[[Node, list[Any], list[Any]], None]
 
@@ -53,6 +53,8 @@ def node_type(node: Node) -> NodeType:
     kind = type(node)
     found = _TYPES.get(kind)
     if found is None:
+        if isinstance(node, PythonNode):
+            return WITH_JVP if has_jvp(node) else PYTHON
         name = node.name()
         if kind.__name__ != name and kind.__name__ == "CppFunction":
             kind = name  # types that PyTorch did not give to Python share one class
@@ -116,6 +118,17 @@ def _needs_shape(
     return needs
 
 
+def has_jvp(node: Node) -> bool:
+    """Tell whether the ``autograd.Function`` that left a node has a forward derivative of its own."""
+    return function_of(node).jvp is not torch.autograd.Function.jvp
+
+
+def _read_function(node: Node, signature: list[Any], tensors: list[Any]) -> None:
+    """Read a node of an ``autograd.Function``: it can only be called."""
+    del tensors
+    signature.append(function_of(node))
+
+
 def _read_nothing(node: Node, signature: list[Any], tensors: list[Any]) -> None:
     """Read a node of no known operator: it can only be called."""
     del node, signature, tensors
@@ -134,3 +147,8 @@ def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
     exec("\n".join(lines), scope)  # the names are PyTorch's, from its own table
     read: Read = scope["read"]
     return read
+
+
+# Of functions in Python: each has a type of its own, under ``torch.func`` each call.
+PYTHON = NodeType("function", None, (), (), (), {}, None, _read_function, ALWAYS)
+WITH_JVP = NodeType("function with jvp", None, (), (), (), {}, None, _read_function, ALWAYS)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.tape.node_types import _TYPES, ALWAYS, NEVER, NodeType, node_type
+from pushforward.tape.overwritten import Restored
 from pushforward.tape.private_torch import AccumulateGrad, Node, output_metadata, sequence_number
 
 # Sizes and strides of a base, and sizes, strides and offset of a view of it.
@@ -40,6 +41,8 @@ class Reading:
     outputs: list[Edge]
     is_followed: bool  # whether other leaves, or older nodes, are reached
     geometries: dict[Node, Geometry]
+    # What depends on all that is recorded, where that may be differentiated again.
+    anchors: Sequence[Tensor] = ()
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
@@ -60,6 +63,7 @@ def read(
     outputs: Sequence[tuple[Node | None, int]],
     oldest: int,
     geometries: dict[Node, Geometry],
+    restored: Restored | None = None,
 ) -> Reading:
     """Read the graph between ``inputs`` and ``outputs``.
 
@@ -68,6 +72,7 @@ def read(
         outputs: The node of each output, None for one without history, and which of the node's outputs it is.
         oldest: Nodes with a lower sequence number were made before the function ran, and cannot depend on its inputs.
         geometries: Where the views lie that were copied into, by the nodes that this left.
+        restored: Stand-ins for nodes that saved what was overwritten since.
     """
     made, is_followed = _reachable(
         inputs, [node for node, _ in outputs if node is not None], oldest
@@ -97,6 +102,8 @@ def read(
             signature.append(number_of(target, -1) if not nr else (number_of(target, -1), nr))
         numbers[node] = count
         count += 1
+        if restored and node in restored:
+            node = restored[node]
         nodes.append(node)
         types.append(described)
         starts.append(len(tensors))
@@ -124,6 +131,15 @@ def read(
         is_followed,
         geometries,
     )
+
+
+def nodes_between(
+    inputs: Sequence[Node], outputs: Sequence[tuple[Node | None, int]], oldest: int
+) -> Iterable[tuple[Node, tuple[str, ...]]]:
+    """Return the nodes that a reading looks at, in order, and the names of the tensors that they saved."""
+    ends = [node for node, _ in outputs if node is not None]
+    for _, node, _ in _reachable(inputs, ends, oldest)[0]:
+        yield node, node_type(node).tensor_names
 
 
 def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> None:

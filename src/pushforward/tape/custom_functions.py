@@ -1,0 +1,115 @@
+"""Nodes of ``torch.autograd.Function``: how they are called, and what their backward does not let through.
+
+A backward may be marked ``once_differentiable``, detach, or read numbers from its tensors. First derivatives are right
+all the same. A second one would be zero where autograd cannot see a dependence; it is made to raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import MissingRuleError
+from pushforward.tape.private_torch import (
+    BackwardHookFunction,
+    Node,
+    PythonNode,
+    is_wrapped,
+    output_metadata,
+    sequence_number,
+    unwrapped,
+)
+
+Call = Callable[[Node, int, int, Tensor], Tensor | None]
+
+
+def is_called_directly(node: Node) -> bool:
+    """Tell whether the backward may be called without the engine.
+
+    Of several outputs the engine alone knows whether cotangents that are missing are to be zeros or None; and modules'
+    hooks are called by the engine.
+    """
+    return len(output_metadata(node)) == 1 and node._forward_cls is not BackwardHookFunction
+
+
+def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
+    """Tell whether autograd does not see that what the backward returns depends on the cotangent.
+
+    Then it does not see either what else it depends on. Asked only where somebody may differentiate again.
+    """
+    if not torch.is_grad_enabled() or not isinstance(node, PythonNode):
+        return False
+    out = output_metadata(node)[out_nr]
+    with torch._C.DisableTorchFunction():
+        leaf = torch.ones(tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True)
+        start = leaf.view_as(leaf)
+        try:
+            result = call(node, out_nr, place, start)
+        except (RuntimeError, NotImplementedError, ValueError, TypeError):
+            return True  # it does not take such a cotangent; what is wrong with it otherwise will be seen
+        if result is None:
+            return False
+        while is_wrapped(result):
+            result = unwrapped(result)
+        return result.grad_fn is None or not _leads_to(result.grad_fn, start.grad_fn)
+
+
+def _leads_to(node: Node, start: Node) -> bool:
+    """Tell whether ``start`` is reached from a node, by way of nodes made after it."""
+    oldest = sequence_number(start)
+    stack, seen = [node], {node}
+    while stack:
+        node = stack.pop()
+        if node == start:
+            return True
+        for target, _ in node.next_functions:
+            if target is not None and target not in seen and sequence_number(target) >= oldest:
+                seen.add(target)
+                stack.append(target)
+    return False
+
+
+def refusing(
+    name: str, node: Node, anchors: Sequence[Tensor], function: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return ``function``, whose results raise where they are differentiated with respect to what ``anchors`` depend on."""
+    text = (
+        f"{name}: the backward of {node.name().removesuffix('Backward')} (an autograd.Function) cannot be "
+        "differentiated, as it is marked once_differentiable, detaches or reads numbers from tensors: got a second "
+        "derivative, expected first ones only. Write the backward in differentiable operators."
+    )
+
+    def refused(seeds: Tensor) -> Tensor:
+        result: Tensor = _Refused.apply(text, function(seeds).detach(), seeds, *anchors)
+        return result
+
+    return refused
+
+
+class _Refused(torch.autograd.Function):
+    """The identity in its first tensor; nothing can be differentiated through it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(text: str, value: Tensor, *anchors: Tensor) -> Tensor:
+        """Return the value."""
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the message."""
+        ctx.text = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        """Refuse."""
+        raise MissingRuleError(ctx.text)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        """Refuse."""
+        raise MissingRuleError(ctx.text)
