@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape.private_torch import Node
+from pushforward.tape.overwritten import Write, kept
+from pushforward.tape.private_torch import Node, is_one_of_several
+from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.reader import Geometry
 
 Handler = Callable[["Watcher", Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -31,7 +35,9 @@ class Watcher(TorchFunctionMode):
         self.name = name
         self.geometries: dict[Node, Geometry] = {}  # of the nodes that copies into views left
         self.written: dict[int, Tensor] = {}  # without history before the write, by id
+        self.writes: list[Write] = []  # what was overwritten and may have been saved
         self.hooks: list[tuple[Node, int, Any]] = []
+        self.has_drawn = False  # random numbers from a default generator
 
     def __torch_function__(
         self,
@@ -42,24 +48,52 @@ class Watcher(TorchFunctionMode):
     ) -> Any:
         """Call, unless there is something to see."""
         handler = _HANDLERS.get(func)
-        if handler is not None:
-            return handler(self, func, args, kwargs or {})
-        if not kwargs:
-            return func(*args)
-        if "out" in kwargs:
-            self.note(kwargs["out"])
-        elif "inplace" in kwargs and kwargs["inplace"] and args:
-            self.note(args[0])
-        return func(*args, **kwargs)
+        try:
+            if handler is not None:
+                return handler(self, func, args, kwargs or {})
+            if not kwargs:
+                return func(*args)
+            if kwargs.get("out") is not None:
+                return _write_out(self, func, args, kwargs)
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if _REFUSED not in str(error):
+                raise
+            return self._with_views_retaken(func, types, args, kwargs)
 
-    def note(self, target: Any) -> None:
-        """Remember a tensor that is about to be written to, if it has no history: it may be the caller's."""
-        if isinstance(target, (tuple, list)):
-            for item in target:
-                self.note(item)
-        elif isinstance(target, Tensor) and not target.requires_grad:
-            base = target._base if target._base is not None else target
+    def _with_views_retaken(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Any:
+        """Call on views of one base that autograd took for outputs of an operator with several."""
+        taken: dict[int, tuple[Tensor, Tensor]] = {}
+        args = _map_tensors(lambda t: _retaken(t, taken), args)
+        kwargs = (
+            None
+            if kwargs is None
+            else {
+                name: _map_tensors(lambda t: _retaken(t, taken), value)
+                for name, value in kwargs.items()
+            }
+        )
+        if not taken:
+            raise
+        result = self.__torch_function__(func, types, args, kwargs)
+        for old, new in taken.values():
+            if result is new:
+                return old
+        return result
+
+    def note(self, target: Tensor) -> Write | None:
+        """Remember a tensor that is about to be written to: it may be the caller's, or saved by a node."""
+        base = target._base
+        if base is None:
+            base = target
+        if not base.requires_grad:
             self.written[id(base)] = base
+        write = kept(target, base)
+        if write is not None:
+            self.writes.append(write)
+        return write
 
 
 def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -67,17 +101,72 @@ def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     target = args[0]
     if not isinstance(target, Tensor):
         return func(*args, **kwargs)
-    watcher.note(target)
-    if target._base is None or not torch.is_grad_enabled() or not _is_followed(args, kwargs):
+    return _carried_out(watcher, target, func, _TWINS.get(func), args, kwargs)
+
+
+def _carried_out(
+    watcher: Watcher,
+    target: Tensor,
+    func: Any,
+    twin: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Write to ``target``: where it is a view by ``twin``, which gives the new values, and a copy."""
+    write = watcher.note(target)
+    try:
+        if target._base is None or not torch.is_grad_enabled() or not _is_followed(args, kwargs):
+            return func(*args, **kwargs)
+        if func in _COPIES:
+            return _copy_into(watcher, target, func, args, kwargs)
+        if twin is None:
+            return func(*args, **kwargs)
+        value = twin(*args, **kwargs)
+        _copy_into(watcher, target, Tensor.copy_, (target, value), {})
+        return target
+    finally:
+        if write is not None:
+            write.after = write.base._version
+
+
+def _write_if_asked(
+    place: int, watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Carry out a function of ``torch.nn.functional`` whose argument at ``place`` says that it is in-place."""
+    is_in_place = kwargs.get("inplace", args[place] if len(args) > place else False)
+    if not is_in_place or not args or not isinstance(args[0], Tensor):
         return func(*args, **kwargs)
-    if func in _COPIES:
-        return _copy_into(watcher, target, func, args, kwargs)
-    twin = _TWINS.get(func)
-    if twin is None:
-        return func(*args, **kwargs)
-    value = twin(*args, **kwargs)
-    _copy_into(watcher, target, Tensor.copy_, (target, value), {})
-    return target
+
+    def twin(*_: Any, **__: Any) -> Any:
+        outer = {name: value for name, value in kwargs.items() if name != "inplace"}
+        return func(
+            *args[:place], *((False,) if len(args) > place else ()), *args[place + 1 :], **outer
+        )
+
+    return _carried_out(watcher, args[0], func, twin, args, kwargs)
+
+
+def _write_out(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Carry out a function with ``out=``, which autograd does not follow: as copies of its result."""
+    targets = kwargs["out"] if isinstance(kwargs["out"], (tuple, list)) else (kwargs["out"],)
+    if not torch.is_grad_enabled() or not _is_followed(args, kwargs):
+        writes = [watcher.note(target) for target in targets]
+        result = func(*args, **kwargs)
+        for write in writes:
+            if write is not None:
+                write.after = write.base._version
+        return result
+    result = func(*args, **{name: value for name, value in kwargs.items() if name != "out"})
+    values = (result,) if isinstance(result, Tensor) else result
+    for target, value in zip(targets, values, strict=True):
+        if not torch.can_cast(value.dtype, target.dtype):
+            raise RuntimeError(
+                f"{watcher.name}: result type {value.dtype} can't be cast to the desired output type {target.dtype}"
+            )
+        if target.shape != value.shape:
+            target.resize_(value.shape)
+        _write(watcher, Tensor.copy_, (target, value), {})
+    return targets[0] if isinstance(result, Tensor) else type(result)(targets)
 
 
 def _copy_into(
@@ -105,21 +194,30 @@ def _copy_into(
 def _set_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Assign: by integers and slices, as a copy into the view that they take."""
     target, index, value = args
-    watcher.note(target)
+    write = watcher.note(target)
+    try:
+        _assign(watcher, func, target, index, value)
+    finally:
+        if write is not None:
+            write.after = write.base._version
+
+
+def _assign(watcher: Watcher, func: Any, target: Tensor, index: Any, value: Any) -> None:
     if (
         not isinstance(value, Tensor)
         or not torch.is_grad_enabled()
         or not (value.requires_grad or target.requires_grad)
         or not _is_basic(index)
     ):
-        return func(*args, **kwargs)
+        func(target, index, value)
+        return
     view = target[index]
-    if view._base is None or _is_same(view, value):
-        return None if view._base is not None else func(*args, **kwargs)
-    while value.dim() > view.dim() and value.shape[0] == 1:
-        value = value[0]
-    _copy_into(watcher, view, Tensor.copy_, (view, value), {})
-    return None
+    if view._base is None:
+        func(target, index, value)
+    elif not _is_same(view, value):
+        while value.dim() > view.dim() and value.shape[0] == 1:
+            value = value[0]
+        _copy_into(watcher, view, Tensor.copy_, (view, value), {})
 
 
 def _is_basic(index: Any) -> bool:
@@ -136,6 +234,25 @@ def _is_same(view: Tensor, value: Tensor) -> bool:
         and value.storage_offset() == view.storage_offset()
         and value.dtype is view.dtype
     )
+
+
+def _map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if type(tree) in (tuple, list):
+        return type(tree)(_map_tensors(function, item) for item in tree)
+    return tree
+
+
+def _retaken(view: Tensor, taken: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
+    """Take a view that came from an operator with several outputs from its base anew, by itself."""
+    base = view._base
+    if base is None or not is_one_of_several(view):
+        return view
+    if id(view) not in taken:
+        new = base.as_strided(view.shape, view.stride(), view.storage_offset())
+        taken[id(view)] = (view, new)
+    return taken[id(view)][1]
 
 
 def _is_followed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -176,6 +293,20 @@ def _make_from_data(
     return func(*args, **kwargs)
 
 
+def _draw(
+    handler: Handler | None,
+    watcher: Watcher,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call, and see whether random numbers were drawn: tells the function's own draws from other threads'."""
+    before = generator_state(())
+    result = func(*args, **kwargs) if handler is None else handler(watcher, func, args, kwargs)
+    watcher.has_drawn |= generator_state(()) != before
+    return result
+
+
 def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Register a hook, and remember it: reverse mode honours it."""
     target = args[0]
@@ -185,6 +316,8 @@ def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         )
     return func(*args, **kwargs)
 
+
+_REFUSED = "is the output of a function that returns multiple views"  # in messages of autograd's
 
 _HANDLERS: dict[Any, Handler] = {}
 _TWINS: dict[Any, Any] = {}
@@ -198,7 +331,7 @@ _BACKWARD = {
     Tensor.backward: ("self", "gradient", "retain_graph", "create_graph", "inputs"),
 }  # fmt: skip
 _IN_PLACE_NUMBERS = (
-    "add sub mul truediv div floordiv mod pow and or xor lshift rshift matmul".split()
+    ["add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"]
 )
 
 
@@ -218,6 +351,13 @@ def _install() -> None:
             _HANDLERS[function] = _write
             if twin is not None:
                 _TWINS[function] = twin
+    for name, function in vars(torch.nn.functional).items():
+        if name.endswith("_") and not name.startswith("_"):
+            _HANDLERS[function] = _write
+            _TWINS[function] = getattr(torch.nn.functional, name[:-1], None)
+        elif inspect.isfunction(function) and "inplace" in inspect.signature(function).parameters:
+            place = list(inspect.signature(function).parameters).index("inplace")
+            _HANDLERS[function] = functools.partial(_write_if_asked, place)
     for name in _IN_PLACE_NUMBERS:
         method = getattr(Tensor, f"__i{name}__", None)
         twin = getattr(Tensor, f"__{name}__", None)
@@ -231,6 +371,8 @@ def _install() -> None:
         _HANDLERS[function] = _retain
     _HANDLERS[torch.tensor] = _HANDLERS[torch.as_tensor] = _make_from_data
     _HANDLERS[Tensor.register_hook] = _hook
+    for function in RANDOM_FUNCTIONS:
+        _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))
 
 
 _install()
