@@ -17,6 +17,7 @@ from pushforward.tape.lowering import lower
 from pushforward.tape.private_torch import (
     functorch_level,
     is_autocasting,
+    num_dispatch_modes,
     set_grad_enabled,
     without_functorch,
 )
@@ -60,6 +61,7 @@ class Tape:
             run.check_randomness()
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
+            reading.anchors = self.outputs
             self.results: list[Tensor] = run.outputs(leaves, reading)
             if has_aux:
                 aux_leaves, aux_spec = flatten(aux)
@@ -78,7 +80,9 @@ class Tape:
         """Let the tape outlive the call."""
         reading = self._reading
         if not (self._grad_mode and reading.is_followed):
-            reading.tensors = map_saved(Tensor.detach, reading.tensors)
+            reading.tensors = map_saved(
+                lambda t: t.detach() if t.requires_grad else t, reading.tensors
+            )
         self._versions = [
             (t, t._version)
             for saved in reading.tensors
@@ -105,9 +109,9 @@ class Tape:
         if self._signature is None:
             entries = self._reading.signature
             for x in self.inputs:
-                entries += (x.shape, x.dtype, x.device)
+                entries += (type(x), x.shape, x.dtype, x.device)
             for y in self.outputs:
-                entries += (y.shape, y.stride(), y.dtype)
+                entries += (type(y), y.shape, y.stride(), y.dtype)
             entries += (
                 self._grad_mode,
                 torch.get_default_dtype(),
@@ -143,6 +147,8 @@ class Tape:
         is_recording = before and (
             self._is_kept or self._reading.is_followed or any(t.requires_grad for t in given)
         )
+        if num_dispatch_modes():  # they may want to see it as written, or trace it with sizes that do not hash
+            return self._below(is_recording, compute)
         key: Hashable = (kind, is_recording, self.signature)
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
