@@ -32,8 +32,7 @@ nondifferentiable(
     *(aten.argmax, aten.argmin, aten.argsort, aten.bucketize, aten.searchsorted),
     *(aten.histc, aten.histogram, aten.bincount, aten.one_hot),
     *(aten._histogramdd_bin_edges, aten._histogramdd_from_bin_cts),
-    *(aten._histogramdd_from_bin_tensors, aten._unique2, aten._unique, aten.unique_consecutive),
-    *(aten.unique_dim, aten.unique_dim_consecutive, aten.tril_indices, aten.triu_indices),
+    *(aten._histogramdd_from_bin_tensors, aten.tril_indices, aten.triu_indices),
     *(aten.linalg_matrix_rank, aten._linalg_check_errors),
 )
 
@@ -41,7 +40,7 @@ nondifferentiable(
 nondifferentiable(
     *(aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like),
     *(aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty_strided),
-    *(aten.empty, aten.empty_strided, aten.zeros, aten.ones, aten.full, aten.eye, aten.zero_),
+    *(aten.empty, aten.empty_strided, aten.zeros, aten.ones, aten.full, aten.eye, aten.zero),
     *(aten.arange, aten.scalar_tensor, aten.randperm),
     *(aten.rand, aten.randn, aten.randint),
     *(aten.rand_like, aten.randn_like, aten.randint_like),

@@ -17,7 +17,7 @@ from pushforward.errors import MissingRuleError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.tape import custom_functions
-from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.private_torch import Node, output_metadata, with_functorch
 
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
 
@@ -115,7 +115,7 @@ def _mapped(function: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor:
     """Map over a leading axis: by ``vmap`` where it can be, else in a loop."""
     count = seeds.shape[0]
     if count > 1:
-        with contextlib.suppress(*_CANNOT):
+        with contextlib.suppress(*_CANNOT), with_functorch():
             result: Tensor = torch.func.vmap(function, randomness="same")(seeds)
             return result
     if count:
@@ -129,8 +129,10 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
     x, out = output_metadata(target)[nr], output_metadata(node)[out_nr]
     try:
         found = _called(node, out_nr, place, _in_dtype(cotangent, out.dtype))
-    except NotImplementedError as error:
-        raise _missing("pushforward", node, error) from error
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, NotImplementedError) or "formula was registered" in str(error):
+            raise _missing("pushforward", node, error) from error
+        raise
     shape = tuple(x.shape)
     if found is None:
         return torch.zeros(shape, dtype=x.dtype, device=x.device)
@@ -153,10 +155,11 @@ def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | 
     cotangents[out_nr] = cotangent
     if callable(node):
         found = node(*cotangents)
-    elif custom_functions.is_called_directly(node):
-        found = node.apply(*cotangents)
     else:
-        return _by_engine(node, out_nr, place, cotangent)
+        with with_functorch():
+            if not custom_functions.is_called_directly(node):
+                return _by_engine(node, out_nr, place, cotangent)
+            found = node.apply(*cotangents)
     result: Tensor | None = found[place] if isinstance(found, tuple) else found
     return result
 

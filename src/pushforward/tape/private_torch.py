@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import torch
@@ -64,12 +68,13 @@ def function_of(node: Node) -> Any:
     return found
 
 
-_FUNCTORCH_KEYS = (
-    torch._C.DispatchKeySet(DispatchKey.FuncTorchDynamicLayerFrontMode)
-    | torch._C.DispatchKeySet(DispatchKey.FuncTorchDynamicLayerBackMode)
-    | torch._C.DispatchKeySet(DispatchKey.FuncTorchGradWrapper)
-    | torch._C.DispatchKeySet(DispatchKey.FuncTorchBatched)
+_FUNCTORCH_KEY_LIST = (
+    DispatchKey.FuncTorchDynamicLayerFrontMode,
+    DispatchKey.FuncTorchDynamicLayerBackMode,
+    DispatchKey.FuncTorchGradWrapper,
+    DispatchKey.FuncTorchBatched,
 )
+_FUNCTORCH_KEYS = functools.reduce(operator.or_, map(torch._C.DispatchKeySet, _FUNCTORCH_KEY_LIST))
 
 
 functorch_stack = _functorch.get_interpreter_stack
@@ -98,6 +103,23 @@ def without_functorch() -> Any:
 
 
 @contextlib.contextmanager
+def with_functorch() -> Iterator[None]:
+    """Undo `without_functorch`, and let ``vmap`` loop over operators without batching rules in silence."""
+    keys = [
+        key for key in _FUNCTORCH_KEY_LIST if torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+    ]
+    for key in keys:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    _functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        yield
+    finally:
+        _functorch._set_vmap_fallback_warning_enabled(True)  # there is no asking what it was
+        for key in keys:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
+
+
+@contextlib.contextmanager
 def bare() -> Iterator[None]:
     """Let plain tensors pass by autograd, the transforms of ``torch.func`` and all modes."""
     modes = (
@@ -119,16 +141,19 @@ def num_modes() -> int:
     return num_function_modes() + num_dispatch_modes()
 
 
-def sequence_number(node: Node) -> int:
-    """Return when a node was made, counted within its thread."""
-    number: int = node._sequence_nr()
-    return number
+# When a node was made, counted within its thread. In C, as the reader asks every node.
+sequence_number: Callable[[Node], int] = methodcaller("_sequence_nr")
+# Shape, dtype and device of every output of the operator that a node belongs to.
+output_metadata: Callable[[Node], Any] = attrgetter("_input_metadata")
 
 
-def next_sequence_number() -> int:
-    """Return the sequence number of the node that this thread makes next."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
+def expected_version(error: RuntimeError) -> int | None:
+    """Return which version a saved tensor had that was written to since; None if the error says something else."""
+    message = str(error)
+    if "modified by an inplace operation" not in message:
+        return None
+    found = re.search(r"expected version (\d+) instead", message)
+    return None if found is None else int(found[1])
 
 
 def num_owners(tensor: Tensor) -> tuple[int, int]:
@@ -152,11 +177,6 @@ def is_one_of_several(view: Tensor) -> bool:
     """Tell whether a view is an output of an operator with several, which autograd does not let anybody write to."""
     meta = torch._C._autograd._get_creation_meta(view)
     return bool(meta == torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
-
-
-def output_metadata(node: Node) -> Any:
-    """Return shape, dtype and device of every output of the operator that a node belongs to."""
-    return node._input_metadata
 
 
 def is_autocasting() -> bool:
