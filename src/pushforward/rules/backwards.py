@@ -213,7 +213,7 @@ def _masked_scatter_backward(
     grad_output: Tensor, mask: Tensor, sizes: Sequence[int]
 ) -> AbstractLinearMap:
     source = grad_output.new_empty(()).expand(tuple(sizes))
-    return transpose(indexing.masked_scatter_map(grad_output, mask, source))
+    return transpose(indexing.masked_scatter_map(tuple(grad_output.shape), mask, source))
 
 
 rule(aten.masked_scatter_backward, _masked_scatter_backward)

@@ -190,9 +190,9 @@ def _spread(values: Tensor, shape: Shape) -> AbstractLinearMap:
 
 rule(aten.index.Tensor, index_map)
 rule(aten._unsafe_index.Tensor, index_map)
-rule(aten.index_put, _index_put_self, None, index_put_values_map)
-rule(aten._unsafe_index_put, _index_put_self, None, index_put_values_map)
-rule(aten._index_put_impl, _index_put_self, None, index_put_values_map)
+rule(aten.index_put, _index_put_self, None, index_put_values_map, like_first=True)
+rule(aten._unsafe_index_put, _index_put_self, None, index_put_values_map, like_first=True)
+rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like_first=True)
 
 
 # One index for all: index_select and its writes
@@ -246,10 +246,10 @@ def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Abst
 
 
 rule(aten.index_select, _index_select)
-rule(aten.index_add, _identity, None, None, _index_add_source)
-rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source)
-rule(aten.index_fill.int_Scalar, _index_fill_self)
-rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value)
+rule(aten.index_add, _identity, None, None, _index_add_source, like_first=True)
+rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source, like_first=True)
+rule(aten.index_fill.int_Scalar, _index_fill_self, like_first=True)
+rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value, like_first=True)
 
 
 # An index of its own at every position: gather and scatter
@@ -323,9 +323,9 @@ def scattered_map(
 
 
 rule(aten.gather, _gather)
-rule(aten.scatter.src, _scatter_self, None, None, _scatter_src)
-rule(aten.scatter.value, _scatter_self)
-rule(aten.scatter_add, _identity, None, None, _scatter_add_src)
+rule(aten.scatter.src, _scatter_self, None, None, _scatter_src, like_first=True)
+rule(aten.scatter.value, _scatter_self, like_first=True)
+rule(aten.scatter_add, _identity, None, None, _scatter_add_src, like_first=True)
 
 
 # Flat indices and masks
@@ -367,23 +367,29 @@ def _masked_select(x: Tensor, mask: Tensor) -> AbstractLinearMap:
     return compose(expand, flat_gather(tuple(shape), shape_of(index), index, is_total=True))
 
 
-def _masked_scatter_self(x: Tensor, mask: Tensor, source: Tensor) -> AbstractLinearMap:
-    shape = tuple(torch.broadcast_shapes(x.shape, mask.shape))
-    return Mask(shape_of(x), shape, ~mask)
+def _masked_scatter_self(
+    x: Tensor, mask: Tensor, source: Tensor, *, out: Tensor
+) -> AbstractLinearMap:
+    return Mask(shape_of(x), shape_of(out), ~mask)
 
 
-def masked_scatter_map(x: Tensor, mask: Tensor, source: Tensor) -> AbstractLinearMap:
+def _masked_scatter_source(
+    x: Tensor, mask: Tensor, source: Tensor, *, out: Tensor
+) -> AbstractLinearMap:
+    return masked_scatter_map(shape_of(out), mask, source)
+
+
+def masked_scatter_map(shape: Shape, mask: Tensor, source: Tensor) -> AbstractLinearMap:
     """Return the map from ``source``, whose elements go one by one to where the mask is true."""
-    shape = tuple(torch.broadcast_shapes(x.shape, mask.shape))
     flat = mask.expand(shape).reshape(-1)
     index = torch.where(flat, flat.cumsum(0) - 1, -1)
     return flat_gather(shape_of(source), shape, index)
 
 
 rule(aten.take, _take)
-rule(aten.put, _put_self, None, _put_source)
+rule(aten.put, _put_self, None, _put_source, like_first=True)
 rule(aten.masked_select, _masked_select)
-rule(aten.masked_scatter, _masked_scatter_self, None, masked_scatter_map)
+rule(aten.masked_scatter, _masked_scatter_self, None, _masked_scatter_source)
 
 
 # Embedding: rows of a table. The row at padding_idx is a constant, as PyTorch documents it.
@@ -443,7 +449,8 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[Abstra
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[AbstractLinearMap]:
     axis, out_shape = normalize_axis(dim, out.ndim), shape_of(out)
-    return [Concat(shape_of(x), out_shape, axis, i, new_axis=True) for i, x in enumerate(tensors)]
+    shape = (*out_shape[:axis], *out_shape[axis + 1 :])
+    return [Concat(shape, out_shape, axis, i, new_axis=True) for i in range(len(tensors))]
 
 
 def _block_diag(tensors: Sequence[Tensor], *, out: Tensor) -> list[AbstractLinearMap]:
@@ -465,7 +472,6 @@ def _block_diag(tensors: Sequence[Tensor], *, out: Tensor) -> list[AbstractLinea
 
 rule(aten.cat, _cat)
 rule(aten.stack, _stack)
-rule(aten._stack, _stack)
 rule(aten.block_diag, _block_diag)
 
 
@@ -662,7 +668,7 @@ def _diagonal_scatter_self(
     x: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> AbstractLinearMap:
     ones = _ones(x, shape_of(x))
-    zeros = torch.zeros(shape_of(src), dtype=torch.bool, device=x.device)
+    zeros = torch.zeros_like(ones.diagonal(offset, dim1, dim2))
     return _masked(x, torch.diagonal_scatter(ones, zeros, offset, dim1, dim2))
 
 
@@ -695,10 +701,10 @@ def _as_strided_scatter_src(
     return transpose(as_strided_map(x, size, stride, storage_offset))
 
 
-rule(aten.select_scatter, _select_scatter_self, _select_scatter_src)
-rule(aten.slice_scatter, _slice_scatter_self, _slice_scatter_src)
-rule(aten.diagonal_scatter, _diagonal_scatter_self, _diagonal_scatter_src)
-rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src)
+rule(aten.select_scatter, _select_scatter_self, _select_scatter_src, like_first=True)
+rule(aten.slice_scatter, _slice_scatter_self, _slice_scatter_src, like_first=True)
+rule(aten.diagonal_scatter, _diagonal_scatter_self, _diagonal_scatter_src, like_first=True)
+rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src, like_first=True)
 
 
 # Backward operators of views: the views, transposed
@@ -748,8 +754,8 @@ def _fill_value(x: Tensor, value: Tensor) -> AbstractLinearMap:
     return Expand(shape_of(value), shape_of(x))
 
 
-rule(aten.copy, _zero, _copy_src)
-rule(aten.fill.Tensor, _zero, _fill_value)
+rule(aten.copy, _zero, _copy_src, like_first=True)
+rule(aten.fill.Tensor, _zero, _fill_value, like_first=True)
 
 nondifferentiable(aten.fill.Scalar)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
-from pushforward.rules.factorizations import Factor, Maps, eye_like, row, singular_values
+from pushforward.rules.factorizations import Factor, Maps, eye_like, row
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -52,11 +52,7 @@ def _lstsq(which: int) -> Callable[..., Maps]:
             compose(*spread, factor.between(full, tuple(moved.shape), len(batch)))
             for factor, moved in ((solution, out[0]), (residual, out[1]))
         )
-        values = None
-        if which == 0 and out[3].numel():  # of the drivers gelsd and gelss
-            u, _, vh = torch.linalg.svd(self, full_matrices=False)
-            values = singular_values(self, u, vh)
-        return first, second if out[1].numel() else None, None, values
+        return first, second if out[1].numel() else None, None, None
 
     return partial
 

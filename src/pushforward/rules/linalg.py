@@ -212,14 +212,14 @@ def _solve(which: int) -> Callable[..., Any]:
             solution: Tensor = torch.linalg.solve_ex(a, b, left=left)[0]
             return solution
 
-        is_vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
-        if is_vector:
-            columns, x = (*B.shape, 1), out[0].unsqueeze(-1)
+        # A right-hand side that is constant is not saved: the solution has its rank.
+        own = tuple(B.shape) if which else tuple(out[0].shape)
+        if len(own) == 1 or (len(own) == A.ndim - 1 and own == A.shape[:-1]):
+            columns, x = (*own, 1), out[0].unsqueeze(-1)
             inner = _system_maps(which, A, columns, x, solve, solve, left=left)
-            before = [Reshape(tuple(B.shape), columns)] if which else []
+            before = [Reshape(own, columns)] if which else []
             after = Reshape(tuple(x.shape), tuple(out[0].shape))
             return compose(*before, inner, after), None, None, None
-        own = tuple(B.shape)
         return _system_maps(which, A, own, out[0], solve, solve, left=left), None, None, None
 
     return partial
@@ -229,7 +229,7 @@ rule(aten._linalg_solve_ex.default, _solve(0), _solve(1))
 
 
 def _triangular_maps(
-    which: int, a: Tensor, b: Tensor, x: Tensor, upper: bool, left: bool, unitriangular: bool
+    which: int, a: Tensor, b: Tensor | None, x: Tensor, upper: bool, left: bool, unitriangular: bool
 ) -> AbstractLinearMap:
     def solve(matrix: Tensor, rhs: Tensor, *, upper: bool) -> Tensor:
         solution: Tensor = torch.linalg.solve_triangular(
@@ -243,7 +243,7 @@ def _triangular_maps(
     return _system_maps(
         which,
         a,
-        tuple(b.shape),
+        () if b is None else tuple(b.shape),
         x,
         lambda matrix, rhs: solve(matrix, rhs, upper=upper),
         lambda matrix, rhs: solve(matrix, rhs, upper=not upper),
@@ -255,7 +255,7 @@ def _triangular_maps(
 rule(
     aten.linalg_solve_triangular.default,
     lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
-        0, self, B, out, upper, left, unitriangular
+        0, self, None, out, upper, left, unitriangular
     ),
     lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
         1, self, B, out, upper, left, unitriangular
@@ -275,7 +275,8 @@ def _triangular_solve(which: int) -> Callable[..., Any]:
     ) -> tuple[AbstractLinearMap, AbstractLinearMap | None]:
         a = A.mT if transpose else A
         is_upper = upper != transpose
-        solution = _triangular_maps(which, a, self, out[0], is_upper, True, unitriangular)
+        rhs = self if which else None
+        solution = _triangular_maps(which, a, rhs, out[0], is_upper, True, unitriangular)
         if which == 1:
             return solution, None
         shape = tuple(A.shape)

@@ -38,6 +38,7 @@ class Rule:
     domain: tuple[float, float] | None = None  # where the tests sample it
     declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
     is_own: bool = False  # declared by this package: its maps depend on the arguments alone
+    like_first: bool = False  # the output has the shape and dtype of the first argument
 
     def partial(self, key: int | str) -> Partial | None:
         """Return the function for one argument, None if the rule does not cover it."""
@@ -81,6 +82,7 @@ def rule(
     operator: Operator,
     *partials: Partial | None,
     domain: tuple[float, float] | None = None,
+    like_first: bool = False,
     **named: Partial,
 ) -> None:
     """Declare the linear maps of ``operator``.
@@ -90,6 +92,8 @@ def rule(
         *partials: For the first, second, ... argument a function that takes the operator's arguments and returns
             that argument's linear map (see `Rule`); None for an argument without one.
         domain: The interval from which the tests sample the arguments.
+        like_first: Whether the output has the shape and dtype of the first argument: of a constant that it writes
+            into, autograd saves nothing.
         **named: The same by argument name, for arguments that the caller may pass by keyword.
 
     Raises:
@@ -101,6 +105,7 @@ def rule(
         <OpOverloadPacket(op='aten.sin')>
     """
     _register(operator, partials, named, domain, is_elementwise=False)
+    _RULES[operator].like_first = like_first
 
 
 def elementwise(

@@ -403,4 +403,11 @@ def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
 
 
 rule(aten._unsafe_masked_index, _masked_index)
-rule(aten._unsafe_masked_index_put_accumulate, _identity, None, None, _masked_put_values)
+rule(
+    aten._unsafe_masked_index_put_accumulate,
+    _identity,
+    None,
+    None,
+    _masked_put_values,
+    like_first=True,
+)

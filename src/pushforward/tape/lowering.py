@@ -16,8 +16,9 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
-from pushforward.tape import black_boxes, writes
-from pushforward.tape.node_types import NodeType, signed
+from pushforward.tape import black_boxes, probing, writes
+from pushforward.tape.node_types import MOVEMENTS, NodeType, signed
+from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError, unsaved, unsaved_like
@@ -94,6 +95,7 @@ def _parts(
     else:
         by_rule = _by_rule(kind, node, edges, reading.saved(place))
         if by_rule is None:
+            node = node.node if isinstance(node, RestoredNode) else node
             found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
             origin = f"{node.name()} by PyTorch"
         else:
@@ -109,6 +111,8 @@ def _by_rule(
     kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
     """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""
+    if kind.name in MOVEMENTS:
+        return probing.moved_maps(node, edges, saved)
     if kind.op is None:
         return None
     op = functional(kind.op)
@@ -202,6 +206,8 @@ def called(
             count = len(remaining) - (len(kind.edge_names) - 1) if name in lists else 1
             mine, remaining = remaining[:count], remaining[count:]
             value = _differentiated(name, key, name in lists, mine, tensors, values, outs[0], slots)
+            if kind.joined is not None:
+                value = _joined(value, kind.joined(node), outs[0])
             if isinstance(value, Unknown) and name in tensors and _is_optional(argument):
                 value = None  # such arguments are saved whenever they are given
             elif isinstance(value, Unknown) and like_first and not position:
@@ -280,6 +286,14 @@ def _differentiated(
     if found and found[0] is not None:
         return found[0]
     return Unknown(name)
+
+
+def _joined(members: list[Any], shapes: Sequence[tuple[int, ...]], out: Tensor) -> list[Any]:
+    """Fill in the constants among tensors that were joined."""
+    return [
+        unsaved(shape, out.dtype, out.device) if isinstance(member, Unknown) else member
+        for member, shape in zip(members, shapes, strict=True)
+    ]
 
 
 def _unsaved_argument(name: str, out: Any, metadata: Any) -> Any:

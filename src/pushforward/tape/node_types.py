@@ -8,14 +8,23 @@ from typing import Any
 
 import torch
 
+from pushforward.tape import probing
 from pushforward.tape.operators import OPERATORS, Row
-from pushforward.tape.private_torch import Node, PythonNode, function_of
+from pushforward.tape.private_torch import Node, output_metadata, PythonNode, function_of
 
 Read = Callable[[Node, list[Any], list[Any]], None]
+Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
 
 # Nodes that PyTorch does not generate from its table.
 _BY_HAND: dict[str, Row] = {
     "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), (), None)
+}
+
+# Nodes that move elements and do not say where to: they are asked.
+MOVEMENTS = {"torch::autograd::CopySlices", "AsStridedBackward0"}
+_JOINING: dict[str, Joined] = {
+    "CatBackward0": lambda node: probing.joined_shapes(node, (_cat_axis(node),)),
+    "BlockDiagBackward0": lambda node: probing.joined_shapes(node, (0, 1)),
 }
 
 _UNSIGNED = 1 << 63  # negative axes, shifts and pads are saved as unsigned numbers of 64 bits
@@ -39,6 +48,7 @@ class NodeType:
     differentiable: tuple[bool, ...] | None  # which outputs have a derivative; None: all
     read: Read
     needs_shape: int  # when the output's shape belongs to the signature: NEVER, WHERE_CUT an edge is missing, ALWAYS
+    joined: Joined | None = None  # the shapes of what a node joined
 
     def __repr__(self) -> str:
         """Show the name."""
@@ -76,6 +86,8 @@ def signed(value: Any) -> Any:
 def _described(node: Node, name: str) -> NodeType:
     row = OPERATORS.get(name) or _BY_HAND.get(name)
     op = None if row is None else _overload(row[0])
+    if name in MOVEMENTS:
+        return NodeType(name, None, (), (), (), {}, None, probing.read_moved, ALWAYS)
     if row is None or op is None:
         return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
     _, edge_names, saved, saved_outputs, differentiable = row
@@ -95,7 +107,12 @@ def _described(node: Node, name: str) -> NodeType:
     needs_shape = _needs_shape(arguments, edge_names, saved, there)
     return NodeType(
         name, op, edge_names, tuple(tensor_names), tuple(value_names), outputs, differentiable, read, needs_shape,
+        _JOINING.get(name),
     )  # fmt: skip
+
+
+def _cat_axis(node: Node) -> int:
+    return int(signed(node._saved_dim)) % max(len(output_metadata(node)[0].shape), 1)
 
 
 def _overload(name: str) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pushforward.tape.node_types import _TYPES, ALWAYS, NEVER, NodeType, node_type
+from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
 from pushforward.tape.overwritten import Restored
-from pushforward.tape.private_torch import AccumulateGrad, Node, output_metadata, sequence_number
+from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 
 # Sizes and strides of a base, and sizes, strides and offset of a view of it.
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -74,10 +74,9 @@ def read(
         geometries: Where the views lie that were copied into, by the nodes that this left.
         restored: Stand-ins for nodes that saved what was overwritten since.
     """
-    made, is_followed = _reachable(
+    made, numbers, is_followed = _reachable(
         inputs, [node for node, _ in outputs if node is not None], oldest
     )
-    numbers: dict[Node, int] = {node: i for i, node in enumerate(inputs)}
     signature: list[Any] = []
     tensors: list[Any] = []
     nodes: list[Node] = []
@@ -86,22 +85,23 @@ def read(
     count = num_inputs = len(inputs)
     known, number_of = _TYPES.get, numbers.get
     for _, node, edges in made:
-        active = 0
-        cut = False
-        for target, _ in edges:
-            if target is None or number_of(target, -1) < 0:
-                cut = True
+        sources: list[Any] = []
+        is_active = is_cut = False
+        for target, nr in edges:
+            source = -1 if target is None else numbers[target]
+            if source < 0:
+                is_cut = True
             else:
-                active += 1
-        if not active:
+                is_active = True
+            sources.append((source, nr) if nr else source)
+        if not is_active:
             numbers[node] = -1
             continue
-        described = known(type(node)) or node_type(node)
-        signature.append(described)
-        for target, nr in edges:
-            signature.append(number_of(target, -1) if not nr else (number_of(target, -1), nr))
         numbers[node] = count
         count += 1
+        described = known(type(node)) or node_type(node)
+        signature.append(described)
+        signature += sources
         if restored and node in restored:
             node = restored[node]
         nodes.append(node)
@@ -113,7 +113,7 @@ def read(
         else:
             signature.append(geometry)
         needs = described.needs_shape
-        if needs != NEVER and (cut or needs == ALWAYS):
+        if needs and (is_cut or needs == ALWAYS):
             for metadata in output_metadata(node):
                 signature.append(tuple(metadata.shape))
                 signature.append(metadata.dtype)
@@ -168,49 +168,45 @@ def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> lis
 
 def reaches_others(node: Node, inputs: Sequence[Node], oldest: int) -> bool:
     """Tell whether a graph has leaves, or older nodes, beside ``inputs``."""
-    return _reachable(inputs, [node], oldest)[1]
+    return _reachable(inputs, [node], oldest)[2]
+
+
+Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
 
 
 def _reachable(
     inputs: Sequence[Node], outputs: list[Node], oldest: int
-) -> tuple[list[tuple[int, Node, Any]], bool]:
-    """Return (sequence number, node, edges) of what was made since, in order, and whether anything else is reached."""
+) -> tuple[Made, dict[Node, int], bool]:
+    """Return what was made since, in order; the numbers of the inputs, and -1 for all else that is reached and was not
+    made since; and whether there is any of that.
+    """
+    numbers: dict[Node, int] = {node: i for i, node in enumerate(inputs)}
+    made: Made = []
     seen = set(inputs)
-    made: list[tuple[int, Node, Any]] = []
-    is_followed = False
     stack = outputs
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        if type(node) is AccumulateGrad:
-            is_followed = True
-            continue
-        number = sequence_number(node)
-        if number < oldest:
-            is_followed = True
-            continue
         edges = node.next_functions
+        number = sequence_number(node)
+        if not edges or number < oldest:
+            numbers[node] = -1
+            continue
         made.append((number, node, edges))
         for target, _ in edges:
             if target is not None:
                 stack.append(target)
+    is_followed = len(numbers) > len(inputs)
     made.sort(key=_first)
-    if not _is_ordered(made):
-        made = _in_order(made)
-    return made, is_followed
-
-
-def _is_ordered(made: list[tuple[int, Node, Any]]) -> bool:
-    """Tell whether every node comes after those that it leads to: not so where several threads made them."""
-    waiting = {node for _, node, _ in made}
+    known = set(numbers)
     for _, node, edges in made:
         for target, _ in edges:
-            if target in waiting:
-                return False
-        waiting.discard(node)
-    return True
+            if target is not None and target not in known:
+                return _in_order(made), numbers, is_followed  # several threads made them
+        known.add(node)
+    return made, numbers, is_followed
 
 
 def _in_order(made: list[tuple[int, Node, Any]]) -> list[tuple[int, Node, Any]]:
