@@ -11,7 +11,9 @@ from torch import Tensor
 from pushforward.errors import ResidualError
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks, add_blocks
-from pushforward.linear.kinds.concat import join_groups
+from pushforward.linear.kinds.concat import join_groups, joinable
+from pushforward.linear.kinds.gather import Select, Slice
+from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 
 
@@ -68,19 +70,36 @@ class LinearProgram:
         """Return the cotangent blocks of the inputs, from those of the outputs."""
         self.check_residuals()
         waiting: dict[int, list[Block]] = {}
+        pieces: dict[int, list[tuple[AbstractLinearMap, Block]]] = {}  # of variables that were cut up
+        dtypes: dict[int, torch.dtype] = {}
         for variable, blocks in zip(self.outputs, cotangents, strict=True):
             if variable is not None:
                 waiting.setdefault(variable, []).extend(blocks)
+
+        def arrived(variable: int) -> Blocks:
+            found = waiting.pop(variable, [])
+            if variable in pieces:
+                joined = join_groups(pieces.pop(variable))
+                found = found + [_in_dtype(b, dtypes[variable]) for b in joined]
+            return add_blocks(found) if len(found) > 1 else tuple(found)
+
         for equation in reversed(self.equations):
-            arrived = waiting.pop(equation.variable, None)
-            if not arrived:
+            blocks = arrived(equation.variable)
+            if not blocks:
                 continue
-            blocks = add_blocks(arrived) if len(arrived) > 1 else tuple(arrived)
             for term in equation.terms:
-                pulled = pull_blocks(blocks, term.linear_map, term.in_dtype)
-                others = waiting.get(term.variable)
-                waiting[term.variable] = pulled if others is None else others + pulled
-        return [add_blocks(waiting.get(variable, ())) for variable in self.inputs]
+                variable, linear_map, dtype = term.variable, term.linear_map, term.in_dtype
+                adjoint = transpose(linear_map) if isinstance(linear_map, (Slice, Select)) else None
+                if adjoint is not None and joinable(adjoint):
+                    dtypes[variable] = dtype
+                    pieces.setdefault(variable, []).extend(
+                        (adjoint, _before(b, dtype)) for b in blocks
+                    )
+                    continue
+                pulled = pull_blocks(blocks, linear_map, dtype)
+                others = waiting.get(variable)
+                waiting[variable] = pulled if others is None else others + pulled
+        return [arrived(variable) for variable in self.inputs]
 
     def _last_uses(self) -> dict[int, int]:
         uses = {

@@ -18,6 +18,7 @@ def functions(*names: str) -> set[Any]:
 
 PRODUCTS = functions("mul", "__mul__", "__rmul__")
 SUMS = functions("add", "__add__", "__radd__")
+NEGATIONS = functions("neg", "__neg__", "negative")
 # Functions whose result shares memory with no argument.
 FRESH = PRODUCTS | SUMS | functions(
     "mm", "mv", "bmm", "matmul", "__matmul__", "addmm", "sum", "sub", "__sub__", "rsub", "div", "__truediv__", "outer",

@@ -66,13 +66,16 @@ class Explanation:
         return "\n".join(table)
 
 
-def explain_plan(program: LinearProgram, plan: Plan, inputs: list[Block]) -> Explanation:
+def explain_plan(
+    program: LinearProgram, plan: Plan, inputs: list[Block], residual_bytes: int
+) -> Explanation:
     """Describe a program and its plan.
 
     Args:
         program: What was recorded.
         plan: Its plan.
         inputs: The block of each input.
+        residual_bytes: What the tape keeps alive.
     """
     prediction = plan.predictions[plan.mode]
     rows = []
@@ -84,8 +87,7 @@ def explain_plan(program: LinearProgram, plan: Plan, inputs: list[Block]) -> Exp
         kinds = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
         shown = prediction.blocks.get(equation.variable, ())
         rows.append(Row(equation.variable, operator, source, kinds, _shown(shown)))
-    residuals = {id(t): t.numel() * t.element_size() for t, _ in program.residuals}
-    return Explanation(rows, plan, sum(residuals.values()), prediction.peak_bytes)
+    return Explanation(rows, plan, residual_bytes, prediction.peak_bytes)
 
 
 def _shown(blocks: tuple[Block, ...]) -> str:

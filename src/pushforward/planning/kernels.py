@@ -6,6 +6,7 @@ products with one, views that change nothing, what does not depend on the values
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pushforward.planning.calls import (
     MAKERS,
+    NEGATIONS,
     PLAIN,
     PRODUCTS,
     SUMS,
@@ -42,7 +44,7 @@ def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None
 def compiled(found: Noted) -> Replay:
     """Return one Python function that makes the calls which are needed."""
     calls, rows, tensors = found.calls, found.rows, found.tensors
-    for simplify in (_without_repetitions, _without_units, _without_reshapes):
+    for simplify in (_without_repetitions, _without_units, _without_reshapes, _without_negations):
         calls, same = simplify(calls, refs_in(rows), tensors)
         rows = replaced(rows, same)
     calls = _without_unused(calls, refs_in(rows))
@@ -165,6 +167,32 @@ def _without_reshapes(
             before[call.result] = renamed
         kept.append(renamed)
     return kept, same
+
+
+def _without_negations(
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+) -> Simplified:
+    """Subtract what is negated and then added, and nothing else."""
+    del tensors
+    uses = collections.Counter(ref for call in calls for ref in call.refs)
+    uses.update(returned)
+    negated = {
+        call.result: call
+        for call in calls
+        if call.func in NEGATIONS and len(call.args) == 1 and uses[call.result] == 1
+    }
+    kept = []
+    for call in calls:
+        if call.func in SUMS and len(call.refs) == len(call.args) == 2 and not call.kwargs:
+            first, second = call.args
+            if second in negated:
+                refs = [first, negated.pop(second).refs[0]]
+                call = Call(torch.sub, tuple(refs), {}, call.result, refs)
+            elif first in negated:
+                refs = [second, negated.pop(first).refs[0]]
+                call = Call(torch.sub, tuple(refs), {}, call.result, refs)
+        kept.append(call)
+    return kept, {}
 
 
 def _units(calls: list[Call]) -> set[Ref]:

@@ -102,7 +102,19 @@ def join(parts: Sequence[Part]) -> Block | None:
     if len(ends) != 1 or any(piece.tied != pieces[0].tied for piece in pieces):
         return None
     pieces.sort(key=lambda piece: (piece.start, piece.length))
-    return _concatenated(first, head, pieces)
+    return _concatenated(first, head, _merged(pieces))
+
+
+def _merged(pieces: list[_Piece]) -> list[_Piece]:
+    """Add up pieces that stand at the same place."""
+    result: list[_Piece] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if last is not None and (last.start, last.length) == (piece.start, piece.length):
+            result[-1] = dataclasses.replace(last, values=last.values + piece.values)
+        else:
+            result.append(piece)
+    return result
 
 
 def join_groups(parts: Sequence[Part]) -> list[Block]:
