@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch.autograd import forward_ad
 
 from pushforward.errors import RandomnessError
 from pushforward.tape.batch import Batch, current_batch
-from pushforward.tape.overwritten import MODIFIED, restored
+from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
     Node,
     batch_axis_at,
     compiled_functions_run_eagerly,
+    expected_version,
     functorch_level,
     has_dynamo,
     outlives_level,
@@ -137,7 +138,9 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""
         watcher = self._watcher
-        if exception and exception[0] is not None and self._random_state is not None:
+        is_failed = watcher is not None and exception[0] is not None
+        unwritten = self.written() if is_failed else ()
+        if is_failed and self._random_state is not None:
             self._put_back()
         if watcher is not None and self.is_outermost and watcher.written:
             _forget_history(watcher.written.values())
@@ -149,6 +152,7 @@ class Run:
         if self._inference is not None:
             self._inference.__exit__(None, None, None)
         _thread.depth -= 1
+        write_back(unwritten)
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""
@@ -184,7 +188,7 @@ class Run:
             found = read(*among, self._watcher.geometries)
         except RuntimeError as error:
             writes = self._watcher.writes
-            if MODIFIED not in str(error) or not writes or not self._oldest:
+            if expected_version(error) is None or not writes:
                 raise
             found = read(*among, self._watcher.geometries, restored(nodes_between(*among), writes))
         if self.is_outermost and self._watcher.written:
@@ -270,6 +274,16 @@ def _tracked(x: Tensor, level: int | None) -> Tensor:
 def _with_tangent(inner: Tensor, x: Tensor) -> Tensor:
     tangent = forward_ad.unpack_dual(x).tangent
     return inner if tangent is None else forward_ad.make_dual(inner, tangent)
+
+
+def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Carry out writes to the caller's tensors."""
+    for x, value in writes:
+        if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
+            x.copy_(value)
+        else:
+            with torch.no_grad():
+                x.copy_(value)
 
 
 def _oldest(tracked: Sequence[Tensor], starts: Sequence[Node]) -> int:

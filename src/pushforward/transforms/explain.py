@@ -32,8 +32,8 @@ def explain(
         **kwargs: Keyword arguments of ``func``.
 
     Returns:
-        An object that prints as a table: the primitives, whether a rule of ours or the bridge to PyTorch's derivative
-        gave their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the orders with
+        An object that prints as a table: the primitives, whether a rule of ours or PyTorch's derivative gave
+        their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the orders with
         their predicted costs, and the memory expected.
 
     Raises:
@@ -56,4 +56,4 @@ def explain(
     with Tape(NAME, func, selected, kwargs) as tape:
         plan = planned(tape, mode, search_now=True)
         inputs = [start(x, i) for i, x in enumerate(tape.inputs)]
-        return explain_plan(tape.program, plan, inputs)
+        return explain_plan(tape.program, plan, inputs, tape.num_bytes)

@@ -22,7 +22,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.reader import map_saved
-from pushforward.tape.run import Run
+from pushforward.tape.run import Run, write_back
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
 
@@ -83,18 +83,23 @@ class Tape:
             reading.tensors = map_saved(
                 lambda t: t.detach() if t.requires_grad else t, reading.tensors
             )
-        self._versions = [
-            (t, t._version)
-            for saved in reading.tensors
-            for t in (saved if type(saved) is tuple else (saved,))
-            if isinstance(t, Tensor) and _has_version(t)
-        ]
+        self._versions = [(t, t._version) for t in self._saved() if _has_version(t)]
         self.write_back()
 
     @property
     def num_batch(self) -> int:
         """How many axes come first that all tensors share: one under ``vmap``."""
         return 0 if self.batch is None else 1
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory is kept by what the nodes saved."""
+        return sum({id(t): t.nbytes for t in self._saved()}.values())
+
+    def _saved(self) -> list[Tensor]:
+        """Return the tensors that the nodes saved."""
+        items = [s if type(s) is tuple else (s,) for s in self._reading.tensors]
+        return [t for item in items for t in item if isinstance(t, Tensor)]
 
     @property
     def program(self) -> LinearProgram:
@@ -205,14 +210,8 @@ class Tape:
 
     def write_back(self) -> None:
         """Carry out the writes to the caller's tensors."""
-        unwritten: Sequence[tuple[Tensor, Tensor]] = self._unwritten
-        self._unwritten = []
-        for x, value in unwritten:
-            if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
-                x.copy_(value)
-            else:
-                with torch.no_grad():
-                    x.copy_(value)
+        unwritten, self._unwritten = self._unwritten, []
+        write_back(unwritten)
 
 
 def _has_version(tensor: Tensor) -> bool:
