@@ -64,7 +64,7 @@ def node_type(node: Node) -> NodeType:
     found = _TYPES.get(kind)
     if found is None:
         if isinstance(node, PythonNode):
-            return WITH_JVP if has_jvp(node) else PYTHON
+            return _function_type(node)
         name = node.name()
         if kind.__name__ != name and kind.__name__ == "CppFunction":
             kind = name  # types that PyTorch did not give to Python share one class
@@ -135,9 +135,14 @@ def _needs_shape(
     return needs
 
 
-def has_jvp(node: Node) -> bool:
-    """Tell whether the ``autograd.Function`` that left a node has a forward derivative of its own."""
-    return function_of(node).jvp is not torch.autograd.Function.jvp
+def _function_type(node: Node) -> NodeType:
+    """Return the type of a node of an ``autograd.Function``: by what the function declares."""
+    function, base = function_of(node), torch.autograd.Function
+    if function.jvp is base.jvp:
+        return BACKWARD_ONLY
+    has_backward = function.backward is not base.backward or function.vjp is not base.vjp
+    seen_with_jvp.add(True)
+    return WITH_JVP if has_backward else JVP_ONLY
 
 
 def _read_function(node: Node, signature: list[Any], tensors: list[Any]) -> None:
@@ -167,5 +172,8 @@ def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
 
 
 # Of functions in Python: each has a type of its own, under ``torch.func`` each call.
-PYTHON = NodeType("function", None, (), (), (), {}, None, _read_function, ALWAYS)
-WITH_JVP = NodeType("function with jvp", None, (), (), (), {}, None, _read_function, ALWAYS)
+BACKWARD_ONLY, WITH_JVP, JVP_ONLY = (
+    NodeType(name, None, (), (), (), {}, None, _read_function, ALWAYS)
+    for name in ("function with backward", "function with jvp and backward", "function with jvp")
+)
+seen_with_jvp: set[bool] = set()  # empty as long as no function with a jvp was read in this process

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DispatchKey
+from torch._functorch import eager_transforms
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch: Any = torch._C._functorch
@@ -95,6 +97,19 @@ def vmap_size(interpreter: Any) -> int | None:
         return None
     size: int = _functorch.CVmapInterpreterPtr(interpreter).batchSize()
     return size
+
+
+@contextlib.contextmanager
+def dual_numbers() -> Iterator[int | None]:
+    """Open a level of dual numbers; under transforms of ``torch.func`` one of theirs, whose number is given."""
+    if functorch_level() is None:
+        with forward_ad.dual_level():
+            yield None
+        return
+    with eager_transforms.jvp_increment_nesting() as level, forward_ad._set_fwd_grad_enabled(True):
+        is_first = eager_transforms.JVP_NESTING == 1
+        with forward_ad.dual_level() if is_first else contextlib.nullcontext():
+            yield level
 
 
 def without_functorch() -> Any:

@@ -122,11 +122,11 @@ class Run:
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
         if self.batch is None:
-            self.tracked = [_tracked(x, self._level) for x in self.inputs]
+            self.tracked = [tracked_copy(x, self._level) for x in self.inputs]
             return self.tracked
         self.inputs = [self.batch.physical(x) for x in self.inputs]
         with without_functorch():
-            tracked = [_tracked(x, None) for x in self.inputs]
+            tracked = [tracked_copy(x, None) for x in self.inputs]
         self.tracked = [self.batch.wrapped(x) for x in tracked]
         return tracked
 
@@ -257,7 +257,7 @@ class Run:
         return found
 
 
-def _tracked(x: Tensor, level: int | None) -> Tensor:
+def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
     if level is not None:
         inner: Tensor = start_requiring_grad(wrap_for_grad(x, level))

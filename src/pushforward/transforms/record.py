@@ -13,7 +13,9 @@ from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
+from pushforward.tape import dual_run
 from pushforward.tape.lowering import lower
+from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
     functorch_level,
     is_autocasting,
@@ -53,11 +55,32 @@ class Tape:
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
         self._name, self._is_kept = name, is_kept
-        with Run(name, selected.leaves, randomness, takes_apart) as run:
+        run = Run(name, selected.leaves, randomness, takes_apart)
+        self._record(run, func, selected, kwargs, has_aux)
+        if seen_with_jvp and dual_run.is_needed(name, self._reading):
+            run = dual_run.DualRun(name, selected.leaves, randomness)
+            self._record(run, func, selected, kwargs, has_aux)
+        self.inputs, self.batch = run.inputs, run.batch
+        self._grad_mode = run.grad_mode
+        self._program: LinearProgram | None = None
+        self._signature: tuple[Any, ...] | None = None
+        self._versions: list[tuple[Tensor, int]] = []
+        if is_kept:
+            self._keep()
+
+    def _record(
+        self,
+        run: Run,
+        func: Callable[..., Any],
+        selected: Selected,
+        kwargs: dict[str, Any],
+        has_aux: bool,
+    ) -> None:
+        with run:
             result = run.call(func, selected.replaced(run.tracked), kwargs)
-            output, aux = split_aux(name, result, has_aux)
+            output, aux = split_aux(self._name, result, has_aux)
             leaves, self.spec = flatten(output)
-            check_outputs(name, output, leaves)
+            check_outputs(self._name, output, leaves)
             run.check_randomness()
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
@@ -68,13 +91,6 @@ class Tape:
                 aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
             self.aux = aux
             self._unwritten = run.written()
-        self.inputs, self.batch = run.inputs, run.batch
-        self._grad_mode = run.grad_mode
-        self._program: LinearProgram | None = None
-        self._signature: tuple[Any, ...] | None = None
-        self._versions: list[tuple[Tensor, int]] = []
-        if is_kept:
-            self._keep()
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""

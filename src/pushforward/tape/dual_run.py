@@ -1,0 +1,97 @@
+"""Running a function with dual numbers: where an ``autograd.Function`` has a forward derivative of its own.
+
+Autograd's graph does not keep what such a ``jvp`` needs. So PyTorch runs it, in forward mode, and what is recorded is the
+tangents: the graph from those of the inputs to those of the outputs, which is linear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pushforward.errors import UnsupportedError
+from pushforward.tape.private_torch import dual_numbers, function_of, unwrap_for_grad
+from pushforward.tape.reader import Reading
+from pushforward.tape.run import Run, tracked_copy
+from pushforward.tape.node_types import JVP_ONLY, WITH_JVP
+
+_lock = threading.RLock()  # the level of dual numbers belongs to the process
+
+# Transforms that run forward through an operator, and so use its forward derivative if it has one.
+_FORWARD = {"jvp", "jacfwd", "linearize", "jacobian"}
+
+
+def is_needed(name: str, reading: Reading) -> bool:
+    """Tell whether the transform ``name`` needs a forward derivative that what was read cannot give."""
+    return JVP_ONLY in reading.types or (name in _FORWARD and WITH_JVP in reading.types)
+
+
+class DualRun(Run):
+    """A run whose tape goes from the tangents of the inputs to those of the outputs."""
+
+    __slots__ = ("_dual_level", "_primal_versions", "_stack")
+
+    def __init__(self, name: str, inputs: Sequence[Tensor], randomness: str) -> None:
+        """Prepare, as `Run`."""
+        super().__init__(name, inputs, randomness)
+        self._stack = contextlib.ExitStack()
+
+    def _tracked(self) -> list[Tensor]:
+        if forward_ad._current_level >= 0 and self._level is None:
+            raise UnsupportedError(
+                f"{self.name}: an autograd.Function with a jvp, inside dual numbers of torch.autograd.forward_ad: got "
+                "two levels of them, expected one. Use torch.func.jvp or pushforward.jvp around this."
+            )
+        tangents = [tracked_copy(torch.zeros_like(x.detach()), self._level) for x in self.inputs]
+        self._stack.enter_context(_lock)
+        self._dual_level = self._stack.enter_context(dual_numbers())
+        self.tracked = [
+            forward_ad.make_dual(x.clone(), tangent)
+            for x, tangent in zip(self.inputs, tangents, strict=True)
+        ]
+        self._primal_versions = [x._version for x in self.tracked]
+        return tangents
+
+    def __exit__(self, *exception: object) -> None:
+        """Put everything back."""
+        self._stack.close()
+        super().__exit__(*exception)
+
+    def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the tangents of the function's outputs."""
+        found = []
+        for leaf in leaves:
+            primal, tangent = forward_ad.unpack_dual(leaf)
+            tangent = torch.zeros_like(primal) if tangent is None else tangent
+            found.append(self._below(tangent))
+        return found
+
+    def outputs(self, leaves: Sequence[Tensor], reading: Reading) -> list[Tensor]:
+        """Return the function's outputs as the caller may have them."""
+        return [self.handed_over(leaf) for leaf in leaves]
+
+    def handed_over(self, tensor: Any) -> Any:
+        """Return a tensor that the function returned, without its tangent."""
+        if not isinstance(tensor, Tensor):
+            return tensor
+        primal = self._below(forward_ad.unpack_dual(tensor).primal)
+        return super().handed_over(primal)
+
+    def _below(self, tensor: Tensor) -> Tensor:
+        return tensor if self._dual_level is None else unwrap_for_grad(tensor, self._dual_level)
+
+    def written(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
+        return [
+            (x, self.handed_over(inner))
+            for x, inner, version in zip(
+                self._given, self.tracked, self._primal_versions, strict=True
+            )
+            if inner._version != version
+        ]
