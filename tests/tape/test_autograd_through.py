@@ -5,7 +5,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import nn
 
-from pushforward import UnsupportedError, jacfwd, jvp, linearize, vmap
+from pushforward import jacfwd, jacrev, jvp, linearize, vmap
 
 F64 = torch.float64
 FUNCTIONS = {
@@ -29,6 +29,10 @@ def _assign(x, w):
 
 def rand(*shape):
     return torch.randn(shape, dtype=F64)
+
+
+X = torch.tensor([0.3, -0.7, 1.2], dtype=F64)
+V = torch.tensor([1.1, 0.4, -0.6], dtype=F64)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -138,32 +142,84 @@ def test_autograd_grad_inside_on_an_intermediate():
     assert_close(jacfwd(force)(x), central_jacobian(lambda x: torch.func.grad(energy)(2 * x), x))
 
 
-def test_autograd_grad_inside_without_requires_grad_inside_raises_and_names_the_way_out():
+@pytest.mark.parametrize("is_leaf", [False, True])
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_autograd_grad_inside_by_the_argument_itself(transform, is_leaf):
     def force(x):
         return torch.autograd.grad(energy(x), x, create_graph=True)[0]
 
     x = rand(3)
-    with pytest.raises(
-        UnsupportedError, match=r"jacfwd: torch\.autograd\.grad inside.*requires_grad_"
-    ):
-        jacfwd(force)(x.clone().requires_grad_())
+    expected = central_jacobian(torch.func.grad(energy), x)
+    assert_close(transform(force)(x.clone().requires_grad_(is_leaf)), expected)
 
 
-def test_autograd_grad_inside_for_a_captured_parameter_raises():
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_autograd_grad_inside_without_a_graph_gives_a_constant(transform):
+    def f(x):
+        return torch.autograd.grad(energy(x), x)[0] * x
+
+    x = rand(3)
+    assert_close(transform(f)(x), torch.diag(torch.func.grad(energy)(x)))
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_autograd_grad_inside_for_a_captured_parameter(transform):
     w = rand(3).requires_grad_()
 
     def f(x):
         return torch.autograd.grad((w * x).sin().sum(), w, create_graph=True)[0]
 
-    with pytest.raises(UnsupportedError, match=r"torch\.autograd\.grad inside"):
-        jacfwd(f)(rand(3))
+    x = rand(3)
+    expected = torch.func.jacfwd(lambda x: (w.detach() * x).cos() * x)(x)
+    assert_close(transform(f)(x), expected)
 
 
-def test_autograd_functional_jacobian_inside_raises():
-    with pytest.raises(RuntimeError, match=r"requires_grad|does not require grad"):
-        jacfwd(lambda x: torch.autograd.functional.jacobian(torch.sin, x, create_graph=True))(
-            rand(3)
-        )
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_backward_inside_accumulates_as_the_plain_call_does(transform):
+    w = rand(3).requires_grad_()
+
+    def f(x):
+        (w * x).sin().sum().backward()
+        return x * w.grad
+
+    x = rand(3)
+    jac = transform(f)(x)
+    gradient, w.grad = w.grad, None
+    assert_close(jac, torch.diag(gradient))
+    f(x)
+    assert_close(gradient, w.grad)
+    assert not gradient.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_backward_inside_with_a_graph_to_a_retained_gradient(transform):
+    def f(x):
+        y = x * 1
+        y.retain_grad()
+        torch.autograd.backward(energy(y), create_graph=True, inputs=[y])
+        return y.grad
+
+    x = rand(3)
+    assert_close(transform(f)(x), central_jacobian(torch.func.grad(energy), x))
+
+
+FUNCTIONAL = {
+    "jacobian": lambda x: torch.autograd.functional.jacobian(torch.sin, x, create_graph=True),
+    "hessian": lambda x: torch.autograd.functional.hessian(energy, x, create_graph=True),
+    "hvp": lambda x: torch.autograd.functional.hvp(energy, x, V, create_graph=True)[1],
+    "vhp": lambda x: torch.autograd.functional.vhp(energy, x, V, create_graph=True)[1],
+    "vjp": lambda x: torch.autograd.functional.vjp(torch.sin, x, V, create_graph=True)[1],
+    "jvp": lambda x: torch.autograd.functional.jvp(torch.sin, (x,), (V,), create_graph=True)[1],
+    "jacobian without a graph": lambda x: torch.autograd.functional.jacobian(torch.sin, X) @ x,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_autograd_functional_inside(transform, name):
+    f = FUNCTIONAL[name]
+    assert_close(transform(f)(X), central_jacobian(f, X))
 
 
 def test_torch_func_grad_vjp_and_jvp_inside():
