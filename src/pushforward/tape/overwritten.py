@@ -15,16 +15,13 @@ from torch import Tensor
 
 from pushforward.tape.private_torch import (
     Node,
+    expected_version,
     is_wrapped,
-    next_sequence_number,
     num_owners,
     raw_saved,
-    sequence_number,
     set_grad_enabled,
     shares_storage,
 )
-
-MODIFIED = "modified by an inplace operation"  # in the message of autograd's error
 
 
 class RestoredNode:
@@ -47,7 +44,6 @@ Restored = dict[Node, RestoredNode]
 class Write:
     """One write, and what it overwrote."""
 
-    number: int  # nodes made before it have lower sequence numbers
     base: Tensor
     node: Node | None  # of the base, before
     version: int  # of the base, before
@@ -72,7 +68,7 @@ def kept(target: Tensor, base: Tensor) -> Write | None:
         old = target.clone()
     finally:
         set_grad_enabled(before)
-    return Write(next_sequence_number(), base, base.grad_fn, base._version, place, old)
+    return Write(base, base.grad_fn, base._version, place, old)
 
 
 def _is_held(target: Tensor, base: Tensor) -> bool:
@@ -91,28 +87,31 @@ def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) ->
     What cannot be had back is left out, so that reading it raises autograd's own error.
 
     Args:
-        made: Nodes in the order in which they were made, and the names of the tensors that they saved.
+        made: Nodes, and the names of the tensors that they saved.
         writes: All that was kept, in order.
     """
-    found: Restored = {}
-    states: dict[int, _State] = {}
-    for node, names in reversed(list(made)):
+    lost: list[tuple[int, Node, str, Tensor, Tensor]] = []
+    for node, names in made:
         for name in names:
             try:
                 getattr(node, f"_saved_{name}")
             except RuntimeError as error:
-                if MODIFIED not in str(error):
+                version = expected_version(error)
+                if version is None:
                     raise
                 now = raw_saved(node, name)
                 base = _base_of(now, node, writes) if isinstance(now, Tensor) else None
-                if base is None:
-                    continue
-                if id(base) not in states:
-                    states[id(base)] = _State(base, writes)
-                value = states[id(base)].at(sequence_number(node), now)
-                if value is not None:
-                    stand_in = found.setdefault(node, RestoredNode(node, {}))
-                    stand_in.old[f"_saved_{name}"] = value
+                if base is not None:
+                    lost.append((version, node, name, now, base))
+    found: Restored = {}
+    states: dict[int, _State] = {}
+    for version, node, name, now, base in sorted(lost, key=lambda item: -item[0]):
+        if id(base) not in states:
+            states[id(base)] = _State(base, writes)
+        value = states[id(base)].at(version, now)
+        if value is not None:
+            stand_in = found.setdefault(node, RestoredNode(node, {}))
+            stand_in.old[f"_saved_{name}"] = value
     return found
 
 
@@ -135,13 +134,13 @@ class _State:
         self._base, self._version = base, base._version
         self._contents: Tensor | None = None  # None: as it is now
 
-    def at(self, number: int, now: Tensor) -> Tensor | None:
-        """Return what ``now`` was when the node with a sequence number saved it; None if nobody knows."""
-        while self._writes and self._writes[-1].number > number:
+    def at(self, version: int, now: Tensor) -> Tensor | None:
+        """Return what ``now`` was when the base had a version; None if nobody knows."""
+        while self._writes and self._version > version:
             if not self._undo(self._writes.pop()):
                 return None
         contents = self._contents
-        if contents is None:
+        if contents is None or self._version != version:
             return None
         if now.shape == contents.shape and now.stride() == contents.stride():
             return contents.clone()

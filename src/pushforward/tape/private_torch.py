@@ -60,13 +60,13 @@ BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
 def function_of(node: Node) -> Any:
     """Return the user's ``autograd.Function`` that left a Python node.
 
-    Under the transforms of ``torch.func`` that is wrapped in a class made for the one call.
+    Under the transforms of ``torch.func`` that is wrapped in classes made for the one call.
     """
     found = node._forward_cls
-    if not issubclass(found, torch.autograd.Function):
-        for cell in found.backward.__closure__ or ():
-            if isinstance(cell.cell_contents, type):
-                return cell.cell_contents
+    while found.__module__ == "torch._functorch.autograd_function":
+        cells = [cell.cell_contents for cell in found.backward.__closure__]
+        base = torch.autograd.Function
+        (found,) = (v for v in cells if isinstance(v, type) and issubclass(v, base))
     return found
 
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pushforward.errors import UnsupportedError
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_torch import Node, is_one_of_several
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.reader import Geometry
 
 Handler = Callable[["Watcher", Any, tuple[Any, ...], dict[str, Any]], Any]
+Taken = dict[int, tuple[Tensor, Tensor]]  # views, and the same taken anew, by id
 
 
 class Watcher(TorchFunctionMode):
@@ -59,29 +59,11 @@ class Watcher(TorchFunctionMode):
         except RuntimeError as error:
             if _REFUSED not in str(error):
                 raise
-            return self._with_views_retaken(func, types, args, kwargs)
-
-    def _with_views_retaken(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> Any:
-        """Call on views of one base that autograd took for outputs of an operator with several."""
-        taken: dict[int, tuple[Tensor, Tensor]] = {}
-        args = _map_tensors(lambda t: _retaken(t, taken), args)
-        kwargs = (
-            None
-            if kwargs is None
-            else {
-                name: _map_tensors(lambda t: _retaken(t, taken), value)
-                for name, value in kwargs.items()
-            }
-        )
-        if not taken:
-            raise
-        result = self.__torch_function__(func, types, args, kwargs)
-        for old, new in taken.values():
-            if result is new:
-                return old
-        return result
+            taken: Taken = {}
+            args, kwargs = _retaken((args, kwargs), taken)
+            if not taken:
+                raise
+            return _given_back(self.__torch_function__(func, types, args, kwargs), taken)
 
     def note(self, target: Tensor) -> Write | None:
         """Remember a tensor that is about to be written to: it may be the caller's, or saved by a node."""
@@ -113,20 +95,33 @@ def _carried_out(
     kwargs: dict[str, Any],
 ) -> Any:
     """Write to ``target``: where it is a view by ``twin``, which gives the new values, and a copy."""
+    is_view = target._base is not None and torch.is_grad_enabled() and _is_followed(args, kwargs)
+    if is_view and is_one_of_several(target):
+        taken: Taken = {}
+        args, kwargs = _retaken((args, kwargs), taken)
+        result = _carried_out(watcher, taken[id(target)][1], func, twin, args, kwargs)
+        return _given_back(result, taken)
+    if is_view and twin is not None:
+        if func not in _SAVING_NOTHING:
+            args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
+        func, args, kwargs = Tensor.copy_, (target, twin(*args, **kwargs)), {}
+    elif target.requires_grad:
+        args = (target, *[_apart(value, target) for value in args[1:]])
     write = watcher.note(target)
     try:
-        if target._base is None or not torch.is_grad_enabled() or not _is_followed(args, kwargs):
-            return func(*args, **kwargs)
-        if func in _COPIES:
+        if is_view and func in _COPIES:
             return _copy_into(watcher, target, func, args, kwargs)
-        if twin is None:
-            return func(*args, **kwargs)
-        value = twin(*args, **kwargs)
-        _copy_into(watcher, target, Tensor.copy_, (target, value), {})
-        return target
+        return func(*args, **kwargs)
     finally:
         if write is not None:
             write.after = write.base._version
+
+
+def _apart(value: Any, target: Tensor) -> Any:
+    """Return a copy of an argument that is about to be overwritten itself, as the operator may save it."""
+    if isinstance(value, Tensor) and (value is target or value._base is target):
+        return value.clone()
+    return value
 
 
 def _write_if_asked(
@@ -185,7 +180,7 @@ def _copy_into(
     ):
         node = base.grad_fn
         if node is not None:
-            offset = target.storage_offset() - base.storage_offset()
+            offset = int(target.storage_offset() - base.storage_offset())
             place = (tuple(target.shape), target.stride(), offset)
             watcher.geometries[node] = (tuple(base.shape), base.stride(), *place)
     return result
@@ -200,6 +195,22 @@ def _set_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[s
     finally:
         if write is not None:
             write.after = write.base._version
+
+
+def _set_part(
+    is_real: bool, watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Assign to the real or the imaginary part: write both, as a view of one is of another dtype."""
+    target, value = args
+    if not (torch.is_grad_enabled() and target.is_complex() and _is_followed(args, {})):
+        if isinstance(target, Tensor):
+            watcher.note(target)
+        func(*args)
+        return
+    other = target.imag if is_real else target.real
+    part = torch.as_tensor(value, dtype=other.dtype, device=other.device).expand_as(other)
+    both = torch.complex(part, other) if is_real else torch.complex(other, part)
+    _write(watcher, Tensor.copy_, (target, both), {})
 
 
 def _assign(watcher: Watcher, func: Any, target: Tensor, index: Any, value: Any) -> None:
@@ -241,18 +252,32 @@ def _map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
         return function(tree)
     if type(tree) in (tuple, list):
         return type(tree)(_map_tensors(function, item) for item in tree)
+    if type(tree) is dict:
+        return {name: _map_tensors(function, value) for name, value in tree.items()}
     return tree
 
 
-def _retaken(view: Tensor, taken: dict[int, tuple[Tensor, Tensor]]) -> Tensor:
-    """Take a view that came from an operator with several outputs from its base anew, by itself."""
-    base = view._base
-    if base is None or not is_one_of_several(view):
-        return view
-    if id(view) not in taken:
-        new = base.as_strided(view.shape, view.stride(), view.storage_offset())
-        taken[id(view)] = (view, new)
-    return taken[id(view)][1]
+def _retaken(tree: Any, taken: Taken) -> Any:
+    """Take views that came from operators with several outputs from their bases anew, each by itself."""
+
+    def retake(view: Tensor) -> Tensor:
+        base = view._base
+        if base is None or not is_one_of_several(view):
+            return view
+        if id(view) not in taken:
+            new = base.as_strided(view.shape, view.stride(), view.storage_offset())
+            taken[id(view)] = (view, new)
+        return taken[id(view)][1]
+
+    return _map_tensors(retake, tree)
+
+
+def _given_back(result: Any, taken: Taken) -> Any:
+    """Return the view that the function has, in place of the one that was taken anew."""
+    for old, new in taken.values():
+        if result is new:
+            return old
+    return result
 
 
 def _is_followed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -278,19 +303,15 @@ def _retain(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
 def _make_from_data(
     watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Refuse to make a constant of values that are being differentiated."""
-    if (
-        args
-        and isinstance(args[0], (tuple, list))
-        and torch.is_grad_enabled()
-        and _is_followed(tuple(args[0]), {})
-    ):
-        raise UnsupportedError(
-            f"{watcher.name}: a value that is being differentiated leaves PyTorch unseen (torch.tensor([...]) of "
-            "it): expected tensors to be put together by torch.stack or torch.cat. Use those, or .item() where a "
-            "constant is meant."
-        )
+    """Make a tensor of a list of numbers: a constant."""
+    if args and isinstance(args[0], (tuple, list)):
+        return _take_out(watcher, func, args, kwargs)
     return func(*args, **kwargs)
+
+
+def _take_out(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make numbers, or a tensor of them, which are constants: autograd would warn of that."""
+    return func(*_map_tensors(Tensor.detach, args), **kwargs)
 
 
 def _draw(
@@ -322,6 +343,13 @@ _REFUSED = "is the output of a function that returns multiple views"  # in messa
 _HANDLERS: dict[Any, Handler] = {}
 _TWINS: dict[Any, Any] = {}
 _COPIES = {Tensor.copy_}
+_SAVING_NOTHING: set[Any] = set()  # of what they write to
+# These change no elements.
+_NO_WRITES = {
+    "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "squeeze_", "unsqueeze_", "transpose_",
+    "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "as_strided_", "set_", "sparse_resize_",
+    "sparse_resize_and_clear_",
+}  # fmt: skip
 _BACKWARD = {
     torch.autograd.grad: (
         "outputs", "inputs", "grad_outputs", "retain_graph", "create_graph", "allow_unused", "is_grads_batched",
@@ -330,16 +358,29 @@ _BACKWARD = {
     torch.autograd.backward: ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs"),
     Tensor.backward: ("self", "gradient", "retain_graph", "create_graph", "inputs"),
 }  # fmt: skip
-_IN_PLACE_NUMBERS = (
-    ["add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"]
-)
+_IN_PLACE_NUMBERS = [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "div",
+    "floordiv",
+    "mod",
+    "pow",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+    "matmul",
+]
 
 
 def _install() -> None:
     for name in dir(Tensor):
         if not name.endswith("_") or name.endswith("__") or name.startswith("_"):
             continue
-        if name in ("requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_"):
+        if name in _NO_WRITES:
             continue
         method = getattr(Tensor, name)
         _HANDLERS[method] = _write
@@ -365,11 +406,18 @@ def _install() -> None:
             _HANDLERS[method] = _write
             if twin is not None:
                 _TWINS[method] = twin
-    del _TWINS[Tensor.resize_], _TWINS[Tensor.resize_as_]
+    for name in ("add", "sub"):
+        for owner, pattern in ((Tensor, "{}_"), (Tensor, "__i{}__"), (torch, "{}_")):
+            _SAVING_NOTHING.add(getattr(owner, pattern.format(name), None))
     _HANDLERS[Tensor.__setitem__] = _set_item
     for function in _BACKWARD:
         _HANDLERS[function] = _retain
-    _HANDLERS[torch.tensor] = _HANDLERS[torch.as_tensor] = _make_from_data
+    for part in ("real", "imag"):
+        _HANDLERS[getattr(Tensor, part).__set__] = functools.partial(_set_part, part == "real")
+    for function in (Tensor.__float__, Tensor.__complex__):
+        _HANDLERS[function] = _take_out
+    for function in (torch.tensor, torch.as_tensor):
+        _HANDLERS[function] = _make_from_data
     _HANDLERS[Tensor.register_hook] = _hook
     for function in RANDOM_FUNCTIONS:
         _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))
