@@ -318,6 +318,15 @@ class Block:
         return values.contiguous()
 
 
+def identity(primal: Tensor, source: int, num_batch: int = 0) -> Block:
+    """Return the Jacobian of a real ``primal`` with respect to itself: all ones, all axes tied.
+
+    The first ``num_batch`` axes are a batch: what is done to one of its members is done to all.
+    """
+    block = identity_like(tuple(primal.shape[num_batch:]), primal, source)
+    return block.in_batch(tuple(primal.shape[:num_batch])) if num_batch else block
+
+
 def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
     """Return the identity of tensors of ``shape``, with the dtype and on the device of ``like``."""
     tied: Tied = tuple([i if n != 1 else None for i, n in enumerate(shape)])
@@ -326,16 +335,18 @@ def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
     return Block(values, shape, shape, tied, source)
 
 
-def complex_identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
-    """Return the Jacobian of complex tensors of ``shape`` with respect to their real and imaginary parts.
+def complex_identity(primal: Tensor, source: int, num_batch: int = 0) -> Block:
+    """Return the Jacobian of a complex ``primal`` with respect to its real and imaginary parts; a batch as in `identity`.
 
-    Seeds are ``(*shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
+    Seeds are ``(*primal.shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
     """
+    shape = tuple(primal.shape[num_batch:])
     tied = (*(i if n != 1 else None for i, n in enumerate(shape)), None)
     ones = tied[:-1].count(None)
-    directions = torch.tensor([1, 1j], dtype=like.dtype, device=like.device)
+    directions = torch.tensor([1, 1j], dtype=primal.dtype, device=primal.device)
     values = directions.reshape((1,) * ones + (2,) + (1,) * len(shape))
-    return Block(values, shape, (*shape, 2), tied, source)
+    block = Block(values, shape, (*shape, 2), tied, source)
+    return block.in_batch(tuple(primal.shape[:num_batch])) if num_batch else block
 
 
 def seeds(tangents: Tensor, seed_shape: Shape, source: int) -> Block:

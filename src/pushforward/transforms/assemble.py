@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, complex_identity_like, identity_like, seeds
+from pushforward.linear.block import Block, complex_identity, identity, seeds
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
 
 
@@ -15,10 +15,8 @@ def start(primal: Tensor, source: int, num_batch: int = 0) -> Block:
 
     The first ``num_batch`` axes are a batch: what is done to one of its members is done to all.
     """
-    shape = tuple(primal.shape[num_batch:])
-    make = complex_identity_like if primal.is_complex() else identity_like
-    block = make(shape, primal, source)
-    return block.in_batch(tuple(primal.shape[:num_batch])) if num_batch else block
+    make = complex_identity if primal.is_complex() else identity
+    return make(primal, source, num_batch)
 
 
 def unit_seeds(primal: Tensor, places: Tensor) -> Block:
