@@ -35,12 +35,13 @@ def is_needed(name: str, reading: Reading) -> bool:
 class DualRun(Run):
     """A run whose tape goes from the tangents of the inputs to those of the outputs."""
 
-    __slots__ = ("_dual_level", "_primal_versions", "_stack")
+    __slots__ = ("_dual_level", "_primal_versions", "_stack", "_zeros")
 
     def __init__(self, name: str, inputs: Sequence[Tensor], randomness: str) -> None:
         """Prepare, as `Run`."""
         super().__init__(name, inputs, randomness)
         self._stack = contextlib.ExitStack()
+        self._zeros = [torch.zeros_like(x.detach()) for x in inputs]
 
     def _tracked(self) -> list[Tensor]:
         if forward_ad._current_level >= 0 and self._level is None:
@@ -48,7 +49,7 @@ class DualRun(Run):
                 f"{self.name}: an autograd.Function with a jvp, inside dual numbers of torch.autograd.forward_ad: got "
                 "two levels of them, expected one. Use torch.func.jvp or pushforward.jvp around this."
             )
-        tangents = [tracked_copy(torch.zeros_like(x.detach()), self._level) for x in self.inputs]
+        tangents = [tracked_copy(zero, self._level) for zero in self._zeros]
         self._stack.enter_context(_lock)
         self._dual_level = self._stack.enter_context(dual_numbers())
         self.tracked = [

@@ -64,9 +64,9 @@ def function_of(node: Node) -> Any:
     """
     found = node._forward_cls
     while found.__module__ == "torch._functorch.autograd_function":
-        cells = [cell.cell_contents for cell in found.backward.__closure__]
-        base = torch.autograd.Function
-        (found,) = (v for v in cells if isinstance(v, type) and issubclass(v, base))
+        names = found.backward.__code__.co_freevars
+        cell = found.backward.__closure__[names.index("autograd_function")]
+        found = cell.cell_contents
     return found
 
 
