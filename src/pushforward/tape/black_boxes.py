@@ -21,8 +21,6 @@ from pushforward.tape.private_torch import Node, output_metadata, with_functorch
 
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
 
-_CANNOT = (RuntimeError, NotImplementedError, ValueError)  # what vmap says where it cannot
-
 Edge = tuple[int, int]
 
 
@@ -95,7 +93,7 @@ def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
             tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True
         )
         back = None
-        with contextlib.suppress(*_CANNOT):
+        with contextlib.suppress(Exception):  # by rows it raises again
             back = _pulled_one(node, out_nr, place, origin)
         if back is not None and back.requires_grad:
 
@@ -105,7 +103,7 @@ def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
                 )
                 return found
 
-            with contextlib.suppress(*_CANNOT):  # where it does not depend on the cotangent, say
+            with contextlib.suppress(RuntimeError):  # where it does not depend on the cotangent
                 found = _mapped(push, tangents)
                 return found if is_followed else found.detach()
     return _by_rows(node, out_nr, place, tangents)
@@ -115,7 +113,7 @@ def _mapped(function: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor:
     """Map over a leading axis: by ``vmap`` where it can be, else in a loop."""
     count = seeds.shape[0]
     if count > 1:
-        with contextlib.suppress(*_CANNOT), with_functorch():
+        with contextlib.suppress(Exception), with_functorch():  # in a loop it raises again
             result: Tensor = torch.func.vmap(function, randomness="same")(seeds)
             return result
     if count:
@@ -160,6 +158,7 @@ def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | 
             if not custom_functions.is_called_directly(node):
                 return _by_engine(node, out_nr, place, cotangent)
             found = node.apply(*cotangents)
+            place = custom_functions.argument_of(node, place)
     result: Tensor | None = found[place] if isinstance(found, tuple) else found
     return result
 

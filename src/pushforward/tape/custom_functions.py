@@ -35,6 +35,12 @@ def is_called_directly(node: Node) -> bool:
     return len(output_metadata(node)) == 1 and node._forward_cls is not BackwardHookFunction
 
 
+def argument_of(node: Node, place: int) -> int:
+    """Return which argument of the function an edge stands for: only tensors have edges."""
+    rank = sum(target is not None for target, _ in node.next_functions[:place])
+    return [i for i, needs in enumerate(node.needs_input_grad) if needs][rank]
+
+
 def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
     """Tell whether autograd does not see that what the backward returns depends on the cotangent.
 
@@ -48,7 +54,7 @@ def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
         start = leaf.view_as(leaf)
         try:
             result = call(node, out_nr, place, start)
-        except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        except Exception:
             return True  # it does not take such a cotangent; what is wrong with it otherwise will be seen
         if result is None:
             return False
