@@ -26,7 +26,7 @@ from references import (
 from summary import Figures
 from torch import Tensor
 
-from pushforward.rules import bridge
+from pushforward.tape import black_boxes
 
 LIMIT = (
     10_000  # inputs x outputs, in real numbers: above it, references are directional derivatives
@@ -54,7 +54,7 @@ class Outcome:
     num_second: int = 0  # samples with second derivatives and batches
     failures: list[Failure] = dataclasses.field(default_factory=list)
     notes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    bridged: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    black_boxes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     torch_func_failures: int = 0
     seconds: float = 0.0
 
@@ -76,7 +76,7 @@ def check_entry(name: str, entry: Any) -> Outcome:
 def check_case(case: Case, outcome: Outcome, *, has_second: bool, is_whole: bool = True) -> None:
     """Check one sample, without second derivatives and batches unless ``is_whole``."""
     outcome.num_samples += 1
-    before = collections.Counter(bridge.COUNTS)
+    before = collections.Counter(black_boxes.COUNTS)
     checker = Checker(case, outcome, has_second)
     checker.prepare()
     checker.first_order()
@@ -84,7 +84,7 @@ def check_case(case: Case, outcome: Outcome, *, has_second: bool, is_whole: bool
         outcome.num_second += 1
         checker.second_order()
         checker.under_vmap()
-    outcome.bridged += collections.Counter(bridge.COUNTS) - before
+    outcome.black_boxes += collections.Counter(black_boxes.COUNTS) - before
     outcome.torch_func_failures += not checker.torch_func_works()
 
 
@@ -107,7 +107,7 @@ def figures(outcome: Outcome) -> Figures:
         outcome.num_directional,
         outcome.num_second,
         is_passed=not unexplained(outcome.entry, outcome.failures),
-        is_bridged=bool(outcome.bridged),
+        has_black_box=bool(outcome.black_boxes),
         is_refused=any(m.startswith("raised") for _, _, m in outcome.failures),
         torch_func_failures=outcome.torch_func_failures,
     )

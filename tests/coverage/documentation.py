@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checking import DIFFERENCE_TOLERANCE, TOLERANCE, limits
-from exceptions import BRIDGED, REFUSALS, UNDEFINED
+from exceptions import BLACK_BOXES, REFUSALS, UNDEFINED
 from variants import LOW_PRECISION
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.md"
@@ -20,13 +20,13 @@ samples are differentiated, in float64 and where the operator has it in complex1
 `jacobian`, second derivatives of a random projection in all four nestings of `jacfwd` and `jacrev`, and a batch of two
 under `torch.func.vmap`. They are compared with rows by `torch.autograd` and its double backward, or with central
 differences; never with one another. `make coverage` prints how many entries go by rules of our own, by PyTorch's
-derivative of one operator (the bridge), and how many are refused, beside `torch.func.jacfwd` on the same samples.
+derivative of one operator (a black box), and how many are refused, beside `torch.func.jacfwd` on the same samples.
 """
 
 
 def render() -> str:
     """Return the text of the page."""
-    return "\n".join([_HEAD, *_limits(), *_refusals(), *_undefined(), *_bridged()]) + "\n"
+    return "\n".join([_HEAD, *_limits(), *_refusals(), *_undefined(), *_black_boxes()]) + "\n"
 
 
 def _limits() -> Iterator[str]:
@@ -58,13 +58,13 @@ def _undefined() -> Iterator[str]:
     yield ""
 
 
-def _bridged() -> Iterator[str]:
+def _black_boxes() -> Iterator[str]:
     yield "## By PyTorch's derivative of one operator\n"
-    if not BRIDGED:
+    if not BLACK_BOXES:
         yield "None."
         return
-    yield "| Entry | Operators |\n| --- | --- |"
-    for entry, operators in sorted(BRIDGED.items()):
+    yield "| Entry | Nodes |\n| --- | --- |"
+    for entry, operators in sorted(BLACK_BOXES.items()):
         yield f"| `{entry}` | {', '.join(f'`{o}`' for o in operators)} |"
 
 

@@ -68,8 +68,8 @@ UNDEFINED: tuple[Undefined, ...] = (
     ),
 )
 
-# Entries that use PyTorch's own derivative of a single operator: entry -> operators.
-BRIDGED: dict[str, tuple[str, ...]] = {}
+# Entries that use PyTorch's own derivative of a single operator: entry -> nodes.
+BLACK_BOXES: dict[str, tuple[str, ...]] = {}
 
 
 def refusals_of(entry: str) -> list[Refusal]:

@@ -56,8 +56,8 @@ def _print(outcome: Outcome, *, with_notes: bool) -> None:
     if with_notes:
         for note, count in outcome.notes.items():
             print(f"note   {outcome.entry}: {count} x {note}")
-    if outcome.bridged:
-        print(f"bridge {outcome.entry}: {', '.join(sorted(outcome.bridged))}")
+    if outcome.black_boxes:
+        print(f"black box {outcome.entry}: {', '.join(sorted(outcome.black_boxes))}")
 
 
 if __name__ == "__main__":

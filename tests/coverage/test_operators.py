@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from checking import check_entry, figures, unexplained
 from entries import entries
-from exceptions import BRIDGED, refusals_of
+from exceptions import BLACK_BOXES, refusals_of
 from variants import check_variants
 
 ENTRIES = entries()
@@ -26,7 +26,7 @@ def test_derivatives_of_every_sample(
     assert not failures, f"{name}: {len(failures)} failures\n{shown}"
     for refusal in refusals_of(name):
         assert any(refusal.covers(d, m) for _, d, m in outcome.failures), f"stale: {refusal}"
-    assert set(outcome.bridged) == set(BRIDGED.get(name, ())), "bring BRIDGED up to date"
+    assert set(outcome.black_boxes) == set(BLACK_BOXES.get(name, ())), "bring BLACK_BOXES up to date"
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -38,7 +38,7 @@ def test_other_shapes_layouts_and_dtypes(name: str) -> None:
     assert not failures, f"{name}: {len(failures)} failures\n{shown}"
 
 
-def test_nine_entries_in_ten_never_touch_the_bridge() -> None:
+def test_hardly_any_entry_uses_a_black_box() -> None:
     """The table of those that do is exact: the test of each entry compares it with what was counted."""
-    assert set(BRIDGED) <= set(ENTRIES)
-    assert len(BRIDGED) <= 0.1 * len(ENTRIES)
+    assert set(BLACK_BOXES) <= set(ENTRIES)
+    assert len(BLACK_BOXES) <= 8

@@ -122,13 +122,18 @@ def _rrelu_coef(x: Tensor, noise: Tensor, lower: float, upper: float, training: 
     return _leaky(x, (lower + upper) / 2)
 
 
-for _operator in (aten.rrelu_with_noise.default, aten.rrelu_with_noise_.default):
-    elementwise(
-        _operator,
-        lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
-            _rrelu_coef(out, noise, lower, upper, training)  # the output has the input's sign
-        ),
-    )
+elementwise(
+    aten.rrelu_with_noise.default,
+    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None: _rrelu_coef(
+        x, noise, lower, upper, training
+    ),
+)
+elementwise(
+    aten.rrelu_with_noise_.default,
+    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: _rrelu_coef(
+        out, noise, lower, upper, training
+    ),
+)
 rule(
     aten.rrelu_with_noise_functional,
     lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
