@@ -111,7 +111,7 @@ class Selected:
         for position in positions:
             leaves, spec = flatten(args[position])
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            if not tensors:
+            if leaves and not tensors:
                 raise ArgumentTypeError(
                     message(
                         name,

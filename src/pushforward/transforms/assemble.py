@@ -75,5 +75,11 @@ def from_rows(rows: Tensor, primal: Tensor, x: Tensor) -> Tensor:
 def _in_dtype(jacobian: Tensor, primal: Tensor, x: Tensor) -> Tensor:
     dtype = jacobian_dtype(primal, x)
     if jacobian.dtype is dtype and jacobian.is_contiguous():
-        return jacobian
+        return unpinned(jacobian)
     return jacobian.to(dtype).contiguous()
+
+
+def unpinned(result: Tensor) -> Tensor:
+    """Return ``result``, copied if it is a view that would keep more than twice its size alive."""
+    base = result._base
+    return result if base is None or base.numel() <= 2 * result.numel() else result.clone()

@@ -17,7 +17,7 @@ from pushforward.transforms.arguments import (
     named_after,
     normalize_argnums,
 )
-from pushforward.transforms.assemble import start
+from pushforward.transforms.assemble import start, unpinned
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
@@ -110,7 +110,7 @@ def _pulled(tape: Tape) -> list[list[Tensor]]:
     pulled = tape.program.pull([(start(tape.outputs[0], 0, tape.num_batch),)])
     return [
         [
-            to_rows(blocks, tuple(x.shape), (), like=x)
+            unpinned(to_rows(blocks, tuple(x.shape), (), like=x))
             for blocks, x in zip(pulled, tape.inputs, strict=True)
         ]
     ]

@@ -38,6 +38,7 @@ def jacrev(
     *,
     has_aux: bool = False,
     chunk_size: int | None = None,
+    _preallocate_and_copy: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian of ``func`` in reverse mode.
 
@@ -46,6 +47,7 @@ def jacrev(
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         has_aux: Whether ``func`` returns ``(output, aux)``; ``aux`` may hold anything and is not differentiated.
         chunk_size: At most so many rows are carried at once; None for all. The numbers are the same.
+        _preallocate_and_copy: Accepted as ``torch.func`` does. No effect: rows are written where they belong.
 
     Returns:
         A function with ``func``'s arguments and the results of `jacfwd`: shapes ``(*out, *in)`` (``(*out, *in, 2)`` for
