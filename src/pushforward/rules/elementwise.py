@@ -360,11 +360,6 @@ elementwise(aten.real, lambda x: 1)
 elementwise(aten.imag, lambda x: -1j)
 elementwise(aten.angle, _angle)
 elementwise(aten.complex, lambda a, b: 1, lambda a, b: 1j)
-elementwise(
-    aten.polar,
-    lambda size, angle: torch.complex(angle.cos(), angle.sin()),
-    lambda size, angle, *, out: 1j * out,
-)
 
 # Error function and its kin
 

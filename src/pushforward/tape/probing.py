@@ -117,12 +117,20 @@ def _taken(node: Node, place: int) -> Tensor | None:
     size = math.prod(x.shape)
     if not size or not math.prod(out.shape):
         return torch.full((math.prod(out.shape),), -1, device=x.device)
+    if x.dtype.is_complex != out.dtype.is_complex:
+        return None
     index = torch.arange(size, device=x.device)
     powers, digits = zip(*_digits(index, size), strict=True)
     irregular = (index * index * 37 + index * 11) % (_BASE - 1) + 1
     seeds = torch.stack([torch.ones_like(index), irregular, *digits]).to(x.dtype)
+    if x.dtype.is_complex:
+        seeds = seeds * (1 + 1j)  # a part alone may be written
     with contextlib.suppress(RuntimeError):
         pushed = _pushed(node, place, seeds.reshape(len(seeds), *x.shape))
+        if pushed.is_complex():
+            if not torch.equal(pushed.real, pushed.imag):
+                return None
+            pushed = pushed.real
         ones, check, *places = pushed.long()
         found = torch.stack([p * power for p, power in zip(places, powers, strict=True)]).sum(0)
         is_taken = ones == 1
@@ -150,7 +158,7 @@ def _pushed(node: Node, place: int, tangents: Tensor) -> Tensor:
             torch.autograd.grad([back], [origin], [t.to(back.dtype)], retain_graph=True)[0]
             for t in tangents
         ]
-    return torch.stack(found).reshape(len(tangents), math.prod(shape)).real
+    return torch.stack(found).reshape(len(tangents), math.prod(shape))
 
 
 def _keeps(index: Tensor) -> bool:

@@ -1,0 +1,70 @@
+"""Functions whose nodes tell too little, or whose derivative PyTorch has wrong or not at all: called by others.
+
+Each gives the same values from operators with good derivatives, or None where it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Equivalent = Callable[..., Any]
+
+
+def _polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor | None:
+    """The node saves the result, which does not tell the sign of ``abs``, nor the angle where it is 0."""
+    return torch.complex(abs * angle.cos(), abs * angle.sin()) if out is None else None
+
+
+def _as_strided_scatter(
+    input: Tensor,
+    src: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor | None:
+    """The node does not save the input's strides, and keeps the gradient of what is overwritten."""
+    offset = 0 if storage_offset is None else storage_offset - input.storage_offset()
+    if offset < 0:
+        return None
+    result = torch.empty_strided(
+        input.shape, input.stride(), dtype=input.dtype, device=input.device
+    )
+    result.copy_(input)
+    result.as_strided(size, stride, offset).copy_(src)
+    return result
+
+
+def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tensor | None:
+    """In chunks it computes gradients ahead, and backward overwrites them."""
+    if options is None:
+        return None
+    return torch.nn.functional.linear_cross_entropy(*args, **kwargs)
+
+
+def _scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, reduce: str | None = None, **rest: Any
+) -> Tensor | None:
+    """With ``reduce`` it has no derivative."""
+    value = rest.pop("value", src)
+    if reduce not in _REDUCTIONS or rest:
+        return None
+    if not isinstance(value, Tensor):
+        value = input.new_full((), value).expand(index.shape)
+    return input.scatter_reduce(dim, index, value, _REDUCTIONS[reduce])
+
+
+_REDUCTIONS = {"add": "sum", "multiply": "prod"}
+
+EQUIVALENTS: dict[Any, Equivalent] = {
+    torch.polar: _polar,
+    torch.as_strided_scatter: _as_strided_scatter,
+    Tensor.as_strided_scatter: _as_strided_scatter,
+    torch.scatter: _scatter,
+    Tensor.scatter: _scatter,
+}
+if hasattr(torch.nn.functional, "linear_cross_entropy"):
+    EQUIVALENTS[torch.nn.functional.linear_cross_entropy] = _linear_cross_entropy
