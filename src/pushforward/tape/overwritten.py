@@ -53,6 +53,10 @@ class Write:
     old: Tensor
     after: int = -1  # version after the write; -1: it was not carried out
 
+    def end(self) -> None:
+        """Note that the write was carried out."""
+        self.after = self.base._version
+
 
 def kept(target: Tensor, base: Tensor) -> Write | None:
     """Keep what is about to be overwritten, if anything but the function's own variable may still hold it."""

@@ -35,6 +35,7 @@ wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
 is_functorch_wrapped = _functorch.is_functorch_wrapped_tensor
 unwrapped = _functorch.get_unwrapped
+level_of = _functorch.maybe_get_level  # negative of a tensor that is none of torch.func's wrappers
 
 
 def start_requiring_grad(tensor: Tensor) -> Tensor:
@@ -81,6 +82,12 @@ _FUNCTORCH_KEYS = functools.reduce(operator.or_, map(torch._C.DispatchKeySet, _F
 
 functorch_stack = _functorch.get_interpreter_stack
 add_batch_axis = _functorch._add_batch_dim
+
+
+def batch_axis(tensor: Tensor) -> int | None:
+    """Return which axis of the tensor inside is the batch of a ``vmap``; None of a tensor that is not batched."""
+    axis: int = _functorch.maybe_get_bdim(tensor)
+    return axis if _functorch.is_batchedtensor(tensor) else None
 
 
 def batch_axis_at(tensor: Tensor, level: int) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import RandomnessError
+from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
@@ -116,7 +117,7 @@ class Run:
         self._starts = [x.grad_fn for x in tracked]
         self._versions = [x._version for x in tracked]
         self._oldest = _oldest(tracked, self._starts)
-        self._watcher = Watcher(self.name)
+        self._watcher = Watcher(self.name, self._level or 0)
         return self
 
     def _tracked(self) -> list[Tensor]:
@@ -142,8 +143,8 @@ class Run:
         unwritten = self.written() if is_failed else ()
         if is_failed and self._random_state is not None:
             self._put_back()
-        if watcher is not None and self.is_outermost and watcher.written:
-            _forget_history(watcher.written.values())
+        if watcher is not None and self.is_outermost and watcher.writes.written:
+            _forget_history(watcher.writes.written.values())
         if self._is_eager:
             compiled_functions_run_eagerly.__exit__()
         if self._level is not None:
@@ -184,14 +185,15 @@ class Run:
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         among = (self._starts, ends, self._oldest)
+        writes = self._watcher.writes
         try:
-            found = read(*among, self._watcher.geometries)
+            found = read(*among, writes.geometries)
         except RuntimeError as error:
-            writes = self._watcher.writes
-            if expected_version(error) is None or not writes:
+            if expected_version(error) is None or not writes.kept:
                 raise
-            found = read(*among, self._watcher.geometries, restored(nodes_between(*among), writes))
-        if self.is_outermost and self._watcher.written:
+            old = restored(nodes_between(*among), writes.kept)
+            found = read(*among, writes.geometries, old)
+        if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)
         if self._level is not None:
             level = self._level
@@ -200,6 +202,8 @@ class Run:
         elif not found.is_followed:
             found.is_followed = any(x.requires_grad for x in self.inputs)
         sign_tensors(found.tensors, found.signature)
+        if self._watcher.hooks:
+            hooks.note(found, self._watcher.hooks)
         return found
 
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -244,7 +248,7 @@ class Run:
 
     def _apart(self, tensor: Tensor) -> Tensor:
         """Return a tensor whose history stays when the one that the function wrote to is detached."""
-        return tensor.view_as(tensor) if id(tensor) in self._watcher.written else tensor
+        return tensor.view_as(tensor) if id(tensor) in self._watcher.writes.written else tensor
 
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""

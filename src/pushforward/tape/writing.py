@@ -1,0 +1,262 @@
+"""In-place operators, assignments and ``out=``, as the function calls them.
+
+A write through a view leaves a node that tells nothing, so it is carried out as a copy into the view, whose place is
+remembered. What the writes overwrite is kept where a node may have saved it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.tape.overwritten import Write, kept
+from pushforward.tape.private_torch import (
+    Node,
+    add_batch_axis,
+    batch_axis_at,
+    functorch_level,
+    is_one_of_several,
+    level_of,
+    unwrapped,
+    without_functorch,
+)
+from pushforward.tape.reader import Geometry
+
+Taken = dict[int, tuple[Tensor, Tensor]]  # views, and the same taken anew, by id
+
+COPY = Tensor.copy_
+
+
+class Writes:
+    """What is to be known of the writes of one run."""
+
+    __slots__ = ("geometries", "kept", "level", "written")
+
+    def __init__(self, level: int) -> None:
+        """Start; tensors with a higher level of ``torch.func`` than the run's are looked into."""
+        self.level = level
+        self.geometries: dict[Node, Geometry] = {}  # of the nodes that copies into views left
+        self.written: dict[int, Tensor] = {}  # without history before the write, by id
+        self.kept: list[Write] = []  # what was overwritten and may have been saved
+
+    def inner(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that the run records."""
+        while level_of(tensor) > self.level:
+            tensor = unwrapped(tensor)
+        return tensor
+
+    def begin(self, target: Tensor) -> Write | None:
+        """Note that ``target`` is about to be written to: it may be the caller's, or saved by a node."""
+        target = self.inner(target)
+        base = target._base
+        if base is None:
+            base = target
+        if not base.requires_grad:
+            self.written[id(base)] = base
+        now = functorch_level()
+        if now is None or now == self.level:
+            write = kept(target, base)
+        elif not self.level:
+            with without_functorch():
+                write = kept(target, base)
+        else:
+            return None
+        if write is not None:
+            self.kept.append(write)
+        return write
+
+    def is_followed(self, tree: Any) -> bool:
+        """Tell whether any tensor among arguments has a derivative."""
+        if isinstance(tree, Tensor):
+            return self.inner(tree).requires_grad
+        if isinstance(tree, (tuple, list)):
+            return any(self.is_followed(item) for item in tree)
+        return isinstance(tree, dict) and self.is_followed(tuple(tree.values()))
+
+    def remember_place(self, view: Tensor) -> None:
+        """Remember where a view lies that was copied into."""
+        view = self.inner(view)
+        base = view._base
+        if base is None or base.dtype is not view.dtype or view.is_conj() or view.is_neg():
+            return
+        node = base.grad_fn
+        if node is not None:
+            offset = int(view.storage_offset() - base.storage_offset())
+            place = (tuple(view.shape), view.stride(), offset)
+            self.geometries[node] = (tuple(base.shape), base.stride(), *place)
+
+    def retaken(self, tree: Any, taken: Taken) -> Any:
+        """Take views that came from operators with several outputs from their bases anew, each by itself."""
+        return map_tensors(lambda view: self._retaken(view, taken), tree)
+
+    def _retaken(self, view: Tensor, taken: Taken) -> Tensor:
+        inner = self.inner(view)
+        base = inner._base
+        if base is None or not is_one_of_several(inner):
+            return view
+        if id(view) not in taken:
+            is_wrapped = inner is not view
+            with without_functorch() if is_wrapped else contextlib.nullcontext():
+                new = base.as_strided(inner.shape, inner.stride(), inner.storage_offset())
+            if is_wrapped:
+                axis = batch_axis_at(view, level_of(view))
+                if axis is None or unwrapped(view) is not inner:
+                    return view
+                new = add_batch_axis(new, axis, level_of(view))
+            taken[id(view)] = (view, new)
+        return taken[id(view)][1]
+
+
+def given_back(result: Any, taken: Taken) -> Any:
+    """Return the view that the function has, in place of the one that was taken anew."""
+    for old, new in taken.values():
+        if result is new:
+            return old
+    return result
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Return ``tree`` with tensors replaced."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if type(tree) in (tuple, list):
+        return type(tree)(map_tensors(function, item) for item in tree)
+    if type(tree) is dict:
+        return {name: map_tensors(function, value) for name, value in tree.items()}
+    return tree
+
+
+def write(
+    writes: Writes,
+    target: Tensor,
+    func: Any,
+    twin: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Carry out ``func``, which writes to ``target``, its first argument.
+
+    Args:
+        writes: The writes so far.
+        target: The tensor.
+        func: The in-place operator.
+        twin: Gives the new values; None if ``func`` is the only way. For `COPY` it is not asked.
+        args: The arguments.
+        kwargs: Those by name.
+    """
+    inner = writes.inner(target)
+    is_view = (
+        inner._base is not None and torch.is_grad_enabled() and writes.is_followed((args, kwargs))
+    )
+    if is_view and is_one_of_several(inner):
+        taken: Taken = {}
+        args, kwargs = writes.retaken((args, kwargs), taken)
+        if id(target) in taken:
+            result = write(writes, taken[id(target)][1], func, twin, args, kwargs)
+            return given_back(result, taken)
+    if is_view and twin is not None and func is not COPY:
+        if func not in SAVING_NOTHING:
+            args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
+        func, args, kwargs = COPY, (target, twin(*args, **kwargs)), {}
+    elif not is_view and inner.requires_grad:
+        args = (target, *[_apart(value, target) for value in args[1:]])
+    begun = writes.begin(target)
+    try:
+        if not is_view or func is not COPY:
+            return func(*args, **kwargs)
+        result = _copied(target, *args[1:], **kwargs)
+        writes.remember_place(target)
+        return result
+    finally:
+        if begun is not None:
+            begun.end()
+
+
+SAVING_NOTHING: set[Any] = set()  # operators that save nothing of what they write to
+
+
+def _copied(target: Tensor, value: Any, *rest: Any, **kwargs: Any) -> Tensor:
+    if isinstance(value, Tensor) and value.shape != target.shape:
+        value = value.expand(target.shape)
+    return target.copy_(value, *rest, **kwargs)
+
+
+def _apart(value: Any, target: Tensor) -> Any:
+    """Return a copy of an argument that is about to be overwritten itself, as the operator may save it."""
+    if isinstance(value, Tensor) and (value is target or value._base is target):
+        return value.clone()
+    return value
+
+
+def write_out(
+    writes: Writes, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Carry out a function with ``out=``, which autograd does not follow: as copies of its result."""
+    out = kwargs["out"]
+    targets = out if isinstance(out, (tuple, list)) else (out,)
+    if not torch.is_grad_enabled() or not writes.is_followed((args, kwargs)):
+        begun = [writes.begin(target) for target in targets]
+        result = func(*args, **kwargs)
+        for each in begun:
+            if each is not None:
+                each.end()
+        return result
+    result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
+    values = (result,) if isinstance(result, Tensor) else result
+    for target, value in zip(targets, values, strict=True):
+        if not torch.can_cast(value.dtype, target.dtype):
+            raise RuntimeError(
+                f"{name}: out= of {func.__name__}: got a tensor of {target.dtype}, expected one that {value.dtype} "
+                "can be cast to."
+            )
+        if target.shape != value.shape:
+            target.resize_(value.shape)
+        write(writes, target, COPY, None, (target, value), {})
+    return out if isinstance(result, Tensor) else type(result)(targets)
+
+
+def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) -> None:
+    """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
+    is_plain = (
+        not isinstance(value, Tensor)
+        or not torch.is_grad_enabled()
+        or not writes.is_followed((value, target))
+        or not _is_basic(index)
+    )
+    view = target if is_plain else target[index]
+    is_view = not is_plain and writes.inner(view)._base is not None
+    if is_view and _is_same(view, value):
+        return
+    begun = writes.begin(view if is_view else target)
+    try:
+        if is_view:
+            while value.dim() > view.dim() and value.shape[0] == 1:
+                value = value[0]
+            _copied(view, value)
+            writes.remember_place(view)
+        else:
+            func(target, index, value)
+    finally:
+        if begun is not None:
+            begun.end()
+
+
+def _is_basic(index: Any) -> bool:
+    items = index if type(index) is tuple else (index,)
+    return all(type(i) in (int, slice) or i is None or i is Ellipsis for i in items)
+
+
+def _is_same(view: Tensor, value: Tensor) -> bool:
+    """Tell whether the value is the view itself: ``y[i] += 1`` assigns what it has written already."""
+    return (
+        value._base is not None
+        and value._base is view._base
+        and value.shape == view.shape
+        and value.stride() == view.stride()
+        and value.storage_offset() == view.storage_offset()
+        and value.dtype is view.dtype
+    )
