@@ -16,9 +16,12 @@ from torch import Tensor
 from pushforward.tape.private_torch import (
     Node,
     expected_version,
+    is_refusal,
     is_wrapped,
+    next_sequence_number,
     num_owners,
     raw_saved,
+    sequence_number,
     set_grad_enabled,
     shares_storage,
 )
@@ -47,6 +50,7 @@ class Write:
     base: Tensor
     node: Node | None  # of the base, before
     version: int  # of the base, before
+    number: int  # the sequence number of the next node
     place: (
         tuple[Any, ...] | None
     )  # shape, strides and offset of the view written to; None: the whole base
@@ -72,7 +76,7 @@ def kept(target: Tensor, base: Tensor) -> Write | None:
         old = target.clone()
     finally:
         set_grad_enabled(before)
-    return Write(base, base.grad_fn, base._version, place, old)
+    return Write(base, base.grad_fn, base._version, next_sequence_number(), place, old)
 
 
 def _is_held(target: Tensor, base: Tensor) -> bool:
@@ -101,11 +105,13 @@ def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) ->
                 getattr(node, f"_saved_{name}")
             except RuntimeError as error:
                 version = expected_version(error)
-                if version is None:
+                if version is None and not is_refusal(error):
                     raise
                 now = raw_saved(node, name)
                 base = _base_of(now, node, writes) if isinstance(now, Tensor) else None
                 if base is not None:
+                    if version is None:
+                        version = _version_at(node, base, writes)
                     lost.append((version, node, name, now, base))
     found: Restored = {}
     states: dict[int, _State] = {}
@@ -130,6 +136,15 @@ def _base_of(now: Tensor, node: Node, writes: list[Write]) -> Tensor | None:
     return None
 
 
+def _version_at(node: Node, base: Tensor, writes: list[Write]) -> int:
+    """Return the version of a base when a node was made."""
+    number = sequence_number(node)
+    for write in writes:
+        if write.base is base and write.number > number:
+            return write.version
+    return base._version
+
+
 class _State:
     """The contents of a base, going back in time."""
 
@@ -143,9 +158,9 @@ class _State:
         while self._writes and self._version > version:
             if not self._undo(self._writes.pop()):
                 return None
-        contents = self._contents
-        if contents is None or self._version != version:
+        if self._version != version:
             return None
+        contents = self._base if self._contents is None else self._contents
         if now.shape == contents.shape and now.stride() == contents.stride():
             return contents.clone()
         offset = now.storage_offset() - self._base.storage_offset()
@@ -153,7 +168,7 @@ class _State:
 
     def _undo(self, write: Write) -> bool:
         if write.after != self._version:
-            self._contents, self._writes = None, []  # a write that nobody saw
+            self._version, self._writes = -1, []  # a write that nobody saw
             return False
         self._version = write.version
         if write.place is None:

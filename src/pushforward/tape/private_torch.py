@@ -178,6 +178,17 @@ def expected_version(error: RuntimeError) -> int | None:
     return None if found is None else int(found[1])
 
 
+def is_refusal(error: RuntimeError) -> bool:
+    """Tell whether an error says that a view may not be used after a write, as it is one of several outputs."""
+    return "is the output of a function that returns multiple views" in str(error)
+
+
+def next_sequence_number() -> int:
+    """Return the sequence number of the node that this thread makes next."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
+
+
 def num_owners(tensor: Tensor) -> tuple[int, int]:
     """Return how many hold a tensor, and how many tensors hold its storage."""
     storages = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - 1  # the one asked

@@ -22,6 +22,7 @@ from pushforward.tape.private_torch import (
     expected_version,
     functorch_level,
     has_dynamo,
+    is_refusal,
     outlives_level,
     pop_grad_level,
     push_grad_level,
@@ -189,7 +190,7 @@ class Run:
         try:
             found = read(*among, writes.geometries)
         except RuntimeError as error:
-            if expected_version(error) is None or not writes.kept:
+            if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
                 raise
             old = restored(nodes_between(*among), writes.kept)
             found = read(*among, writes.geometries, old)

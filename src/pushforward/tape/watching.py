@@ -18,7 +18,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
-from pushforward.tape.private_torch import Node
+from pushforward.tape.hooks import Hook, registered
+from pushforward.tape.hooks import Hook, registered
+from pushforward.tape.private_torch import (
+from pushforward.tape.private_torch import is_wrapped
+    add_batch_axis,
+    batch_axis_at,
+    is_refusal,
+    is_wrapped,
+    level_of,
+    unwrapped,
+)
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.writing import (
     SAVING_NOTHING,
@@ -63,7 +73,7 @@ class Watcher(TorchFunctionMode):
                 return write_out(self.writes, self.name, func, args, kwargs)
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if _REFUSED not in str(error):
+            if not is_refusal(error):
                 raise
             taken: Taken = {}
             args, kwargs = self.writes.retaken((args, kwargs), taken)
@@ -100,7 +110,11 @@ def _set_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _call_equivalent(
-    equivalent: Equivalent, watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    equivalent: Equivalent,
+    watcher: Watcher,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Call another function that does the same, where that can be."""
     if torch.is_grad_enabled() and watcher.writes.is_followed((args, kwargs)):
@@ -108,6 +122,14 @@ def _call_equivalent(
         if result is not None:
             return result
     return func(*args, **kwargs)
+
+
+def _data(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what ``.data`` gives, also under ``vmap``, which has no such thing."""
+    (tensor,) = args[:1]
+    level = level_of(tensor)
+    axis = batch_axis_at(tensor, level) if level > watcher.writes.level else None
+    return func(*args) if axis is None else add_batch_axis(func(unwrapped(tensor)), axis, level)
 
 
 def _retain(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -159,13 +181,11 @@ def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the branch of ``torch.cond`` that is taken, so that the tape shows what it does."""
     taken, if_true, if_false, operands = args
-    if isinstance(taken, Tensor) and is_wrapped(taken):
+    if torch.compiler.is_compiling() or (isinstance(taken, Tensor) and is_wrapped(taken)):
         return func(*args, **kwargs)
     with watcher:
         return (if_true if taken else if_false)(*operands)
 
-
-_REFUSED = "is the output of a function that returns multiple views"  # in messages of autograd's
 
 _HANDLERS: dict[Any, Handler] = {}
 _TWINS: dict[Any, Any] = {}
@@ -237,6 +257,7 @@ def _install() -> None:
     _HANDLERS[Tensor.__setitem__] = _set_item
     for function in _BACKWARD:
         _HANDLERS[function] = _retain
+    _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]
     for function in (Tensor.__float__, Tensor.__complex__):
         _HANDLERS[function] = _take_out
     for function in (torch.tensor, torch.as_tensor):
