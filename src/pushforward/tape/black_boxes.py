@@ -155,7 +155,7 @@ def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | 
         found = node(*cotangents)
     else:
         with with_functorch():
-            if not custom_functions.is_called_directly(node):
+            if custom_functions.is_called_by_engine(node):
                 return _by_engine(node, out_nr, place, cotangent)
             found = node.apply(*cotangents)
             place = custom_functions.argument_of(node, place)

@@ -26,13 +26,15 @@ from pushforward.tape.private_torch import (
 Call = Callable[[Node, int, int, Tensor], Tensor | None]
 
 
-def is_called_directly(node: Node) -> bool:
-    """Tell whether the backward may be called without the engine.
+def is_called_by_engine(node: Node) -> bool:
+    """Tell whether it takes PyTorch's engine to call a node.
 
-    Of several outputs the engine alone knows whether cotangents that are missing are to be zeros or None; and modules'
-    hooks are called by the engine.
+    Of several outputs the engine alone knows whether cotangents that are missing are to be zeros or None; and it calls
+    the hooks of modules.
     """
-    return len(output_metadata(node)) == 1 and node._forward_cls is not BackwardHookFunction
+    return isinstance(node, PythonNode) and (
+        len(output_metadata(node)) != 1 or node._forward_cls is BackwardHookFunction
+    )
 
 
 def argument_of(node: Node, place: int) -> int:

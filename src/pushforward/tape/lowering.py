@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
-from pushforward.tape import black_boxes, probing, writes
+from pushforward.tape import black_boxes, hooks, probing, writes
 from pushforward.tape.node_types import MOVEMENTS, NodeType, signed
 from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
@@ -73,14 +74,35 @@ def lower(name: str, reading: Reading) -> LinearProgram:
             dtype = output_metadata(reading.nodes[place])[nr].dtype
             kept.append(((number, nr), parts[nr], dtype, origin))
             needed.update(edge for edge, _, _ in parts[nr])
-    variables: dict[Edge, int] = {(i, 0): i for i in range(reading.num_inputs)}
-    equations = []
+    variables: dict[Edge, int] = {}
+    equations: list[Equation] = []
+    numbers = itertools.count()
+    for i in range(reading.num_inputs):
+        variables[i, 0] = next(numbers)
+    for i in range(reading.num_inputs):
+        _add_hooks(reading, (i, 0), variables, equations, numbers)
     for edge, parts_of, dtype, origin in reversed(kept):
-        variable = variables[edge] = len(variables)
         terms = [Term(variables[source], linear_map, like) for source, linear_map, like in parts_of]
-        equations.append(Equation(variable, terms, dtype, origin))
+        variables[edge] = next(numbers)
+        equations.append(Equation(variables[edge], terms, dtype, origin))
+        _add_hooks(reading, edge, variables, equations, numbers)
     found = [variables.get(edge) if edge[0] >= 0 else None for edge in reading.outputs]
     return LinearProgram(list(range(reading.num_inputs)), equations, found)
+
+
+def _add_hooks(
+    reading: Reading,
+    edge: Edge,
+    variables: dict[Edge, int],
+    equations: list[Equation],
+    numbers: Iterator[int],
+) -> None:
+    """Let what depends on a variable take it through its hooks; cotangents meet the first hook first."""
+    for hook in reversed(reading.hooks.get(edge, ())):
+        dtype = output_metadata(hook.node)[hook.output_nr].dtype
+        terms = [Term(variables[edge], hooks.hooked(hook), dtype)]
+        variables[edge] = next(numbers)
+        equations.append(Equation(variables[edge], terms, dtype, "hook"))
 
 
 def _parts(

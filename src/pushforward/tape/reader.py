@@ -43,6 +43,7 @@ class Reading:
     geometries: dict[Node, Geometry]
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
+    hooks: dict[Edge, list[Any]] = dataclasses.field(default_factory=dict)  # in order of registration
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
