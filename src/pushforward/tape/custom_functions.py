@@ -50,6 +50,8 @@ def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
     """
     if not torch.is_grad_enabled() or not isinstance(node, PythonNode):
         return False
+    if node._forward_cls is BackwardHookFunction:
+        return False  # and its hooks are not to be called for nothing
     out = output_metadata(node)[out_nr]
     with torch._C.DisableTorchFunction():
         leaf = torch.ones(tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.general import General
@@ -86,9 +85,6 @@ def _same(tangents: Tensor) -> Tensor:
 
 def _pulled(call: Call, cotangents: Tensor) -> Tensor:
     """Call a hook on cotangents, seeds first, one by one as it expects them."""
-    if has_torch_function((cotangents,)):
-        result: Tensor = handle_torch_function(_pulled, (cotangents,), call, cotangents)
-        return result
     found = [_called(call, cotangent) for cotangent in cotangents]
     return torch.stack(found) if found else cotangents
 
@@ -99,13 +95,10 @@ def _called(call: Call, cotangent: Tensor) -> Tensor:
 
 
 def note(reading: Reading, hooks: Sequence[Hook]) -> None:
-    """Add to what was read the hooks that are still registered; they are values, like tensors, not part of plans."""
-    reading.starts.append(len(reading.tensors))
+    """Add to what was read the hooks that are still registered."""
     for hook in hooks:
         number = reading.numbers.get(hook.node, -1)
-        if number < 0 or not hook.is_registered or is_called_by_engine(hook.node):
-            continue
-        edge = (number, hook.output_nr)
-        reading.hooks.setdefault(edge, []).append(hook)
-        reading.signature += ("hook", edge)
-        reading.tensors.append(hook.call)
+        if number >= 0 and hook.is_registered:
+            reading.calls_back = True
+            if not is_called_by_engine(hook.node):  # the engine calls them itself
+                reading.hooks.setdefault((number, hook.output_nr), []).append(hook)

@@ -10,7 +10,13 @@ import torch
 
 from pushforward.tape import probing
 from pushforward.tape.operators import OPERATORS, Row
-from pushforward.tape.private_torch import Node, output_metadata, PythonNode, function_of
+from pushforward.tape.private_torch import (
+    BackwardHookFunction,
+    Node,
+    PythonNode,
+    function_of,
+    output_metadata,
+)
 
 Read = Callable[[Node, list[Any], list[Any]], None]
 Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
@@ -138,6 +144,9 @@ def _needs_shape(
 def _function_type(node: Node) -> NodeType:
     """Return the type of a node of an ``autograd.Function``: by what the function declares."""
     function, base = function_of(node), torch.autograd.Function
+    if function is BackwardHookFunction:
+        seen_module_hooks.add(True)
+        return MODULE_HOOKS
     if function.jvp is base.jvp:
         return BACKWARD_ONLY
     has_backward = function.backward is not base.backward or function.vjp is not base.vjp
@@ -172,8 +181,13 @@ def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
 
 
 # Of functions in Python: each has a type of its own, under ``torch.func`` each call.
-BACKWARD_ONLY, WITH_JVP, JVP_ONLY = (
+BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS = (
     NodeType(name, None, (), (), (), {}, None, _read_function, ALWAYS)
-    for name in ("function with backward", "function with jvp and backward", "function with jvp")
+    for name in (
+        *("function with backward", "function with jvp and backward", "function with jvp"),
+        "hooks of a module",
+    )
 )
-seen_with_jvp: set[bool] = set()  # empty as long as no function with a jvp was read in this process
+# Empty as long as none was read in this process, so that nobody has to look for them.
+seen_with_jvp: set[bool] = set()
+seen_module_hooks: set[bool] = set()

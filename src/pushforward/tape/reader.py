@@ -44,6 +44,7 @@ class Reading:
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(default_factory=dict)  # in order of registration
+    calls_back: bool = False  # whether there are hooks, of tensors or modules: sweeps are not repeated for a plan
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""

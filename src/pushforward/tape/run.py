@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from pushforward.errors import RandomnessError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
+from pushforward.tape.node_types import MODULE_HOOKS, seen_module_hooks
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
     Node,
@@ -205,6 +206,8 @@ class Run:
         sign_tensors(found.tensors, found.signature)
         if self._watcher.hooks:
             hooks.note(found, self._watcher.hooks)
+        if seen_module_hooks and MODULE_HOOKS in found.types:
+            found.calls_back = True
         return found
 
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -168,7 +168,8 @@ class Tape:
         is_recording = before and (
             self._is_kept or self._reading.is_followed or any(t.requires_grad for t in given)
         )
-        if num_dispatch_modes():  # they may want to see it as written, or trace it with sizes that do not hash
+        if num_dispatch_modes() or self._reading.calls_back:
+            # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
             return self._below(is_recording, compute)
         key: Hashable = (kind, is_recording, self.signature)
         if given:

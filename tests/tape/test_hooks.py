@@ -1,0 +1,130 @@
+"""Hooks inside the function: reverse mode calls them, forward mode does not know of cotangents."""
+
+import pytest
+import torch
+from oracles import assert_close
+from torch import Tensor, nn
+
+import pushforward as pf
+
+F64 = torch.float64
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.rand(shape, dtype=F64)
+
+
+def by_autograd(f, x: Tensor) -> Tensor:
+    tracked = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(f(tracked), tracked)
+    return gradient
+
+
+def doubling(x):
+    y = x.sin()
+    y.register_hook(lambda g: 2 * g)
+    return y.sum()
+
+
+def clamping_the_sum(x):
+    y = x.sin()
+    y.register_hook(lambda g: g.clamp(max=1))
+    return (y * y).sum() + (3 * y).sum()
+
+
+def on_the_input(x):
+    x.register_hook(lambda g: 2 * g)
+    x.register_hook(lambda g: g + 1)
+    return (x * x).sum()
+
+
+def removed(x):
+    y = x.sin()
+    y.register_hook(lambda g: 2 * g).remove()
+    return y.sum()
+
+
+def on_a_black_box(x):
+    y = torch.erfcx(x) if hasattr(torch, "erfcx") else torch.special.erfcx(x)
+    y.register_hook(lambda g: 3 * g)
+    return torch.special.erfcx(y).sum()
+
+
+def returning_nothing(x):
+    y = x.exp()
+    y.register_hook(lambda g: None)
+    return y.sum()
+
+
+CASES = [doubling, clamping_the_sum, on_the_input, removed, on_a_black_box, returning_nothing]
+
+
+@pytest.mark.parametrize("f", CASES)
+def test_reverse_mode_honours_them_at_every_call(f):
+    x = rand(3)
+    expected = by_autograd(f, x)
+    for _ in range(3):
+        assert_close(pf.grad(f)(x), expected)
+        assert_close(pf.jacrev(f)(x), expected)
+        assert_close(pf.vjp(f, x)[1](torch.ones((), dtype=F64))[0], expected)
+
+
+def test_forward_mode_passes_by():
+    x = rand(3)
+    assert_close(pf.jacfwd(doubling)(x), x.cos())
+    assert_close(pf.jvp(doubling, (x,), (x,))[1], (x * x.cos()).sum())
+
+
+def test_a_stored_plan_calls_the_hook_of_this_call():
+    def f(x, factor):
+        y = x.sin()
+        y.register_hook(lambda g: factor * g)
+        return y.sum()
+
+    x = rand(3)
+    for factor in (2.0, 3.0, 5.0, 2.0, 7.0):
+        assert_close(pf.grad(f)(x, factor), factor * x.cos())
+
+
+def test_every_row_of_a_jacobian_meets_the_hook():
+    def f(x):
+        y = x.sin()
+        y.register_hook(lambda g: g.clamp(max=0.5))
+        return y
+
+    assert_close(pf.jacrev(f)(rand(3) * 0), 0.5 * torch.eye(3, dtype=F64))
+
+
+def test_under_vmap_and_the_transforms_of_torch():
+    x = rand(2, 3)
+    assert_close(pf.vmap(pf.grad(doubling))(x), 2 * x.cos())
+    outer = torch.func.grad(lambda x: pf.grad(doubling)(x).sum())
+    assert_close(outer(x[0]), -2 * x[0].sin())
+
+
+def test_nested_in_ourselves():
+    x = rand(3)
+    assert_close(pf.jacfwd(pf.grad(doubling))(x), torch.diag(-2 * x.sin()))
+
+
+def test_hooks_of_modules_are_called_and_may_change_gradients():
+    layer, calls = nn.Linear(3, 2).double(), []
+
+    def after(module, inputs, outputs):
+        calls.append((len(inputs), len(outputs)))
+        return (2 * inputs[0],)
+
+    layer.register_full_backward_hook(after)
+    layer.register_full_backward_pre_hook(lambda module, outputs: (3 * outputs[0],))
+
+    def f(x):
+        y = x.sin()
+        y.register_hook(lambda g: 5 * g)
+        return layer(y).sum()
+
+    x = rand(3)
+    expected = by_autograd(f, x)
+    calls.clear()
+    for _ in range(3):
+        assert_close(pf.grad(f)(x).detach(), expected)
+    assert calls == [(1, 1)] * 3
