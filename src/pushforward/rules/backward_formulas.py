@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pushforward.rules.formula import rule_by_formula
+from pushforward.rules.indexing import uses_of
 from pushforward.rules.pooling import BAG_MAX, bag_factors, bags_of
 
 aten = torch.ops.aten
@@ -191,7 +192,7 @@ def _embedding_bag_backward(
     if per_sample_weights is not None:
         factors = factors * per_sample_weights
     if scale_grad_by_freq:
-        factors = factors / torch.bincount(indices, minlength=num_weights)[indices]
+        factors = factors / uses_of(indices, num_weights, grad)[indices]
     return zeros.index_add(0, indices, grad[bags] * factors.unsqueeze(-1))
 
 

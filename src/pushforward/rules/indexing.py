@@ -402,7 +402,11 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> AbstractLinearMap:
-    return _embedding_map(shape_of(weight), indices, padding_idx)
+    shape = shape_of(weight)
+    looked_up = _embedding_map(shape, indices, padding_idx)
+    if not scale_grad_by_freq:
+        return looked_up
+    return compose(_divided_by_uses(weight, indices, shape), looked_up)
 
 
 def _embedding_map(shape: Shape, indices: Tensor, padding_idx: int) -> AbstractLinearMap:
@@ -421,10 +425,19 @@ def _embedding_dense_backward(
     added = transpose(_embedding_map(shape, indices, padding_idx))
     if not scale_grad_by_freq:
         return added
-    ones = torch.ones((indices.numel(),), dtype=y.dtype, device=y.device)
-    counts = torch.zeros((num_weights,), dtype=y.dtype, device=y.device)
-    counts = counts.index_add(0, indices.reshape(-1), ones).clamp(min=1)
-    return compose(added, Scale(shape, shape, 1 / counts.unsqueeze(-1)))
+    return compose(added, _divided_by_uses(y, indices, shape))
+
+
+def _divided_by_uses(like: Tensor, indices: Tensor, shape: Shape) -> AbstractLinearMap:
+    """Divide each row by how often it is used: PyTorch's scaling of gradients, here the same in every mode."""
+    return Scale(shape, shape, 1 / uses_of(indices, shape[0], like).unsqueeze(-1))
+
+
+def uses_of(indices: Tensor, num_rows: int, like: Tensor) -> Tensor:
+    """Return how often each row is looked up, at least 1."""
+    ones = torch.ones((indices.numel(),), dtype=like.dtype, device=like.device)
+    counts = torch.zeros((num_rows,), dtype=like.dtype, device=like.device)
+    return counts.index_add(0, indices.reshape(-1), ones).clamp(min=1)
 
 
 rule(aten.embedding, _embedding)

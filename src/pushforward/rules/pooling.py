@@ -13,6 +13,7 @@ from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.indexing import uses_of
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -319,6 +320,8 @@ def _embedding_bag_weight(
     factors = bag_factors(indices, bags, num_bags, mode, padding_idx, weight)
     if per_sample_weights is not None:
         factors = factors * per_sample_weights
+    if scale_grad_by_freq:
+        factors = factors / uses_of(indices, in_shape[0], weight)[indices]
     column = factors.unsqueeze(-1)
 
     def push(seeds: Tensor) -> Tensor:
