@@ -336,7 +336,7 @@ def identity_like(shape: Shape, like: Tensor, source: int = 0) -> Block:
 
 
 def complex_identity(primal: Tensor, source: int, num_batch: int = 0) -> Block:
-    """Return the Jacobian of a complex ``primal`` with respect to its real and imaginary parts; a batch as in `identity`.
+    """Return the Jacobian of a complex ``primal`` by its real and imaginary parts; a batch as in `identity`.
 
     Seeds are ``(*primal.shape, 2)``: along the last axis 1 (the real direction) and i (the imaginary one).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,6 +45,15 @@ MAKERS = {
 PLAIN = {Tensor, torch.nn.Parameter}
 
 
+@functools.cache
+def _is_functional(func: Any) -> bool:
+    """Tell whether an operator writes to no argument, and gives new tensors only."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return False
+    schema = func._schema
+    return not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ref:
     """A tensor: one of the values that a computation starts from, or the result of a call."""
@@ -77,7 +87,7 @@ class Call:
     @property
     def is_fresh(self) -> bool:
         """Whether it writes to no argument, and its result shares memory with none."""
-        return self.func in FRESH and "out" not in self.kwargs
+        return (self.func in FRESH or _is_functional(self.func)) and "out" not in self.kwargs
 
     @property
     def is_harmless(self) -> bool:

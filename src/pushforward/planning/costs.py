@@ -21,6 +21,7 @@ from pushforward.linear.kinds.convolve import Convolve
 from pushforward.linear.kinds.gather import Gather, Select, Slice
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.permute import Permute
+from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.kinds.take_along import TakeAlong
@@ -81,6 +82,8 @@ def shadow(linear_map: AbstractLinearMap) -> AbstractLinearMap:
             push_seeds=_like_shape(linear_map.out_shape, linear_map.kept, place=1),
             pull_seeds=_like_shape(linear_map.in_shape, linear_map.kept, place=0),
         )
+    if isinstance(linear_map, Pointwise):
+        return Pointwise(linear_map.in_shape, linear_map.out_shape, _broadcast(linear_map.out_shape))
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(linear_map):
         value = getattr(linear_map, field.name)
@@ -89,6 +92,15 @@ def shadow(linear_map: AbstractLinearMap) -> AbstractLinearMap:
         elif isinstance(value, AbstractLinearMap):
             changes[field.name] = shadow(value)
     return dataclasses.replace(linear_map, **changes) if changes else linear_map
+
+
+def _broadcast(shape: Shape) -> Callable[[Tensor], Tensor]:
+    """Return a function of the shapes that a pointwise kernel would have."""
+
+    def function(values: Tensor) -> Tensor:
+        return values.new_empty(torch.broadcast_shapes(values.shape, shape))
+
+    return function
 
 
 def shadow_tensor(tensor: Tensor) -> Tensor:

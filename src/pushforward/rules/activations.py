@@ -6,6 +6,7 @@ At kinks the derivative is PyTorch's: that of the branch which its backward kern
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from pushforward.linear.axes import normalize_axis
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
@@ -34,6 +36,26 @@ def _conj(x: Tensor) -> Tensor:
     return torch.conj_physical(x) if x.is_complex() else x
 
 
+def _by_kernel(
+    operator: Any, kernel: Callable[..., Tensor], coef: Callable[..., Tensor | float] | None = None
+) -> None:
+    """Declare an activation by PyTorch's own kernel for the product of its derivative with a tangent.
+
+    Args:
+        operator: As in `rule`.
+        kernel: Takes the tangent, the operator's output, and the operator's arguments.
+        coef: The derivative of complex numbers, from output and arguments, where there are any.
+    """
+
+    def maps(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> AbstractLinearMap:
+        if x.is_complex() and coef is not None:
+            return _scale(x, coef(out, x, *args, **kwargs))
+        shape = tuple(x.shape)
+        return Pointwise(shape, shape, lambda x_dot: kernel(x_dot, out, x, *args, **kwargs))
+
+    rule(operator, maps)
+
+
 # Piecewise linear
 
 
@@ -50,22 +72,29 @@ def _below(x: Tensor, coef: Tensor) -> Tensor:
     return torch.where(x > 0, 1, coef)
 
 
-rule(aten.relu, lambda x, *, out: _mask(x, out > 0))
+_by_kernel(aten.relu, lambda x_dot, y, x: aten.threshold_backward.default(x_dot, y, 0))
 rule(aten.threshold, lambda x, threshold, value: _mask(x, x > threshold))
 rule(
     aten.threshold_backward,
     lambda y_bar, x, threshold: _mask(y_bar, x > threshold),
     lambda y_bar, x, threshold: _scale(x, 0.0),
 )
-elementwise(aten.leaky_relu, lambda x, negative_slope=0.01: _leaky(x, negative_slope))
+_by_kernel(
+    aten.leaky_relu,
+    lambda x_dot, y, x, negative_slope=0.01: aten.leaky_relu_backward.default(
+        x_dot, x, negative_slope, False
+    ),
+)
 elementwise(
     aten.leaky_relu_backward,
     lambda y_bar, x, negative_slope, self_is_result: _leaky(x, negative_slope),
     lambda y_bar, x, negative_slope, self_is_result: 0.0,
 )
-rule(
+_by_kernel(
     aten.hardtanh,
-    lambda x, min_val=-1, max_val=1: _mask(x, (x > min_val) & (x < max_val)),
+    lambda x_dot, y, x, min_val=-1, max_val=1: aten.hardtanh_backward.default(
+        x_dot, x, min_val, max_val
+    ),
 )
 rule(
     aten.hardtanh_backward,
@@ -78,19 +107,25 @@ elementwise(
     lambda y_bar, x: ((x > -3) & (x < 3)) / 6,
     lambda y_bar, x: 0.0,
 )
-elementwise(aten.hardswish, _hardswish)
+_by_kernel(aten.hardswish, lambda x_dot, y, x: aten.hardswish_backward.default(x_dot, x))
 elementwise(
     aten.hardswish_backward,
     lambda y_bar, x: _hardswish(x),
     lambda y_bar, x: torch.where((x > -3) & (x < 3), y_bar / 3, 0),
 )
-rule(aten.softshrink, lambda x, lambd=0.5: _mask(x, x.abs() > lambd))
+_by_kernel(
+    aten.softshrink,
+    lambda x_dot, y, x, lambd=0.5: aten.softshrink_backward.default(x_dot, x, lambd),
+)
 rule(
     aten.softshrink_backward,
     lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
     lambda y_bar, x, lambd: _scale(x, 0.0),
 )
-rule(aten.hardshrink, lambda x, lambd=0.5: _mask(x, x.abs() > lambd))
+_by_kernel(
+    aten.hardshrink,
+    lambda x_dot, y, x, lambd=0.5: aten.hardshrink_backward.default(x_dot, x, lambd),
+)
 rule(
     aten.hardshrink_backward,
     lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
@@ -189,8 +224,16 @@ def _elu_twice(
     return torch.where(x > 0, 0, y_bar * slope * input_scale)
 
 
-elementwise(aten.elu, _elu)
-elementwise(aten.celu, lambda x, alpha=1.0: _elu(x, alpha, 1, 1 / alpha))
+_by_kernel(
+    aten.elu,
+    lambda x_dot, y, x, alpha=1, scale=1, input_scale=1: aten.elu_backward.default(
+        x_dot, alpha, scale, input_scale, False, x
+    ),
+)
+_by_kernel(
+    aten.celu,
+    lambda x_dot, y, x, alpha=1.0: aten.elu_backward.default(x_dot, alpha, 1, 1 / alpha, False, x),
+)
 elementwise(aten.elu_backward, _elu_backward, None, None, None, None, _elu_twice)
 
 # Sigmoids
@@ -207,7 +250,16 @@ def _logit_slopes(x: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
     return torch.where(inside, first, 0), torch.where(inside, second, 0)
 
 
-elementwise(aten.sigmoid, lambda x, *, out: out * (1 - out))
+_by_kernel(
+    aten.sigmoid,
+    lambda x_dot, y, x: aten.sigmoid_backward.default(x_dot, y),
+    lambda y, x: y * (1 - y),
+)
+_by_kernel(
+    aten.tanh,
+    lambda x_dot, y, x: aten.tanh_backward.default(x_dot, y),
+    lambda y, x: 1 - y.square(),
+)
 rule(
     aten.sigmoid_backward,
     lambda y_bar, y: _scale(y_bar, _conj(y * (1 - y))),
@@ -245,7 +297,12 @@ def _softplus_twice(y_bar: Tensor, x: Tensor, beta: float, threshold: float) -> 
     return torch.where(x * beta > threshold, 0, y_bar * beta * slope * (1 - slope))
 
 
-elementwise(aten.softplus, _softplus)
+_by_kernel(
+    aten.softplus,
+    lambda x_dot, y, x, beta=1, threshold=20: aten.softplus_backward.default(
+        x_dot, x, beta, threshold
+    ),
+)
 elementwise(
     aten.softplus_backward,
     lambda y_bar, x, beta, threshold: _softplus(x, beta, threshold),
@@ -291,14 +348,23 @@ def _mish(x: Tensor) -> Tensor:
     return gate + x * (1 - gate * gate) * torch.sigmoid(x)
 
 
-elementwise(aten.silu, _silu)
-elementwise(aten.gelu, _gelu)
+_by_kernel(
+    aten.silu,
+    lambda x_dot, y, x: aten.silu_backward.default(x_dot, x),
+    lambda y, x: _silu(x),
+)
+_by_kernel(
+    aten.gelu,
+    lambda x_dot, y, x, *, approximate="none": aten.gelu_backward.default(
+        x_dot, x, approximate=approximate
+    ),
+)
 elementwise(
     aten.gelu_backward,
     lambda y_bar, x, *, approximate="none": _gelu(x, approximate),
     lambda y_bar, x, *, approximate="none": y_bar * _gelu_twice(x, approximate),
 )
-elementwise(aten.mish, _mish)
+_by_kernel(aten.mish, lambda x_dot, y, x: aten.mish_backward.default(x_dot, x))
 
 
 def _glu(x: Tensor, dim: int = -1) -> AbstractLinearMap:

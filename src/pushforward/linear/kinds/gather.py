@@ -11,6 +11,19 @@ from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
 
+def _into_zeros(
+    values: Tensor, axis: int, size: int, start: int, stop: int, step: int = 1
+) -> Tensor:
+    """Write ``values`` along one axis into zeros of ``size``."""
+    if values.is_complex():  # which PyTorch does not differentiate a second time
+        pairs = torch.view_as_real(values.resolve_conj())
+        return torch.view_as_complex(_into_zeros(pairs, axis, size, start, stop, step))
+    shape = list(values.shape)
+    shape[axis] = size
+    zeros = torch.zeros(shape, dtype=values.dtype, device=values.device)
+    return torch.slice_scatter(zeros, values, axis, start, stop, step)
+
+
 @dataclasses.dataclass(slots=True, repr=False)
 class Slice(AbstractLinearMap):
     """Take every ``step``-th position along ``axis``.
@@ -40,10 +53,7 @@ class Slice(AbstractLinearMap):
         inner_seeds[holder] = self.out_shape[self.axis]
         inner = Block(values, self.out_shape, tuple(inner_seeds), block.tied, block.source)
         free = inner.untie_seeds((holder,)).values
-        shape = list(free.shape)
-        shape[place] = size
-        zeros = torch.zeros(shape, dtype=free.dtype, device=free.device)
-        values = torch.slice_scatter(zeros, free, place, self.start, self._stop, self.step)
+        values = _into_zeros(free, place, size, self.start, self._stop, self.step)
         tied = (*block.tied[:holder], None, *block.tied[holder + 1 :])
         return Block(values, self.out_shape, block.seed_shape, tied, block.source)
 
@@ -60,12 +70,9 @@ class Slice(AbstractLinearMap):
         return tangent[tuple(index)]
 
     def _put(self, cotangent: Tensor) -> Tensor:
-        shape = list(cotangent.shape)
-        shape[self.axis + 1] = self.in_shape[self.axis]
-        zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
-        return torch.slice_scatter(
-            zeros, cotangent, self.axis + 1, self.start, self._stop, self.step
-        )
+        axis = self.axis + 1
+        size = self.in_shape[self.axis]
+        return _into_zeros(cotangent, axis, size, self.start, self._stop, self.step)
 
     @property
     def _kept(self) -> tuple[tuple[int, int], ...]:
@@ -114,12 +121,9 @@ class Select(AbstractLinearMap):
         return tangent.select(self.axis + 1, self.index)
 
     def _put(self, cotangent: Tensor) -> Tensor:
-        shape = list(cotangent.shape)
-        shape.insert(self.axis + 1, self.in_shape[self.axis])
-        zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
         # Not select_scatter, whose derivative is wrong under vmap: that writes as often as the axis is long (2.13).
-        axis, index = self.axis + 1, self.index
-        return torch.slice_scatter(zeros, cotangent.unsqueeze(axis), axis, index, index + 1)
+        axis, size = self.axis + 1, self.in_shape[self.axis]
+        return _into_zeros(cotangent.unsqueeze(axis), axis, size, self.index, self.index + 1)
 
     @property
     def _kept(self) -> tuple[tuple[int, int], ...]:
