@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
-from pushforward.rules.registry import Rule, maps_of
+from pushforward.rules.registry import Rule
+from pushforward.tape.lowering import functional, maps_by_rule
+from pushforward.tape.node_types import node_type
 
 STEP = 6e-6  # balances truncation (h²) against rounding (eps/h)
 TOLERANCE = 1e-5  # of central differences, relative to the largest entry or 1
@@ -20,6 +22,9 @@ EXACT = 1e-9  # between two ways of applying the same map
 MAX_ENTRIES = 900  # of a Jacobian that is written out
 
 Slot = tuple[int | str, int | None]  # argument, and place in it where it is a list
+Primals = dict[Slot, Tensor]
+
+UNFOLLOWED = "an output without a derivative"
 
 # Operators that read one triangle of a symmetric argument: PyTorch differentiates along symmetric directions.
 SYMMETRIC = {
@@ -59,12 +64,28 @@ REFUSED = (
 
 def failures(rule: Rule, sample: Sample) -> Iterator[str]:
     """Yield a line for everything that does not hold."""
+    every = differentiated(rule, sample)
+    for slot in every:
+        for active in (every, [slot]) if len(every) > 1 else (every,):
+            where = f"{sample}, argument {slot[0]}" + ("" if slot[1] is None else f"[{slot[1]}]")
+            where += " alone" if active is not every else ""
+            try:
+                yield from (f"{where}: {line}" for line in _failures_of(sample, slot, active))
+            except Exception as error:
+                yield f"{where}: raised {type(error).__name__}: {str(error)[:400]}"
+
+
+def differentiated(rule: Rule, sample: Sample) -> list[Slot]:
+    """Return those of the arguments that autograd differentiates by one node of the operator itself."""
+    found = []
     for slot in slots(rule, sample):
-        where = f"{sample}, argument {slot[0]}" + ("" if slot[1] is None else f"[{slot[1]}]")
-        try:
-            yield from (f"{where}: {line}" for line in _failures_of(rule, sample, slot))
-        except Exception as error:
-            yield f"{where}: raised {type(error).__name__}: {str(error)[:400]}"
+        leaf = _argument(sample, slot).clone().requires_grad_()
+        with torch.enable_grad():
+            outs = [o for o in _outputs(sample, {slot: leaf}) if isinstance(o, Tensor)]
+        kinds = [node_type(o.grad_fn) for o in outs if o.requires_grad]
+        if kinds and kinds[0].op is not None and functional(kinds[0].op) == functional(sample.op):
+            found.append(slot)
+    return found
 
 
 def slots(rule: Rule, sample: Sample) -> list[Slot]:
@@ -80,21 +101,19 @@ def slots(rule: Rule, sample: Sample) -> list[Slot]:
     return found
 
 
-def _failures_of(rule: Rule, sample: Sample, slot: Slot) -> Iterator[str]:
+def _failures_of(sample: Sample, slot: Slot, active: Sequence[Slot]) -> Iterator[str]:
     x = _argument(sample, slot)
     outs = _outputs(sample, {})
-    maps = _maps(rule, sample, slot, {})
-    if len(maps) != len(outs):
-        yield f"{len(maps)} maps for {len(outs)} outputs"
-        return
+    maps = _maps(sample, slot, active, {})
+    outs = [None if m is UNFOLLOWED else o for m, o in zip(maps, outs, strict=True)]
     seeds = _seeds(sample, x)
     references = [_reference(sample, slot, seed) for seed in seeds]
-    if all(m is None for m in maps):
+    if all(m is None or m is UNFOLLOWED for m in maps):
         yield from _is_constant(outs, references[0])
         return
     for index, (linear_map, out) in enumerate(zip(maps, outs, strict=True)):
         which = f"output {index}: " if len(outs) > 1 else ""
-        if linear_map is None:
+        if linear_map is None or linear_map is UNFOLLOWED:
             continue
         if not _is_differentiable(
             out
@@ -105,7 +124,7 @@ def _failures_of(rule: Rule, sample: Sample, slot: Slot) -> Iterator[str]:
             _pushes(linear_map, x, out, seeds, [r[index] for r in references]),
             _adjoint(linear_map, x, out, seeds),
             _structure(linear_map, x, out),
-            _second_order(rule, sample, slot, index, seeds),
+            _second_order(sample, slot, index, seeds, active),
         )
         yield from (which + line for line in lines)
 
@@ -204,17 +223,16 @@ def _pattern(
 
 
 def _second_order(
-    rule: Rule, sample: Sample, slot: Slot, index: int, seeds: Tensor
+    sample: Sample, slot: Slot, index: int, seeds: Tensor, active: Sequence[Slot]
 ) -> Iterator[str]:
     """The map's values are differentiable functions of the primals: autograd's slope against differences."""
-    every = slots(rule, sample)
-    point = {s: _argument(sample, s) for s in every}
+    point = {s: _argument(sample, s) for s in active}
     directions = {s: _direction(sample, p) for s, p in point.items()}
     weights: list[Tensor] = []
 
     def value(primals: dict[Slot, Tensor]) -> Tensor:
         (linear_map, out) = (
-            _maps(rule, sample, slot, primals)[index],
+            _maps(sample, slot, active, primals)[index],
             _outputs(sample, primals)[index],
         )
         pushed = _push(linear_map, seeds, primals[slot], out)
@@ -381,15 +399,45 @@ def _outputs(sample: Sample, primals: dict[Slot, Tensor]) -> list[Any]:
     return list(out) if isinstance(out, (tuple, list)) else [out]
 
 
-def _maps(rule: Rule, sample: Sample, slot: Slot, primals: dict[Slot, Tensor]) -> list[Any]:
-    key, place = slot
-    args, kwargs = _replaced(sample, primals)
-    out = _call(sample, primals)
-    x = primals.get(slot, _argument(sample, slot))
-    maps = maps_of(rule, key, out, args, kwargs, x)
-    if place is not None:
-        maps = maps[place]
-    return list(maps) if isinstance(maps, (tuple, list)) else [maps]
+def _maps(sample: Sample, slot: Slot, active: Iterable[Slot], primals: Primals) -> list[Any]:
+    """Return the map of each output, made from the node that autograd leaves where ``active`` are differentiated."""
+    return recorded(sample, active, primals).get(slot, [])
+
+
+def recorded(
+    sample: Sample, active: Iterable[Slot], primals: Primals | None = None
+) -> dict[Slot, list[Any]]:
+    """Return for each active argument that the operator's node has an edge for the maps to all outputs."""
+    primals = primals or {}
+    with torch.enable_grad():
+        inner = {s: _followed(primals.get(s, _argument(sample, s))) for s in active}
+        outs = _outputs(sample, {**primals, **inner})
+    (node,) = {o.grad_fn for o in outs if isinstance(o, Tensor) and o.requires_grad}
+    kind = node_type(node)
+    assert functional(kind.op) == functional(sample.op), f"{sample.op} leaves {kind}"
+    numbers = {x.grad_fn: i for i, x in enumerate(inner.values())}
+    edges = [(numbers.get(target, -1), nr) for target, nr in node.next_functions]
+    saved: list[Any] = []
+    kind.read(node, [], saved)
+    found = maps_by_rule(kind, node, edges, saved)
+    assert found is not None, "a black box"
+    names = list(inner)
+    by_slot = {names[i]: maps for (i, _), _, maps in found}
+    return {
+        slot: [_map_of(o, node, by_slot.get(slot, {})) for o in outs]
+        for i, slot in enumerate(names)
+        if any(i == number for number, _ in edges)
+    }
+
+
+def _followed(x: Tensor) -> Tensor:
+    return (x if x.requires_grad else x.detach().requires_grad_()).clone()
+
+
+def _map_of(out: Any, node: Any, maps: dict[int, Any]) -> Any:
+    if not isinstance(out, Tensor) or out.grad_fn is not node:
+        return UNFOLLOWED
+    return maps.get(out.output_nr)
 
 
 def _push(linear_map: AbstractLinearMap, seeds: Tensor, x: Tensor, out: Tensor) -> Tensor:

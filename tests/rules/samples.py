@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import UnaryUfuncInfo
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
-from pushforward.recording.dispatch import bare
-from pushforward.recording.functional import functional_twin
-from pushforward.recording.tracer import map_tensors
-from pushforward.rules.registry import Rule, is_nondifferentiable, lookup
+from pushforward.rules.registry import Rule, lookup
+from pushforward.tape.lowering import functional
+from pushforward.tape.private_torch import bare
 
 MAX_NUMEL = 60  # of a tensor argument
 LARGE_NUMEL = 600  # the same, where the database has nothing smaller
@@ -61,6 +61,11 @@ def tensors(tree: Any) -> list[Tensor]:
 
     map_tensors(tree, note)
     return found
+
+
+def map_tensors(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor in nested arguments."""
+    return tree_map_only(Tensor, function, tree)
 
 
 def collect() -> dict[Any, list[Sample]]:
@@ -164,25 +169,16 @@ class _Watch(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        rule = lookup(op)
+        twin = functional(op)
+        rule = lookup(twin)
         if rule is not None:
-            self._note(rule, op, args, kwargs)
-        elif not is_nondifferentiable(op):
-            if op._schema.is_mutable:
-                self._note_twin(op, args, kwargs)
-            elif op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-                with self:
-                    result = op.decompose(*args, **kwargs)
-                if result is not NotImplemented:
-                    return result
+            self._note(rule, twin, args, kwargs)
+        elif op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            with self:
+                result = op.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         return op(*args, **kwargs)
-
-    def _note_twin(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        twin = functional_twin(op)
-        rule = None if twin is None else lookup(twin)
-        if rule is not None:
-            outs = {a.name for a in op._schema.arguments if a.is_out}
-            self._note(rule, twin, args, {k: v for k, v in kwargs.items() if k not in outs})
 
     def _note(self, rule: Rule, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         noted = self.noted.setdefault(rule.operator, {})

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import pytest
-from rules.checks import CONSTANT_ARGUMENTS, failures, slots
+from rules.checks import CONSTANT_ARGUMENTS, differentiated, failures
 from rules.extra_samples import NOT_ON_CPU
 from rules.samples import Sample, collect
 
@@ -25,8 +25,8 @@ def test_maps_of_a_rule_are_the_derivative(rule: Rule, samples: dict[Any, list[S
     """Push, pull, ties, pattern, batches of seeds, and order 2, on every sample and argument."""
     if str(rule.operator) in NOT_ON_CPU:
         pytest.skip("no CPU kernel")
-    usable = [s for s in samples.get(rule.operator, []) if slots(rule, s)]
-    assert usable, f"no sample for {rule.operator}: add one to tests/rules/extra_samples.py"
+    usable = [s for s in samples.get(rule.operator, []) if differentiated(rule, s)]
+    assert usable, f"no sample leaves a node of {rule.operator}: see tests/rules/extra_samples.py"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lines = [line for sample in usable for line in failures(rule, sample)]
@@ -39,7 +39,7 @@ def test_every_partial_of_every_rule_is_reached(samples: dict[Any, list[Sample]]
     for rule in RULES:
         if str(rule.operator) in NOT_ON_CPU:
             continue
-        reached = {key for s in samples.get(rule.operator, []) for key, _ in slots(rule, s)}
+        reached = {key for s in samples.get(rule.operator, []) for key, _ in differentiated(rule, s)}
         reached_partials = {id(rule.partials[key]) for key in reached}
         missing += [
             f"{rule.operator}: argument {key}"

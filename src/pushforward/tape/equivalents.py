@@ -57,6 +57,25 @@ def _scatter(
     return input.scatter_reduce(dim, index, value, _REDUCTIONS[reduce])
 
 
+def _write_of(take: Any) -> Equivalent:
+    """Of complex numbers these writes have no derivative."""
+
+    def written(input: Tensor, src: Tensor, *place: Any, **named: Any) -> Tensor | None:
+        if not (input.is_complex() or src.is_complex()):
+            return None
+        result = input.clone()
+        take(result, *place, **named).copy_(src)
+        return result
+
+    return written
+
+
+def _slice(
+    x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    return x.movedim(dim, 0)[slice(start, end, step)].movedim(0, dim)
+
+
 _REDUCTIONS = {"add": "sum", "multiply": "prod"}
 
 EQUIVALENTS: dict[Any, Equivalent] = {
@@ -66,5 +85,12 @@ EQUIVALENTS: dict[Any, Equivalent] = {
     torch.scatter: _scatter,
     Tensor.scatter: _scatter,
 }
+for _name, _take in (
+    ("slice_scatter", _slice),
+    ("select_scatter", torch.select),
+    ("diagonal_scatter", torch.diagonal),
+):
+    for _owner in (torch, Tensor):
+        EQUIVALENTS[getattr(_owner, _name)] = _write_of(_take)
 if hasattr(torch.nn.functional, "linear_cross_entropy"):
     EQUIVALENTS[torch.nn.functional.linear_cross_entropy] = _linear_cross_entropy

@@ -22,6 +22,7 @@ from pushforward.tape.node_types import MOVEMENTS, NodeType, signed
 from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
+from pushforward.tape.stores import Stores
 from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError, unsaved, unsaved_like
 
 MISSING: Edge = (-1, 0)
@@ -60,7 +61,9 @@ class Call:
 
 def lower(name: str, reading: Reading) -> LinearProgram:
     """Return the linear program of what was read; ``name`` is the transform, for messages."""
-    needed: set[Edge] = {edge for edge in reading.outputs if edge[0] >= 0}
+    stores = Stores(reading)
+    outputs = [stores.at(edge) for edge in reading.outputs]
+    needed: set[Edge] = {edge for edge in outputs if edge[0] >= 0}
     kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
     for place in range(len(reading.nodes) - 1, -1, -1):
         number = reading.num_inputs + place
@@ -69,7 +72,14 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         ]
         if not wanted:
             continue
-        parts, origin = _parts(name, reading, place, wanted)
+        if (number, 0) in stores.versions:
+            device = output_metadata(reading.nodes[place])[0].device
+            for edge, parts_of, dtype in reversed(writes.variables(stores, (number, 0), device)):
+                kept.append((edge, parts_of, dtype, "copy into a view by rule"))
+                needed.update(source for source, _, _ in parts_of)
+            continue
+        edges = [stores.at(edge) for edge in reading.edges(place)]
+        parts, origin = _parts(name, reading, place, edges, wanted)
         for nr in reversed(wanted):
             dtype = output_metadata(reading.nodes[place])[nr].dtype
             kept.append(((number, nr), parts[nr], dtype, origin))
@@ -86,7 +96,7 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         variables[edge] = next(numbers)
         equations.append(Equation(variables[edge], terms, dtype, origin))
         _add_hooks(reading, edge, variables, equations, numbers)
-    found = [variables.get(edge) if edge[0] >= 0 else None for edge in reading.outputs]
+    found = [variables.get(edge) if edge[0] >= 0 else None for edge in outputs]
     return LinearProgram(list(range(reading.num_inputs)), equations, found)
 
 
@@ -106,22 +116,18 @@ def _add_hooks(
 
 
 def _parts(
-    name: str, reading: Reading, place: int, wanted: Sequence[int]
+    name: str, reading: Reading, place: int, edges: Sequence[Edge], wanted: Sequence[int]
 ) -> tuple[dict[int, list[Part]], str]:
     """Return for each wanted output of a node the maps of the inputs that it depends on, and who gave them."""
-    node, kind, edges = reading.nodes[place], reading.types[place], reading.edges(place)
+    node, kind = reading.nodes[place], reading.types[place]
     parts: dict[int, list[Part]] = {nr: [] for nr in wanted}
-    geometry = reading.geometries.get(node)
-    if geometry is not None:
-        found, origin = writes.maps(node, edges, geometry), "copy into a view by rule"
+    by_rule = maps_by_rule(kind, node, edges, reading.saved(place))
+    if by_rule is None:
+        node = node.node if isinstance(node, RestoredNode) else node
+        found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
+        origin = f"{node.name()} by PyTorch"
     else:
-        by_rule = _by_rule(kind, node, edges, reading.saved(place))
-        if by_rule is None:
-            node = node.node if isinstance(node, RestoredNode) else node
-            found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
-            origin = f"{node.name()} by PyTorch"
-        else:
-            found, origin = by_rule, f"{kind.op} by rule"
+        found, origin = by_rule, f"{kind.op} by rule"
     for edge, dtype, maps in found:
         for nr in wanted:
             if nr in maps:
@@ -129,7 +135,7 @@ def _parts(
     return parts, origin
 
 
-def _by_rule(
+def maps_by_rule(
     kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
     """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""

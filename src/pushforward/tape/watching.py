@@ -18,10 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
-from pushforward.tape.hooks import Hook, registered
-from pushforward.tape.hooks import Hook, registered
+from pushforward.tape.hooks import Hook, register
 from pushforward.tape.private_torch import (
-from pushforward.tape.private_torch import is_wrapped
     add_batch_axis,
     batch_axis_at,
     is_refusal,
@@ -171,8 +169,7 @@ def _draw(
 
 def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Register a hook, and remember it: reverse mode honours it."""
-    handle = func(*args, **kwargs)
-    hook = registered(args[0], args[1] if len(args) > 1 else kwargs["hook"], handle)
+    handle, hook = register(func, args[0], args[1] if len(args) > 1 else kwargs["hook"])
     if hook is not None:
         watcher.hooks.append(hook)
     return handle
