@@ -17,8 +17,8 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
-from pushforward.tape import black_boxes, hooks, probing, writes
-from pushforward.tape.node_types import MOVEMENTS, NodeType, signed
+from pushforward.tape import black_boxes, hooks, probing, ruled, writes
+from pushforward.tape.node_types import MOVEMENTS, RULED, NodeType, signed
 from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
@@ -135,12 +135,28 @@ def _parts(
     return parts, origin
 
 
+def _by_rule_of_user(
+    node: Node, edges: Sequence[Edge], saved: Sequence[Tensor]
+) -> list[tuple[Edge, torch.dtype, Maps]]:
+    tensors, out = ruled.arguments_and_output(node, saved)
+    args, kwargs = node.call.arguments(tensors)
+    found: list[tuple[Edge, torch.dtype, Maps]] = []
+    for index, (edge, key, x) in enumerate(zip(edges, node.call.keys(), tensors, strict=True)):
+        if edge[0] >= 0:
+            slots = [Slot(*key, edge, x, index)]
+            call = Call(node.call.operator, args, kwargs, out, slots)
+            found += _applied(node.call.rule(key), call, RULED)
+    return found
+
+
 def maps_by_rule(
     kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
     """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""
     if kind.name in MOVEMENTS:
         return probing.moved_maps(node, edges, saved)
+    if kind is RULED:
+        return _by_rule_of_user(node, edges, saved[0])
     if kind.op is None:
         return None
     op = functional(kind.op)

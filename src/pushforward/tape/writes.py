@@ -1,50 +1,120 @@
-"""Copies into views: the nodes that they leave say nothing, but where the view lies is known."""
+"""Copies into views, as linear maps: of what was there before, and of all that was written."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from pushforward.linear.kinds.gather import Gather
+from pushforward.linear.kinds.concat import Concat
+from pushforward.linear.kinds.gather import Gather, Slice
 from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.tape.private_torch import Node, output_metadata
-from pushforward.tape.reader import Edge, Geometry
+from pushforward.tape.reader import Edge
+from pushforward.tape.stores import MISSING, Chain, Store, Stores, axes_of, flat_position
+
+Part = tuple[Edge, AbstractLinearMap, torch.dtype]
+Variable = tuple[Edge, list[Part], torch.dtype]
 
 
-def maps(
-    node: Node, edges: Sequence[Edge], geometry: Geometry
-) -> list[tuple[Edge, torch.dtype, dict[int, AbstractLinearMap]]]:
-    """Return (edge, dtype, maps) for what was there before, and for what was written."""
-    base_shape, _, view_shape, _, _ = geometry
-    places = positions(geometry)
-    device = output_metadata(node)[0].device
-    result: list[tuple[Edge, torch.dtype, dict[int, AbstractLinearMap]]] = []
-    for index, edge in enumerate(edges):
-        if edge[0] < 0:
-            continue
-        target, nr = node.next_functions[index]
-        if index == 0:
-            kept = torch.ones(math.prod(base_shape), dtype=torch.bool)
-            kept = kept.index_fill(0, places, False).reshape(base_shape).to(device)
-            linear_map: AbstractLinearMap = Mask(base_shape, base_shape, kept)
-        else:
-            axes = tuple(range(len(base_shape)))
-            inner = tuple(range(len(view_shape)))
-            gather = Gather(base_shape, view_shape, places.to(device), axes, inner, True)
-            linear_map = transpose(gather)
-        result.append((edge, output_metadata(target)[nr].dtype, {0: linear_map}))
-    return result
+def variables(stores: Stores, edge: Edge, device: torch.device) -> list[Variable]:
+    """Return a base after writes, as (edge, parts, dtype), behind what its parts need: edges with negative numbers."""
+    return _Assembly(stores, edge, device).variables
 
 
-def positions(geometry: Geometry) -> torch.Tensor:
-    """Return the flat position in the base of every element of the view."""
-    base_shape, base_stride, shape, stride, offset = geometry
-    size = 1 + sum((n - 1) * s for n, s in zip(base_shape, base_stride, strict=True))
-    memory = torch.full((max(size, 0),), -1)
-    where = torch.arange(math.prod(base_shape)).reshape(base_shape)
-    memory.as_strided(base_shape, base_stride).copy_(where)
-    return memory.as_strided(shape, stride, offset).reshape(-1)
+class _Assembly:
+    """One base after several writes."""
+
+    def __init__(self, stores: Stores, edge: Edge, device: torch.device) -> None:
+        start, chain, first, last = stores.since(edge)
+        self.variables: list[Variable] = []
+        self._edge, self._chain, self._device = edge, chain, device
+        self._owners = chain.owners(first, last)
+        parts: list[Part] = []
+        if start != MISSING:
+            kept = self._owners < 0
+            if bool(kept.any()):
+                mask = Mask(chain.shape, chain.shape, kept.to(device))
+                parts.append((start, mask, chain.dtype))
+        counts = torch.bincount(self._owners.reshape(-1) + 1, minlength=last + 2).tolist()
+        singles: list[tuple[Store, int]] = []  # elements, and their positions row by row
+        for number in range(first, last + 1):
+            store, count = chain.stores[number], counts[number + 1]
+            if store.source == MISSING or not count:
+                continue
+            axes = axes_of(chain.shape, chain.stride, store.region)
+            if count < math.prod(store.region[0]) or axes is None:
+                parts.append((store.source, self._scattered(store, number), store.dtype))
+                continue
+            position = flat_position(chain.shape, axes)
+            if position is not None and len(axes) > 1:
+                singles.append((store, position))
+            else:
+                parts.append(self._placed(store, axes))
+        if singles:
+            parts.append(self._joined(singles))
+        self.variables.append((edge, parts, chain.dtype))
+
+    def _new(self, parts: list[Part]) -> Edge:
+        """Add a variable."""
+        edge = (self._edge[0], -1 - len(self.variables))
+        self.variables.append((edge, parts, self._chain.dtype))
+        return edge
+
+    def _joined(self, singles: list[tuple[Store, int]]) -> Part:
+        """Join elements to a vector, which becomes the base."""
+        shape = self._chain.shape
+        flat = (math.prod(shape),)
+        pieces: list[Part] = [
+            (store.source, Concat((), flat, 0, position, new_axis=True), store.dtype)
+            for store, position in singles
+        ]
+        return self._new(pieces), Reshape(flat, shape), self._chain.dtype
+
+    def _placed(self, store: Store, axes: list[range | int]) -> Part:
+        """Put a source into zeros, one axis after the other."""
+        edge, dtype, shape = store.source, store.dtype, store.region[0]
+        maps: list[AbstractLinearMap] = []
+        for axis, (taken, size) in enumerate(zip(axes, self._chain.shape, strict=True)):
+            if isinstance(taken, int):
+                wide = (*shape[:axis], size, *shape[axis:])
+                maps.append(Concat(shape, wide, axis, taken, new_axis=True))
+            elif len(taken) == size:
+                continue
+            else:
+                wide = (*shape[:axis], size, *shape[axis + 1 :])
+                if taken.step == 1:
+                    maps.append(Concat(shape, wide, axis, taken.start))
+                else:
+                    maps.append(transpose(Slice(wide, shape, axis, taken.start, taken.step)))
+            shape = wide
+        if not maps:
+            return edge, Reshape(shape, shape), dtype
+        for linear_map in maps[:-1]:
+            edge, dtype = self._new([(edge, linear_map, dtype)]), self._chain.dtype
+        return edge, maps[-1], dtype
+
+    def _scattered(self, store: Store, number: int) -> AbstractLinearMap:
+        """Return the map of a write whose place is irregular, or that later ones overwrote in part."""
+        chain = self._chain
+        index = self._positions.as_strided(*store.region).reshape(-1)
+        owners = self._owners.reshape(-1)[index]
+        index = torch.where(owners == number, index, -1).to(self._device)
+        is_total = bool((owners == number).all())
+        base, shape = chain.shape, store.region[0]
+        axes = tuple(range(len(base))), tuple(range(len(shape)))
+        return transpose(Gather(base, shape, index, *axes, is_total))
+
+    @functools.cached_property
+    def _positions(self) -> Tensor:
+        """The base's memory, with the positions of its elements counted row by row."""
+        chain: Chain = self._chain
+        extent = 1 + sum((n - 1) * s for n, s in zip(chain.shape, chain.stride, strict=True))
+        memory = torch.full((max(extent, 0),), -1)
+        where = torch.arange(math.prod(chain.shape)).reshape(chain.shape)
+        memory.as_strided(chain.shape, chain.stride).copy_(where)
+        return memory
