@@ -183,6 +183,11 @@ def is_refusal(error: RuntimeError) -> bool:
     return "is the output of a function that returns multiple views" in str(error)
 
 
+def is_about_inference(error: RuntimeError) -> bool:
+    """Tell whether an error says that a node would have to save a tensor made in inference mode."""
+    return "Inference tensors cannot be saved for backward" in str(error)
+
+
 def next_sequence_number() -> int:
     """Return the sequence number of the node that this thread makes next."""
     number: int = torch._C._autograd._get_sequence_nr()

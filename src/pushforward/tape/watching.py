@@ -17,17 +17,20 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
 from pushforward.tape.private_torch import (
     add_batch_axis,
     batch_axis_at,
+    is_about_inference,
     is_refusal,
     is_wrapped,
     level_of,
     unwrapped,
 )
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
+from pushforward.tape.ruled import call_ruled
 from pushforward.tape.writing import (
     SAVING_NOTHING,
     Taken,
@@ -71,6 +74,9 @@ class Watcher(TorchFunctionMode):
                 return write_out(self.writes, self.name, func, args, kwargs)
             return func(*args, **kwargs)
         except RuntimeError as error:
+            if is_about_inference(error) and _has_inference_tensors((args, kwargs)):
+                args, kwargs = map_tensors(_savable, (args, kwargs))
+                return self.__torch_function__(func, types, args, kwargs)
             if not is_refusal(error):
                 raise
             taken: Taken = {}
@@ -78,6 +84,17 @@ class Watcher(TorchFunctionMode):
             if not taken:
                 raise
             return given_back(self.__torch_function__(func, types, args, kwargs), taken)
+
+
+def _savable(tensor: Tensor) -> Tensor:
+    """Return a tensor that a node can save, with the same values."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _has_inference_tensors(tree: Any) -> bool:
+    found: list[bool] = []
+    map_tensors(lambda t: found.append(t.is_inference()), tree)
+    return any(found)
 
 
 def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,6 +192,26 @@ def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return handle
 
 
+def _declared(operator: Any) -> None:
+    """See the calls of a ``torch.library`` operator that the user declared."""
+    is_packet = isinstance(operator, torch._ops.OpOverloadPacket)
+    if not is_packet and not isinstance(operator, torch._ops.OpOverload):
+        return
+    packet = operator if is_packet else operator.overloadpacket
+    overloads = [getattr(packet, name) for name in packet.overloads()]
+    if overloads[0].namespace in _OF_PYTORCH:
+        return  # autograd tells of these
+    names = [packet, *overloads] if is_packet or len(overloads) == 1 else [operator]
+    for name in names:
+        _HANDLERS[name] = functools.partial(_call_ruled, operator)
+
+
+def _call_ruled(
+    operator: Any, watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return call_ruled(operator, func, args, kwargs)
+
+
 def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the branch of ``torch.cond`` that is taken, so that the tape shows what it does."""
     taken, if_true, if_false, operands = args
@@ -184,6 +221,7 @@ def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
         return (if_true if taken else if_false)(*operands)
 
 
+_OF_PYTORCH = ("aten", "prims", "prim")
 _HANDLERS: dict[Any, Handler] = {}
 _TWINS: dict[Any, Any] = {}
 # These change no elements.
@@ -268,3 +306,4 @@ def _install() -> None:
 
 
 _install()
+listeners.append(_declared)
