@@ -11,6 +11,7 @@ from pushforward.rules import families as _families  # noqa: F401  (declares the
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
+from pushforward.tape.ruled import primitive as primitive
 from pushforward.transforms.explain import explain as explain
 from pushforward.transforms.grad import grad as grad
 from pushforward.transforms.grad import grad_and_value as grad_and_value

@@ -48,6 +48,9 @@ class Rule:
 _RULES: dict[Operator, Rule] = {}
 _CONSTANT: set[Operator] = set()
 
+# Told of every operator that is declared.
+listeners: list[Callable[[Operator], None]] = []
+
 
 def lookup(operator: Operator) -> Rule | None:
     """Return the rule of an overload, else that of its packet, else None."""
@@ -138,6 +141,8 @@ def nondifferentiable(*operators: Operator) -> None:
         if operator in _RULES or operator in _CONSTANT:
             raise ValueError(f"nondifferentiable: {operator} has a rule already.")
         _CONSTANT.add(operator)
+        for listener in listeners:
+            listener(operator)
 
 
 def _register(
@@ -161,8 +166,10 @@ def _register(
         if name in names:
             table[names.index(name)] = table[name]
     declared = (*partials, *named.values())
-    is_own = all(p is None or p.__module__.startswith("pushforward.rules.") for p in declared)
+    is_own = all(p is None or (p.__module__ or "").startswith("pushforward.rules.") for p in declared)
     _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials), is_own)
+    for listener in listeners:
+        listener(operator)
 
 
 def with_out(partial: Partial) -> Partial:

@@ -127,7 +127,7 @@ def _parts(
         found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
         origin = f"{node.name()} by PyTorch"
     else:
-        found, origin = by_rule, f"{kind.op} by rule"
+        found, origin = by_rule, f"{kind.op or node.name()} by rule"
     for edge, dtype, maps in found:
         for nr in wanted:
             if nr in maps:

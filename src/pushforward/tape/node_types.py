@@ -17,6 +17,7 @@ from pushforward.tape.private_torch import (
     function_of,
     output_metadata,
 )
+from pushforward.tape.ruled import Ruled
 
 Read = Callable[[Node, list[Any], list[Any]], None]
 Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
@@ -144,6 +145,8 @@ def _needs_shape(
 def _function_type(node: Node) -> NodeType:
     """Return the type of a node of an ``autograd.Function``: by what the function declares."""
     function, base = function_of(node), torch.autograd.Function
+    if function is Ruled:
+        return RULED
     if function is BackwardHookFunction:
         seen_module_hooks.add(True)
         return MODULE_HOOKS
@@ -158,6 +161,12 @@ def _read_function(node: Node, signature: list[Any], tensors: list[Any]) -> None
     """Read a node of an ``autograd.Function``: it can only be called."""
     del tensors
     signature.append(function_of(node))
+
+
+def _read_ruled(node: Node, signature: list[Any], tensors: list[Any]) -> None:
+    """Read a node of an operator with a rule of the user's."""
+    signature += node.call.signature()
+    tensors.append(node.saved_tensors)
 
 
 def _read_nothing(node: Node, signature: list[Any], tensors: list[Any]) -> None:
@@ -188,6 +197,7 @@ BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS = (
         "hooks of a module",
     )
 )
+RULED = NodeType("operator with a rule", None, (), (), (), {}, None, _read_ruled, ALWAYS)
 # Empty as long as none was read in this process, so that nobody has to look for them.
 seen_with_jvp: set[bool] = set()
 seen_module_hooks: set[bool] = set()
