@@ -1,12 +1,13 @@
 """Chains of writes into one base: which write a read finds, and what a base consists of in the end.
 
-Places are counted in the base's memory. Where nobody wrote in between, a read takes the value that was written there, so
-that filling a tensor element by element and reading it depends on the elements alone.
+Places are counted in the base's memory. Where nobody wrote in between, a read takes the value that was written there,
+so that what is made of a tensor that was filled element by element depends on the elements alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.node_types import signed
-from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.private_torch import Node, bare, output_metadata
 from pushforward.tape.reader import Edge, Geometry, Reading
 
 MISSING: Edge = (-1, 0)
@@ -68,11 +69,18 @@ class Chain:
         return store.source if is_same or store.source == MISSING else None
 
     def owners(self, first: int, last: int) -> Tensor:
-        """Return for each element of the base the last of the stores ``first`` to ``last`` that wrote it, -1 if none."""
+        """Return which of the stores ``first`` to ``last`` was the last to write each element, -1 where none did."""
         memory = self._nobody()
         for number in range(first, last + 1):
             memory.as_strided(*self.stores[number].region).fill_(number)
         return memory.as_strided(self.shape, self.stride)
+
+    def positions(self, region: Region) -> Tensor:
+        """Return where in the base the elements of a region are, counted row by row."""
+        memory = self._nobody().long()
+        where = torch.arange(math.prod(self.shape)).reshape(self.shape)
+        memory.as_strided(self.shape, self.stride).copy_(where)
+        return memory.as_strided(*region).reshape(-1)
 
 
 class Stores:
@@ -83,6 +91,13 @@ class Stores:
         self.versions: dict[Edge, tuple[Chain, int]] = {}
         self.forwarded: dict[Edge, Edge] = {}  # reads to what they find
         self._views: dict[Edge, tuple[Edge, Region]] = {}
+        self._live: set[Edge] = set()
+        if reading.geometries:
+            with bare():  # places do not depend on what is computed
+                self._read(reading)
+                self._live = self._consumed(reading)
+
+    def _read(self, reading: Reading) -> None:
         for place, node in enumerate(reading.nodes):
             number = reading.num_inputs + place
             edges = [self.at(edge) for edge in reading.edges(place)]
@@ -91,7 +106,6 @@ class Stores:
                 self._add_store((number, 0), node, edges, geometry)
             elif len(edges) == 1 and (edges[0] in self.versions or edges[0] in self._views):
                 self._add_views(reading, number, node, edges[0])
-        self._live = self._consumed(reading)
 
     def at(self, edge: Edge) -> Edge:
         """Return what an edge leads to in the end."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.tape.private_torch import bare
 from pushforward.tape.reader import Edge
-from pushforward.tape.stores import MISSING, Chain, Store, Stores, axes_of, flat_position
+from pushforward.tape.stores import MISSING, Store, Stores, axes_of, flat_position
+
+MAX_NUMBERS = 2**16  # of a constant that is made of a list
 
 Part = tuple[Edge, AbstractLinearMap, torch.dtype]
 Variable = tuple[Edge, list[Part], torch.dtype]
@@ -33,14 +36,14 @@ class _Assembly:
         start, chain, first, last = stores.since(edge)
         self.variables: list[Variable] = []
         self._edge, self._chain, self._device = edge, chain, device
-        self._owners = chain.owners(first, last)
+        self._stores = (first, last)
+        with bare():
+            counts = torch.bincount(
+                chain.owners(first, last).reshape(-1) + 1, minlength=last + 2
+            ).tolist()
         parts: list[Part] = []
-        if start != MISSING:
-            kept = self._owners < 0
-            if bool(kept.any()):
-                mask = Mask(chain.shape, chain.shape, kept.to(device))
-                parts.append((start, mask, chain.dtype))
-        counts = torch.bincount(self._owners.reshape(-1) + 1, minlength=last + 2).tolist()
+        if start != MISSING and counts[0]:
+            parts.append((start, Mask(chain.shape, chain.shape, self._kept()), chain.dtype))
         singles: list[tuple[Store, int]] = []  # elements, and their positions row by row
         for number in range(first, last + 1):
             store, count = chain.stores[number], counts[number + 1]
@@ -98,23 +101,28 @@ class _Assembly:
             edge, dtype = self._new([(edge, linear_map, dtype)]), self._chain.dtype
         return edge, maps[-1], dtype
 
+    def _kept(self) -> Tensor:
+        """Return where nobody wrote."""
+        return self._constant(lambda: self._chain.owners(*self._stores) < 0)
+
     def _scattered(self, store: Store, number: int) -> AbstractLinearMap:
         """Return the map of a write whose place is irregular, or that later ones overwrote in part."""
         chain = self._chain
-        index = self._positions.as_strided(*store.region).reshape(-1)
-        owners = self._owners.reshape(-1)[index]
-        index = torch.where(owners == number, index, -1).to(self._device)
-        is_total = bool((owners == number).all())
+
+        def index() -> Tensor:
+            places = chain.positions(store.region)
+            owners = chain.owners(*self._stores).reshape(-1)[places]
+            return torch.where(owners == number, places, -1)
+
         base, shape = chain.shape, store.region[0]
         axes = tuple(range(len(base))), tuple(range(len(shape)))
-        return transpose(Gather(base, shape, index, *axes, is_total))
+        return transpose(Gather(base, shape, self._constant(index), *axes))
 
-    @functools.cached_property
-    def _positions(self) -> Tensor:
-        """The base's memory, with the positions of its elements counted row by row."""
-        chain: Chain = self._chain
-        extent = 1 + sum((n - 1) * s for n, s in zip(chain.shape, chain.stride, strict=True))
-        memory = torch.full((max(extent, 0),), -1)
-        where = torch.arange(math.prod(chain.shape)).reshape(chain.shape)
-        memory.as_strided(chain.shape, chain.stride).copy_(where)
-        return memory
+    def _constant(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what is computed of places alone: a small one as numbers, which a kernel keeps."""
+        if math.prod(self._chain.shape) > MAX_NUMBERS:
+            return compute().to(self._device)
+        with bare():
+            numbers = compute()
+            listed, dtype = numbers.tolist(), numbers.dtype
+        return torch.tensor(listed, dtype=dtype, device=self._device).reshape(numbers.shape)
