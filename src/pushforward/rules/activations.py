@@ -41,6 +41,8 @@ def _by_kernel(
 ) -> None:
     """Declare an activation by PyTorch's own kernel for the product of its derivative with a tangent.
 
+    Only where that kernel has a derivative of its own.
+
     Args:
         operator: As in `rule`.
         kernel: Takes the tangent, the operator's output, and the operator's arguments.
@@ -348,15 +350,12 @@ def _mish(x: Tensor) -> Tensor:
     return gate + x * (1 - gate * gate) * torch.sigmoid(x)
 
 
-_by_kernel(
-    aten.silu,
-    lambda x_dot, y, x: aten.silu_backward.default(x_dot, x),
-    lambda y, x: _silu(x),
-)
-_by_kernel(
+elementwise(aten.silu, _silu)
+# oneDNN's kernel does not broadcast.
+elementwise(
     aten.gelu,
-    lambda x_dot, y, x, *, approximate="none": aten.gelu_backward.default(
-        x_dot, x, approximate=approximate
+    lambda x, *, approximate="none": aten.gelu_backward.default(
+        torch.ones_like(x), x, approximate=approximate
     ),
 )
 elementwise(
@@ -364,7 +363,7 @@ elementwise(
     lambda y_bar, x, *, approximate="none": _gelu(x, approximate),
     lambda y_bar, x, *, approximate="none": y_bar * _gelu_twice(x, approximate),
 )
-_by_kernel(aten.mish, lambda x_dot, y, x: aten.mish_backward.default(x_dot, x))
+elementwise(aten.mish, _mish)
 
 
 def _glu(x: Tensor, dim: int = -1) -> AbstractLinearMap:

@@ -1,7 +1,7 @@
 """Under one ``vmap`` of ``torch.func``: tensors are taken apart, so that plain autograd records physical operators.
 
-The tape then shows the batch as one more axis, first of all, which every block keeps; sweeps run on plain tensors, out of
-sight of ``torch.func``.
+The tape then shows the batch as one more axis, first of all, which every block keeps; sweeps run on plain tensors, out
+of sight of ``torch.func``.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.hooks import RemovableHandle
 
 from pushforward.errors import RandomnessError
 from pushforward.tape import hooks
@@ -23,6 +24,7 @@ from pushforward.tape.private_torch import (
     expected_version,
     functorch_level,
     has_dynamo,
+    is_about_inference,
     is_refusal,
     outlives_level,
     pop_grad_level,
@@ -43,6 +45,7 @@ from pushforward.tape.reader import (
     read,
     sign_tensors,
 )
+from pushforward.tape.trust import Unwatched
 from pushforward.tape.watching import Watcher
 
 _thread = threading.local()
@@ -68,6 +71,7 @@ class Run:
         "_watcher",
         "batch",
         "grad_mode",
+        "is_watched",
         "inputs",
         "is_inference",
         "is_outermost",
@@ -76,7 +80,12 @@ class Run:
     )  # fmt: skip
 
     def __init__(
-        self, name: str, inputs: Sequence[Tensor], randomness: str, takes_apart: bool = False
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        randomness: str,
+        takes_apart: bool = False,
+        is_watched: bool = True,
     ) -> None:
         """Prepare.
 
@@ -85,7 +94,12 @@ class Run:
             inputs: The caller's tensors.
             randomness: ``'error'`` refuses what draws from the default generator.
             takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
+            is_watched: Whether a `Watcher` sees what the function calls.
+
+        Raises:
+            Unwatched: The function has to be watched, and was not; all is as before, but for what it did outside PyTorch.
         """
+        self.is_watched = is_watched
         self.batch: Batch | None = current_batch() if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
@@ -97,7 +111,8 @@ class Run:
 
     def __enter__(self) -> Run:
         """Start to record."""
-        self._random_state = generator_state(self.inputs) if self._randomness == "error" else None
+        has_state = self._randomness == "error" or not self.is_watched
+        self._random_state = generator_state(self.inputs) if has_state else None
         depth = getattr(_thread, "depth", 0)
         self.is_outermost = not depth
         _thread.depth = depth + 1
@@ -119,7 +134,7 @@ class Run:
         self._starts = [x.grad_fn for x in tracked]
         self._versions = [x._version for x in tracked]
         self._oldest = _oldest(tracked, self._starts)
-        self._watcher = Watcher(self.name, self._level or 0)
+        self._watcher = Watcher(self.name, self._level or 0) if self.is_watched else _NOBODY
         return self
 
     def _tracked(self) -> list[Tensor]:
@@ -134,15 +149,31 @@ class Run:
         return tracked
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the function, watched."""
-        with self._watcher:
-            return func(*args, **kwargs)
+        """Call the function."""
+        if self.is_watched:
+            with self._watcher:
+                return func(*args, **kwargs)
+        num_hooks = RemovableHandle.next_id
+        try:
+            result = func(*args, **kwargs)
+        except RuntimeError as error:
+            if is_refusal(error) or is_about_inference(error):
+                raise Unwatched from error
+            raise
+        if RemovableHandle.next_id != num_hooks:
+            raise Unwatched
+        return result
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the function did nothing that has to be seen."""
+        return not self._watcher.has_acted
 
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""
         watcher = self._watcher
         is_failed = watcher is not None and exception[0] is not None
-        unwritten = self.written() if is_failed else ()
+        unwritten = self.written() if is_failed and exception[0] is not Unwatched else ()
         if is_failed and self._random_state is not None:
             self._put_back()
         if watcher is not None and self.is_outermost and watcher.writes.written:
@@ -159,7 +190,7 @@ class Run:
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""
-        if self._random_state is None or not self._put_back():
+        if self._randomness != "error" or not self._put_back():
             return
         raise RandomnessError(
             f"{self.name}: vmap: called random operation while in randomness error mode. Use "
@@ -171,7 +202,7 @@ class Run:
         before = self._random_state
         if before == generator_state(self.inputs):
             return False
-        if threading.active_count() > 1 and not self._watcher.has_drawn:
+        if self.is_watched and threading.active_count() > 1 and not self._watcher.has_drawn:
             return False  # another thread drew
         put_back(before, self.inputs)
         return True
@@ -191,6 +222,8 @@ class Run:
         try:
             found = read(*among, writes.geometries)
         except RuntimeError as error:
+            if not self.is_watched:
+                raise Unwatched from error
             if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
                 raise
             old = restored(nodes_between(*among), writes.kept)
@@ -220,7 +253,7 @@ class Run:
             return [self.handed_over(leaf) for leaf in leaves]
         is_kept = self.grad_mode and reading.is_followed
         return [
-            self.handed_over(leaf) if number < 0 else leaf if is_kept else leaf.detach()
+            self.handed_over(leaf) if number < 0 else leaf if is_kept else detached(leaf)
             for leaf, (number, _) in zip(leaves, reading.outputs, strict=True)
         ]
 
@@ -248,7 +281,7 @@ class Run:
             or reaches_others(node, self._starts, self._oldest)
         ):
             return self._apart(tensor)
-        return tensor.detach()
+        return detached(tensor)
 
     def _apart(self, tensor: Tensor) -> Tensor:
         """Return a tensor whose history stays when the one that the function wrote to is detached."""
@@ -265,6 +298,9 @@ class Run:
         return found
 
 
+_NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
+
+
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
     if level is not None:
@@ -279,9 +315,15 @@ def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     return inner.clone()
 
 
-def _with_tangent(inner: Tensor, x: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(x).tangent
-    return inner if tangent is None else forward_ad.make_dual(inner, tangent)
+def detached(tensor: Tensor) -> Tensor:
+    """Return a tensor without history; with its tangent, which ``detach`` drops."""
+    plain = tensor.detach()
+    return plain if forward_ad._current_level < 0 else _with_tangent(plain, tensor)
+
+
+def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
+    tangent = forward_ad.unpack_dual(tensor).tangent
+    return plain if tangent is None else forward_ad.make_dual(plain, tangent)
 
 
 def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -55,6 +55,7 @@ class Watcher(TorchFunctionMode):
         self.writes = Writes(level)
         self.hooks: list[Hook] = []
         self.has_drawn = False  # random numbers from a default generator
+        self.has_acted = False  # and did not just call what was called
 
     def __torch_function__(
         self,
@@ -67,13 +68,16 @@ class Watcher(TorchFunctionMode):
         handler = _HANDLERS.get(func)
         try:
             if handler is not None:
+                self.has_acted = self.has_acted or func not in _QUIET
                 return handler(self, func, args, kwargs or {})
             if not kwargs:
                 return func(*args)
             if kwargs.get("out") is not None:
+                self.has_acted = True
                 return write_out(self.writes, self.name, func, args, kwargs)
             return func(*args, **kwargs)
         except RuntimeError as error:
+            self.has_acted = True
             if is_about_inference(error) and _has_inference_tensors((args, kwargs)):
                 args, kwargs = map_tensors(_savable, (args, kwargs))
                 return self.__torch_function__(func, types, args, kwargs)
@@ -110,6 +114,7 @@ def _write_if_asked(
     """Carry out a function of ``torch.nn.functional`` whose argument at ``place`` says whether it is in-place."""
     if not kwargs.get("inplace", args[place] if len(args) > place else False):
         return func(*args, **kwargs)
+    watcher.has_acted = True
 
     def twin(*args: Any, **kwargs: Any) -> Any:
         if len(args) > place:
@@ -180,7 +185,8 @@ def _draw(
     """Call, and see whether random numbers were drawn: tells the function's own draws from other threads'."""
     before = generator_state(())
     result = func(*args, **kwargs) if handler is None else handler(watcher, func, args, kwargs)
-    watcher.has_drawn |= generator_state(()) != before
+    if generator_state(()) != before:
+        watcher.has_drawn = watcher.has_acted = True
     return result
 
 
@@ -223,6 +229,7 @@ def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 _OF_PYTORCH = ("aten", "prims", "prim")
 _HANDLERS: dict[Any, Handler] = {}
+_QUIET: set[Any] = {torch.tensor, torch.as_tensor}  # whose handlers mostly just call
 _TWINS: dict[Any, Any] = {}
 # These change no elements.
 _NO_WRITES = {
@@ -279,6 +286,7 @@ def _install() -> None:
         elif inspect.isfunction(function) and "inplace" in inspect.signature(function).parameters:
             place = list(inspect.signature(function).parameters).index("inplace")
             _HANDLERS[function] = functools.partial(_write_if_asked, place)
+            _QUIET.add(function)
     for name in _IN_PLACE_NUMBERS:
         method = getattr(Tensor, f"__i{name}__", None)
         twin = getattr(Tensor, f"__{name}__", None)
@@ -301,6 +309,7 @@ def _install() -> None:
     _HANDLERS[torch.ops.higher_order.cond] = _branch
     for function, equivalent in EQUIVALENTS.items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
+    _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
         _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))
 

@@ -14,6 +14,7 @@ from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
 from pushforward.tape import dual_run
+from pushforward.tape import trust
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
@@ -24,7 +25,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.reader import map_saved
-from pushforward.tape.run import Run, write_back
+from pushforward.tape.run import Run, detached, write_back
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
 
@@ -55,8 +56,14 @@ class Tape:
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
         self._name, self._is_kept = name, is_kept
-        run = Run(name, selected.leaves, randomness, takes_apart)
-        self._record(run, func, selected, kwargs, has_aux)
+        leaves = selected.leaves
+        run = Run(name, leaves, randomness, takes_apart, not trust.is_trusted(func))
+        try:
+            self._record(run, func, selected, kwargs, has_aux)
+        except trust.Unwatched:
+            trust.distrust(func)
+            run = Run(name, leaves, randomness, takes_apart)
+            self._record(run, func, selected, kwargs, has_aux)
         if seen_with_jvp and dual_run.is_needed(name, self._reading):
             run = dual_run.DualRun(name, selected.leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
@@ -65,6 +72,7 @@ class Tape:
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
         self._versions: list[tuple[Tensor, int]] = []
+        trust.learn(func, hash(self.signature), run.is_quiet, run.is_watched)
         if is_kept:
             self._keep()
 
@@ -97,7 +105,7 @@ class Tape:
         reading = self._reading
         if not (self._grad_mode and reading.is_followed):
             reading.tensors = map_saved(
-                lambda t: t.detach() if t.requires_grad else t, reading.tensors
+                lambda t: detached(t) if t.requires_grad else t, reading.tensors
             )
         self._versions = [(t, t._version) for t in self._saved() if _has_version(t)]
         self.write_back()
