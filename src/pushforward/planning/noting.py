@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.metadata import METADATA
-from pushforward.tape.private_torch import is_wrapped, set_grad_enabled
+from pushforward.tape.private_torch import PythonNode, is_wrapped, set_grad_enabled
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
@@ -122,6 +122,8 @@ class _Calls(TorchFunctionMode):
         """Replace tensors and nodes by references, and collect these."""
         ref = self._refs.get(id(tree))
         if ref is not None:
+            if not ref.is_value and isinstance(tree, Tensor) and isinstance(tree.grad_fn, PythonNode):
+                self._is_possible = False  # the operators inside an autograd.Function are not all there is to it
             refs.append(ref)
             return ref
         if isinstance(tree, Tensor):

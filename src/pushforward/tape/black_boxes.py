@@ -16,6 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pushforward.errors import MissingRuleError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.transposition import LinearFunction
 from pushforward.tape import custom_functions
 from pushforward.tape.private_torch import Node, output_metadata, with_functorch
 
@@ -55,8 +56,8 @@ def maps(
         found: dict[int, AbstractLinearMap] = {}
         for out_nr in wanted:
             out = output_metadata(node)[out_nr]
-            push = functools.partial(pushed, node, out_nr, place)
-            pull = functools.partial(pulled, node, out_nr, place)
+            push: LinearFunction = functools.partial(pushed, node, out_nr, place)
+            pull: LinearFunction = functools.partial(pulled, node, out_nr, place)
             if custom_functions.hides_dependence(node, _called, out_nr, place):
                 push = custom_functions.refusing(name, node, anchors, push)
                 pull = custom_functions.refusing(name, node, anchors, pull)
@@ -127,6 +128,8 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
     x, out = output_metadata(target)[nr], output_metadata(node)[out_nr]
     try:
         found = _called(node, out_nr, place, _in_dtype(cotangent, out.dtype))
+    except MissingRuleError:
+        raise
     except (NotImplementedError, RuntimeError) as error:
         if isinstance(error, NotImplementedError) or "formula was registered" in str(error):
             raise _missing("pushforward", node, error) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pushforward.errors import MissingRuleError
 from pushforward.tape.private_torch import (
@@ -48,12 +49,14 @@ def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
 
     Then it does not see either what else it depends on. Asked only where somebody may differentiate again.
     """
-    if not torch.is_grad_enabled() or not isinstance(node, PythonNode):
+    if not isinstance(node, PythonNode):
+        return False
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return False
     if node._forward_cls is BackwardHookFunction:
         return False  # and its hooks are not to be called for nothing
     out = output_metadata(node)[out_nr]
-    with torch._C.DisableTorchFunction():
+    with torch._C.DisableTorchFunction(), torch.enable_grad():
         leaf = torch.ones(tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True)
         start = leaf.view_as(leaf)
         try:
@@ -85,7 +88,7 @@ def _leads_to(node: Node, start: Node) -> bool:
 def refusing(
     name: str, node: Node, anchors: Sequence[Tensor], function: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Return ``function``, whose results raise where they are differentiated with respect to what ``anchors`` depend on."""
+    """Return ``function`` with results that cannot be differentiated by what ``anchors`` depend on: that raises."""
     text = (
         f"{name}: the backward of {node.name().removesuffix('Backward')} (an autograd.Function) cannot be "
         "differentiated, as it is marked once_differentiable, detaches or reads numbers from tensors: got a second "
@@ -93,13 +96,13 @@ def refusing(
     )
 
     def refused(seeds: Tensor) -> Tensor:
-        result: Tensor = _Refused.apply(text, function(seeds).detach(), seeds, *anchors)
-        return result
+        apply: Callable[..., Tensor] = Refused.apply
+        return apply(text, function(seeds).detach(), seeds, *anchors)
 
     return refused
 
 
-class _Refused(torch.autograd.Function):
+class Refused(torch.autograd.Function):
     """The identity in its first tensor; nothing can be differentiated through it."""
 
     generate_vmap_rule = True

@@ -1,7 +1,7 @@
 """Running a function with dual numbers: where an ``autograd.Function`` has a forward derivative of its own.
 
-Autograd's graph does not keep what such a ``jvp`` needs. So PyTorch runs it, in forward mode, and what is recorded is the
-tangents: the graph from those of the inputs to those of the outputs, which is linear.
+Autograd's graph does not keep what such a ``jvp`` needs. So PyTorch runs it, in forward mode, and what is recorded is
+the tangents: the graph from those of the inputs to those of the outputs, which is linear.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape.private_torch import dual_numbers, function_of, unwrap_for_grad
+from pushforward.tape.node_types import JVP_ONLY, WITH_JVP
+from pushforward.tape.private_torch import dual_numbers, unwrap_for_grad
 from pushforward.tape.reader import Reading
 from pushforward.tape.run import Run, tracked_copy
-from pushforward.tape.node_types import JVP_ONLY, WITH_JVP
 
 _lock = threading.RLock()  # the level of dual numbers belongs to the process
 

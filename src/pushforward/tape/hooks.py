@@ -44,7 +44,10 @@ def register(
 ) -> tuple[Any, Hook | None]:
     """Register by ``func``; return the handle, and what was registered if the tensor has a derivative."""
     while not tensor.requires_grad and (axis := batch_axis(tensor)) is not None:
-        tensor, call = unwrapped(tensor), _per_member(call, axis)  # the tape shows the tensor inside
+        tensor, call = (
+            unwrapped(tensor),
+            _per_member(call, axis),
+        )  # the tape shows the tensor inside
     handle = func(tensor, call)
     if tensor.grad_fn is None:
         return handle, None

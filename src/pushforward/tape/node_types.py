@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pushforward.tape import probing
+from pushforward.tape.custom_functions import Refused
 from pushforward.tape.operators import OPERATORS, Row
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
@@ -150,7 +151,7 @@ def _function_type(node: Node) -> NodeType:
     if function is BackwardHookFunction:
         seen_module_hooks.add(True)
         return MODULE_HOOKS
-    if function.jvp is base.jvp:
+    if function.jvp is base.jvp or function is Refused:  # whose jvp raises, as its backward
         return BACKWARD_ONLY
     has_backward = function.backward is not base.backward or function.vjp is not base.vjp
     seen_with_jvp.add(True)

@@ -91,7 +91,8 @@ def call_ruled(
     if is_nondifferentiable(operator):
         detached, named = call.arguments([t.detach() for t in tensors])
         return func(*detached, **named)
-    return Ruled.apply(call, *tensors)
+    apply: Callable[..., Any] = Ruled.apply
+    return apply(call, *tensors)
 
 
 class Ruled(torch.autograd.Function):
@@ -161,19 +162,21 @@ class Ruled(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor) -> Any:
         """Call the operator for each member of the batch: nothing is known of it but its values."""
+        apply: Callable[..., Any] = Ruled.apply
         results = []
         for number in range(info.batch_size):
             member = [
                 t if axis is None else t.select(axis, number)
                 for t, axis in zip(tensors, in_dims[1:], strict=True)
             ]
-            results.append(Ruled.apply(call, *member))
+            results.append(apply(call, *member))
         if not isinstance(results[0], tuple):
             return torch.stack(results), 0
         outs = list(zip(*results, strict=True))
         is_tensor = [isinstance(each[0], Tensor) for each in outs]
         joined = [
-            torch.stack(each) if flag else each[0] for each, flag in zip(outs, is_tensor, strict=True)
+            torch.stack(each) if flag else each[0]
+            for each, flag in zip(outs, is_tensor, strict=True)
         ]
         return tuple(joined), tuple(0 if flag else None for flag in is_tensor)
 
