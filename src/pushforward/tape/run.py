@@ -175,7 +175,7 @@ class Run:
         is_failed = watcher is not None and exception[0] is not None
         unwritten = self.written() if is_failed and exception[0] is not Unwatched else ()
         if is_failed and self._random_state is not None:
-            self._put_back()
+            self._put_back(is_own=exception[0] is Unwatched)
         if watcher is not None and self.is_outermost and watcher.writes.written:
             _forget_history(watcher.writes.written.values())
         if self._is_eager:
@@ -197,12 +197,12 @@ class Run:
             "randomness='same' or randomness='different', or draw the numbers outside the function."
         )
 
-    def _put_back(self) -> bool:
-        """Put the generators back, and tell whether the function drew from them."""
+    def _put_back(self, is_own: bool = False) -> bool:
+        """Put the generators back, and tell whether the function drew from them; ``is_own``: no other thread did."""
         before = self._random_state
         if before == generator_state(self.inputs):
             return False
-        if self.is_watched and threading.active_count() > 1 and not self._watcher.has_drawn:
+        if not is_own and threading.active_count() > 1 and not self._watcher.has_drawn:
             return False  # another thread drew
         put_back(before, self.inputs)
         return True

@@ -103,7 +103,7 @@ class Tape:
     def _keep(self) -> None:
         """Let the tape outlive the call."""
         reading = self._reading
-        if not (self._grad_mode and reading.is_followed):
+        if not reading.is_followed:
             reading.tensors = map_saved(
                 lambda t: detached(t) if t.requires_grad else t, reading.tensors
             )
@@ -174,7 +174,9 @@ class Tape:
         check_versions(self._versions)
         before = torch.is_grad_enabled()
         is_recording = before and (
-            self._is_kept or self._reading.is_followed or any(t.requires_grad for t in given)
+            self._reading.is_followed
+            or any(t.requires_grad for t in given)
+            or (self._is_kept and functorch_level() is not None)
         )
         if num_dispatch_modes() or self._reading.calls_back:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
