@@ -62,9 +62,19 @@ class Write:
         self.after = self.base._version
 
 
-def kept(target: Tensor, base: Tensor) -> Write | None:
-    """Keep what is about to be overwritten, if anything but the function's own variable may still hold it."""
-    if not _is_held(target, base) or base.is_inference():
+def kept(target: Tensor, base: Tensor, is_wrapped: bool) -> Write | None:
+    """Keep what is about to be overwritten, if anything but the function's own variable may still hold it.
+
+    A tensor that a node saved, or its storage, has more owners than we see. Not so one that ``is_wrapped``.
+    """
+    if not is_wrapped:
+        tensors, storages = num_owners(base)
+        if target is base:
+            if tensors == 1 and storages == 1:
+                return None
+        elif tensors == 2 and storages == 2 and target._use_count() == 1:
+            return None
+    if base.is_inference():
         return None
     place = None
     if target is not base:
@@ -77,16 +87,6 @@ def kept(target: Tensor, base: Tensor) -> Write | None:
     finally:
         set_grad_enabled(before)
     return Write(base, base.grad_fn, base._version, next_sequence_number(), place, old)
-
-
-def _is_held(target: Tensor, base: Tensor) -> bool:
-    """Tell whether a tensor may be saved by a node: then it, or its storage, has more owners than we see."""
-    if is_wrapped(base):
-        return True
-    tensors, storages = num_owners(base)
-    if target is base:
-        return tensors > 1 or storages > 1
-    return tensors > 2 or storages > 2 or num_owners(target)[0] > 1
 
 
 def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) -> Restored:

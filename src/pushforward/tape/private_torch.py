@@ -21,13 +21,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch: Any = torch._C._functorch
 
+_MULTI_OUTPUT_NODE = int(torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
 _DEAD_LEVEL = -2  # what PyTorch says of a wrapper whose transform is over; -1 of a plain tensor
 
 Node = Any  # torch.autograd.graph.Node
 
 set_grad_enabled = torch._C._set_grad_enabled
-functorch_level = _functorch.maybe_current_level
 num_function_modes = torch._C._len_torch_function_stack
+functorch_level = _functorch.maybe_current_level
 num_dispatch_modes = torch._C._len_torch_dispatch_stack
 push_grad_level = _functorch._grad_increment_nesting
 pop_grad_level = _functorch._grad_decrement_nesting
@@ -213,8 +214,7 @@ def raw_saved(node: Node, name: str) -> Any:
 
 def is_one_of_several(view: Tensor) -> bool:
     """Tell whether a view is an output of an operator with several, which autograd does not let anybody write to."""
-    meta = torch._C._autograd._get_creation_meta(view)
-    return bool(meta == torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
+    return int(torch._C._autograd._get_creation_meta(view)) == _MULTI_OUTPUT_NODE
 
 
 def is_autocasting() -> bool:

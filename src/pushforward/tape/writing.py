@@ -21,6 +21,7 @@ from pushforward.tape.private_torch import (
     functorch_level,
     is_one_of_several,
     level_of,
+    num_function_modes,
     unwrapped,
     without_functorch,
 )
@@ -45,24 +46,26 @@ class Writes:
 
     def inner(self, tensor: Tensor) -> Tensor:
         """Return the tensor that the run records."""
-        while level_of(tensor) > self.level:
-            tensor = unwrapped(tensor)
+        if functorch_level() is not None:
+            while level_of(tensor) > self.level:
+                tensor = unwrapped(tensor)
         return tensor
 
     def begin(self, target: Tensor) -> Write | None:
         """Note that ``target`` is about to be written to: it may be the caller's, or saved by a node."""
-        target = self.inner(target)
+        now = functorch_level()
+        if now is not None:
+            target = self.inner(target)
         base = target._base
         if base is None:
             base = target
         if not base.requires_grad:
             self.written[id(base)] = base
-        now = functorch_level()
         if now is None or now == self.level:
-            write = kept(target, base)
+            write = kept(target, base, now is not None)
         elif not self.level:
             with without_functorch():
-                write = kept(target, base)
+                write = kept(target, base, is_wrapped=False)
         else:
             return None
         if write is not None:
@@ -74,20 +77,23 @@ class Writes:
         if isinstance(tree, Tensor):
             return self.inner(tree).requires_grad
         if isinstance(tree, (tuple, list)):
-            return any(self.is_followed(item) for item in tree)
-        return isinstance(tree, dict) and self.is_followed(tuple(tree.values()))
+            for item in tree:  # noqa: SIM110 (a third of the time)
+                if self.is_followed(item):
+                    return True
+            return False
+        return isinstance(tree, dict) and bool(tree) and self.is_followed(tuple(tree.values()))
 
     def remember_place(self, view: Tensor) -> None:
         """Remember where a view lies that was copied into."""
-        view = self.inner(view)
+        if functorch_level() is not None:
+            view = self.inner(view)
         base = view._base
         if base is None or base.dtype is not view.dtype or view.is_conj() or view.is_neg():
             return
         node = base.grad_fn
         if node is not None:
-            offset = int(view.storage_offset() - base.storage_offset())
-            place = (tuple(view.shape), view.stride(), offset)
-            self.geometries[node] = (tuple(base.shape), base.stride(), *place)
+            offset: Any = view.storage_offset() - base.storage_offset()
+            self.geometries[node] = (base.shape, base.stride(), view.shape, view.stride(), offset)
 
     def retaken(self, tree: Any, taken: Taken) -> Any:
         """Take views that came from operators with several outputs from their bases anew, each by itself."""
@@ -148,11 +154,15 @@ def write(
         args: The arguments.
         kwargs: Those by name.
     """
-    inner = writes.inner(target)
+    inner = target if functorch_level() is None else writes.inner(target)
     is_view = (
-        inner._base is not None and torch.is_grad_enabled() and writes.is_followed((args, kwargs))
+        inner._base is not None
+        and torch.is_grad_enabled()
+        and (inner.requires_grad or writes.is_followed((args, kwargs)))
     )
-    if is_view and is_one_of_several(inner):
+    if (
+        is_view and num_function_modes() and is_one_of_several(inner)
+    ):  # a mode around would retake too late
         taken: Taken = {}
         args, kwargs = writes.retaken((args, kwargs), taken)
         if id(target) in taken:
@@ -221,16 +231,18 @@ def write_out(
 
 def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) -> None:
     """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
-    is_plain = (
-        not isinstance(value, Tensor)
-        or not torch.is_grad_enabled()
-        or not writes.is_followed((value, target))
-        or not _is_basic(index)
-    )
-    view = target if is_plain else target[index]
-    is_view = not is_plain and writes.inner(view)._base is not None
-    if is_view and _is_same(view, value):
-        return
+    view = target
+    is_view = False
+    if (
+        isinstance(value, Tensor)
+        and torch.is_grad_enabled()
+        and writes.is_followed((value, target))
+        and _is_basic(index)
+    ):
+        view = target[index]
+        is_view = writes.inner(view)._base is not None
+        if is_view and _is_same(view, value):
+            return
     begun = writes.begin(view if is_view else target)
     try:
         if is_view:
@@ -246,8 +258,15 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
 
 
 def _is_basic(index: Any) -> bool:
-    items = index if type(index) is tuple else (index,)
-    return all(type(i) in (int, slice) or i is None or i is Ellipsis for i in items)
+    if type(index) is not tuple:
+        return type(index) in _BASIC
+    for i in index:  # noqa: SIM110 (a third of the time)
+        if type(i) not in _BASIC:
+            return False
+    return True
+
+
+_BASIC = {int, slice, type(None), type(Ellipsis)}
 
 
 def _is_same(view: Tensor, value: Tensor) -> bool:
