@@ -43,23 +43,33 @@ class RestoredNode:
 Restored = dict[Node, RestoredNode]
 
 
+Place = tuple[Any, ...]  # shape, strides and offset in the storage
+
+
 @dataclasses.dataclass(slots=True)
 class Write:
     """One write, and what it overwrote."""
 
-    base: Tensor
+    base: Tensor  # what was written to, or is a view of
     node: Node | None  # of the base, before
     version: int  # of the base, before
     number: int  # the sequence number of the next node
-    place: (
-        tuple[Any, ...] | None
-    )  # shape, strides and offset of the view written to; None: the whole base
+    place: Place
     old: Tensor
     after: int = -1  # version after the write; -1: it was not carried out
+    is_followed: bool = False  # by autograd
 
     def end(self) -> None:
         """Note that the write was carried out."""
         self.after = self.base._version
+        self.is_followed = self.base.grad_fn is not self.node
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Tell whether the write was to the memory of ``tensor``."""
+        base = self.base
+        if is_wrapped(base) or is_wrapped(tensor):
+            return tensor is base or tensor._base is base
+        return shares_storage(tensor, base)
 
 
 def kept(target: Tensor, base: Tensor, is_wrapped: bool) -> Write | None:
@@ -72,21 +82,23 @@ def kept(target: Tensor, base: Tensor, is_wrapped: bool) -> Write | None:
         if target is base:
             if tensors == 1 and storages == 1:
                 return None
-        elif tensors == 2 and storages == 2 and target._use_count() == 1:
+        elif tensors == 2 and storages == 2 and num_owners(target)[0] == 1:
             return None
     if base.is_inference():
         return None
-    place = None
-    if target is not base:
-        offset = target.storage_offset() - base.storage_offset()
-        place = (tuple(target.shape), target.stride(), offset)
     before = torch.is_grad_enabled()
     set_grad_enabled(True)  # the history is needed for derivatives of what is saved
     try:
         old = target.clone()
     finally:
         set_grad_enabled(before)
-    return Write(base, base.grad_fn, base._version, next_sequence_number(), place, old)
+    number = next_sequence_number()
+    return Write(base, base.grad_fn, base._version, number, place_of(target), old)
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Return where a tensor lies in its storage."""
+    return (tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) -> Restored:
@@ -98,7 +110,8 @@ def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) ->
         made: Nodes, and the names of the tensors that they saved.
         writes: All that was kept, in order.
     """
-    lost: list[tuple[int, Node, str, Tensor, Tensor]] = []
+    lost: list[tuple[int, Node, str, Tensor, _State]] = []
+    states: list[_State] = []
     for node, names in made:
         for name in names:
             try:
@@ -108,73 +121,87 @@ def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) ->
                 if version is None and not is_refusal(error):
                     raise
                 now = raw_saved(node, name)
-                base = _base_of(now, node, writes) if isinstance(now, Tensor) else None
-                if base is not None:
+                state = _state_of(now, node, writes, states) if isinstance(now, Tensor) else None
+                if state is not None:
                     if version is None:
-                        version = _version_at(node, base, writes)
-                    lost.append((version, node, name, now, base))
+                        version = state.version_at(sequence_number(node))
+                    lost.append((version, node, name, now, state))
     found: Restored = {}
-    states: dict[int, _State] = {}
-    for version, node, name, now, base in sorted(lost, key=lambda item: -item[0]):
-        if id(base) not in states:
-            states[id(base)] = _State(base, writes)
-        value = states[id(base)].at(version, now)
+    for version, node, name, now, state in sorted(lost, key=lambda item: -item[0]):
+        value = state.at(version, now)
         if value is not None:
             stand_in = found.setdefault(node, RestoredNode(node, {}))
             stand_in.old[f"_saved_{name}"] = value
     return found
 
 
-def _base_of(now: Tensor, node: Node, writes: list[Write]) -> Tensor | None:
-    """Return the tensor that was written to and that a saved tensor is, or is a view of."""
-    for write in reversed(writes):
-        base = write.base
-        if now is base or now._base is base or write.node is node:
-            return base
-        if not is_wrapped(now) and not is_wrapped(base) and shares_storage(now, base):
-            return base
-    return None
-
-
-def _version_at(node: Node, base: Tensor, writes: list[Write]) -> int:
-    """Return the version of a base when a node was made."""
-    number = sequence_number(node)
-    for write in writes:
-        if write.base is base and write.number > number:
-            return write.version
-    return base._version
+def _state_of(now: Tensor, node: Node, writes: list[Write], states: list[_State]) -> _State | None:
+    """Return the state of the memory of what a node saved; None if nobody saw a write to it."""
+    for state in states:
+        if state.is_of(now, node):
+            return state
+    mine = [write for write in writes if write.node is node or write.is_of(now)]
+    if mine:
+        base = mine[-1].base
+        states.append(_State([write for write in writes if write.is_of(base)]))
+    return states[-1] if mine else None
 
 
 class _State:
-    """The contents of a base, going back in time."""
+    """Memory that was written to, going back in time."""
 
-    def __init__(self, base: Tensor, writes: list[Write]) -> None:
-        self._writes = [write for write in writes if write.base is base and write.after >= 0]
-        self._base, self._version = base, base._version
+    def __init__(self, writes: list[Write]) -> None:
+        self._seen = writes
+        self._writes = [write for write in writes if write.after >= 0]
+        # The whole, with its history: others are its aliases.
+        self._base = max((w.base for w in writes), key=lambda b: (b.numel(), b.requires_grad))
+        self._version = self._base._version
         self._contents: Tensor | None = None  # None: as it is now
 
+    def is_of(self, now: Tensor, node: Node) -> bool:
+        """Tell whether a saved tensor lies in this memory."""
+        return any(write.node is node or write.is_of(now) for write in self._seen)
+
+    def version_at(self, number: int) -> int:
+        """Return the version that nodes with a sequence number saw."""
+        for write in self._seen:
+            if write.number > number:
+                return write.version
+        return self._base._version
+
     def at(self, version: int, now: Tensor) -> Tensor | None:
-        """Return what ``now`` was when the base had a version; None if nobody knows."""
+        """Return what ``now`` was when the memory had a version; None if nobody knows."""
         while self._writes and self._version > version:
             if not self._undo(self._writes.pop()):
                 return None
         if self._version != version:
             return None
         contents = self._base if self._contents is None else self._contents
-        if now.shape == contents.shape and now.stride() == contents.stride():
-            return contents.clone()
-        offset = now.storage_offset() - self._base.storage_offset()
-        return contents.as_strided(now.shape, now.stride(), offset).clone()
+        return _view(contents, self._base, place_of(now)).clone()
 
     def _undo(self, write: Write) -> bool:
         if write.after != self._version:
             self._version, self._writes = -1, []  # a write that nobody saw
             return False
         self._version = write.version
-        if write.place is None:
-            contents = write.old.clone()
+        contents = self._base.clone() if self._contents is None else self._contents
+        if contents.stride() != self._base.stride():
+            return False
+        old = write.old
+        part = _view(contents, self._base, write.place)
+        if not write.is_followed and part.requires_grad:
+            old = old.detach() + (part - part.detach())  # its derivative is what it was
+        if part is contents:
+            contents = old.clone()
         else:
-            contents = self._base.clone() if self._contents is None else self._contents
-            contents.as_strided(*write.place).copy_(write.old)
+            part.copy_(old)
         self._contents = contents
-        return contents.stride() == self._base.stride()
+        return True
+
+
+def _view(contents: Tensor, base: Tensor, place: Place) -> Tensor:
+    """Return the part of ``contents`` that lies where ``place`` is in the memory of ``base``."""
+    if place == place_of(base):
+        return contents
+    shape, stride, offset = place
+    return contents.as_strided(shape, stride, offset - base.storage_offset())

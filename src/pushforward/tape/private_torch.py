@@ -85,6 +85,11 @@ functorch_stack = _functorch.get_interpreter_stack
 add_batch_axis = _functorch._add_batch_dim
 
 
+def decomposition(name: str, overload: str) -> Any:
+    """Return PyTorch's own way of computing an operator from others."""
+    return torch._decomp.decomposition_table[getattr(getattr(torch.ops.aten, name), overload)]
+
+
 def batch_axis(tensor: Tensor) -> int | None:
     """Return which axis of the tensor inside is the batch of a ``vmap``; None of a tensor that is not batched."""
     axis: int = _functorch.maybe_get_bdim(tensor)
@@ -198,7 +203,7 @@ def next_sequence_number() -> int:
 def num_owners(tensor: Tensor) -> tuple[int, int]:
     """Return how many hold a tensor, and how many tensors hold its storage."""
     storages = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - 1  # the one asked
-    return tensor._use_count(), storages
+    return tensor._use_count(), storages  # type: ignore[attr-defined]
 
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:
