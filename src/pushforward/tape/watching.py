@@ -22,14 +22,18 @@ from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
 from pushforward.tape.private_torch import (
     add_batch_axis,
+    batch_axis,
     batch_axis_at,
+    functorch_level,
     is_about_inference,
     is_refusal,
     is_wrapped,
     level_of,
+    start_requiring_grad,
     unwrapped,
 )
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
+from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.writing import (
     SAVING_NOTHING,
@@ -68,7 +72,7 @@ class Watcher(TorchFunctionMode):
         handler = _HANDLERS.get(func)
         try:
             if handler is not None:
-                self.has_acted = self.has_acted or func not in _QUIET
+                self.has_acted = self.has_acted or not (handler is _write or func in _QUIET)
                 return handler(self, func, args, kwargs or {})
             if not kwargs:
                 return func(*args)
@@ -105,6 +109,9 @@ def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Carry out an in-place operator."""
     if not args or not isinstance(args[0], Tensor):
         return func(*args, **kwargs)
+    target = args[0]
+    # What has a history, and is no view, autograd follows by itself.
+    watcher.has_acted = watcher.has_acted or not target.requires_grad or target._base is not None
     return write(watcher.writes, args[0], func, _TWINS.get(func), args, kwargs)
 
 
@@ -137,7 +144,8 @@ def _call_equivalent(
     kwargs: dict[str, Any],
 ) -> Any:
     """Call another function that does the same, where that can be."""
-    if torch.is_grad_enabled() and watcher.writes.is_followed((args, kwargs)):
+    is_batched = equivalent in STEPPED.values() and functorch_level() is not None
+    if is_batched or (torch.is_grad_enabled() and watcher.writes.is_followed((args, kwargs))):
         result = equivalent(*args, **kwargs)
         if result is not None:
             return result
@@ -198,6 +206,14 @@ def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return handle
 
 
+def _require(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Start to require grad, which a transform of ``torch.func`` around this would forbid."""
+    if functorch_level() is None or args[1:] == (False,) or kwargs:
+        return func(*args, **kwargs)
+    start_requiring_grad(args[0])
+    return args[0]
+
+
 def _declared(operator: Any) -> None:
     """See the calls of a ``torch.library`` operator that the user declared."""
     is_packet = isinstance(operator, torch._ops.OpOverloadPacket)
@@ -216,6 +232,16 @@ def _call_ruled(
     operator: Any, watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     return call_ruled(operator, func, args, kwargs)
+
+
+def _requires_grad(
+    watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Answer for the tensor inside a batch: what the function decides by this it decides without ``vmap``."""
+    tensor = args[0]
+    while not func(tensor) and batch_axis(tensor) is not None:
+        tensor = unwrapped(tensor)
+    return bool(tensor.requires_grad)
 
 
 def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -306,8 +332,10 @@ def _install() -> None:
     for function in (torch.tensor, torch.as_tensor):
         _HANDLERS[function] = _make_from_data
     _HANDLERS[Tensor.register_hook] = _hook
+    _HANDLERS[Tensor.requires_grad_] = _HANDLERS[Tensor.requires_grad.__set__] = _require  # type: ignore[attr-defined]
     _HANDLERS[torch.ops.higher_order.cond] = _branch
-    for function, equivalent in EQUIVALENTS.items():
+    _HANDLERS[Tensor.requires_grad.__get__] = _requires_grad
+    for function, equivalent in (EQUIVALENTS | STEPPED).items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
