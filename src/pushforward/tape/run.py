@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from pushforward.errors import RandomnessError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
+from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.node_types import MODULE_HOOKS, seen_module_hooks
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
@@ -45,7 +46,7 @@ from pushforward.tape.reader import (
     read,
     sign_tensors,
 )
-from pushforward.tape.trust import Unwatched
+from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
 
 _thread = threading.local()
@@ -71,10 +72,10 @@ class Run:
         "_watcher",
         "batch",
         "grad_mode",
-        "is_watched",
         "inputs",
         "is_inference",
         "is_outermost",
+        "is_watched",
         "name",
         "tracked",
     )  # fmt: skip
@@ -111,7 +112,7 @@ class Run:
 
     def __enter__(self) -> Run:
         """Start to record."""
-        has_state = self._randomness == "error" or not self.is_watched
+        has_state = self._randomness == "error" or not self.is_watched or self.batch is not None
         self._random_state = generator_state(self.inputs) if has_state else None
         depth = getattr(_thread, "depth", 0)
         self.is_outermost = not depth
@@ -134,8 +135,13 @@ class Run:
         self._starts = [x.grad_fn for x in tracked]
         self._versions = [x._version for x in tracked]
         self._oldest = _oldest(tracked, self._starts)
-        self._watcher = Watcher(self.name, self._level or 0) if self.is_watched else _NOBODY
+        self._watcher = self._new_watcher() if self.is_watched else _NOBODY
         return self
+
+    def _new_watcher(self) -> Watcher:
+        if self.batch is not None:
+            return BatchWatcher(self.name, 0)
+        return Watcher(self.name, self._level or 0)
 
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
@@ -157,9 +163,7 @@ class Run:
         try:
             result = func(*args, **kwargs)
         except RuntimeError as error:
-            if is_refusal(error) or is_about_inference(error):
-                raise Unwatched from error
-            raise
+            raise Unwatched from error  # with a watcher it works, or fails again
         if RemovableHandle.next_id != num_hooks:
             raise Unwatched
         return result
@@ -173,9 +177,9 @@ class Run:
         """Put everything back."""
         watcher = self._watcher
         is_failed = watcher is not None and exception[0] is not None
-        unwritten = self.written() if is_failed and exception[0] is not Unwatched else ()
+        unwritten = self.written() if is_failed and exception[0] not in _SIGNALS else ()
         if is_failed and self._random_state is not None:
-            self._put_back(is_own=exception[0] is Unwatched)
+            self._put_back(is_own=exception[0] in _SIGNALS)
         if watcher is not None and self.is_outermost and watcher.writes.written:
             _forget_history(watcher.writes.written.values())
         if self._is_eager:
@@ -249,11 +253,16 @@ class Run:
 
     def outputs(self, leaves: Sequence[Tensor], reading: Reading) -> list[Tensor]:
         """Return the function's outputs as the caller may have them."""
-        if self._level is not None or (len(leaves) > 1 and self.grad_mode and reading.is_followed):
-            return [self.handed_over(leaf) for leaf in leaves]
         is_kept = self.grad_mode and reading.is_followed
+        is_dual = forward_ad._current_level >= 0
+        if self._level is not None or is_dual or (is_kept and len(leaves) > 1):
+            return [self.handed_over(leaf) for leaf in leaves]
         return [
-            self.handed_over(leaf) if number < 0 else leaf if is_kept else detached(leaf)
+            self.handed_over(leaf)
+            if number < 0
+            else self._apart(leaf)
+            if is_kept
+            else leaf.detach()
             for leaf, (number, _) in zip(leaves, reading.outputs, strict=True)
         ]
 
@@ -298,6 +307,7 @@ class Run:
         return found
 
 
+_SIGNALS = (AskedError, Unwatched)  # after which the function is run again
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
 
 

@@ -22,7 +22,6 @@ from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
 from pushforward.tape.private_torch import (
     add_batch_axis,
-    batch_axis,
     batch_axis_at,
     functorch_level,
     is_about_inference,
@@ -234,16 +233,6 @@ def _call_ruled(
     return call_ruled(operator, func, args, kwargs)
 
 
-def _requires_grad(
-    watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> bool:
-    """Answer for the tensor inside a batch: what the function decides by this it decides without ``vmap``."""
-    tensor = args[0]
-    while not func(tensor) and batch_axis(tensor) is not None:
-        tensor = unwrapped(tensor)
-    return bool(tensor.requires_grad)
-
-
 def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the branch of ``torch.cond`` that is taken, so that the tape shows what it does."""
     taken, if_true, if_false, operands = args
@@ -334,7 +323,6 @@ def _install() -> None:
     _HANDLERS[Tensor.register_hook] = _hook
     _HANDLERS[Tensor.requires_grad_] = _HANDLERS[Tensor.requires_grad.__set__] = _require  # type: ignore[attr-defined]
     _HANDLERS[torch.ops.higher_order.cond] = _branch
-    _HANDLERS[Tensor.requires_grad.__get__] = _requires_grad
     for function, equivalent in (EQUIVALENTS | STEPPED).items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
     _QUIET.update(RANDOM_FUNCTIONS)

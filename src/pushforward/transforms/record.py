@@ -57,12 +57,17 @@ class Tape:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
+        takes_apart = takes_apart and trust.may_take_apart(func)
         run = Run(name, leaves, randomness, takes_apart, not trust.is_trusted(func))
         try:
             self._record(run, func, selected, kwargs, has_aux)
         except trust.Unwatched:
             trust.distrust(func)
             run = Run(name, leaves, randomness, takes_apart)
+            self._record(run, func, selected, kwargs, has_aux)
+        except trust.AskedError:
+            trust.keep_whole(func)
+            run = Run(name, leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
         if seen_with_jvp and dual_run.is_needed(name, self._reading):
             run = dual_run.DualRun(name, selected.leaves, randomness)
@@ -72,7 +77,8 @@ class Tape:
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
         self._versions: list[tuple[Tensor, int]] = []
-        trust.learn(func, hash(self.signature), run.is_quiet, run.is_watched)
+        if not num_dispatch_modes():  # under which sizes may not hash
+            trust.learn(func, hash(tuple(self._reading.types)), run.is_quiet, run.is_watched)
         if is_kept:
             self._keep()
 
@@ -93,6 +99,8 @@ class Tape:
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
             reading.anchors = self.outputs
+            if not (run.is_watched or trust.knows(func, hash(tuple(reading.types)))):
+                raise trust.Unwatched
             self.results: list[Tensor] = run.outputs(leaves, reading)
             if has_aux:
                 aux_leaves, aux_spec = flatten(aux)
