@@ -1,12 +1,13 @@
 """What must hold for the linear maps of one call of an operator."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from rules.samples import Sample
+from rules.samples import Sample, map_tensors
 from torch import Tensor
 
 from pushforward.linear.block import Block, complex_identity, identity
@@ -77,10 +78,10 @@ def failures(rule: Rule, sample: Sample) -> Iterator[str]:
 
 def differentiated(rule: Rule, sample: Sample) -> list[Slot]:
     """Return those of the arguments that autograd differentiates by one node of the operator itself."""
-    found = []
+    found, outs = [], []
     for slot in slots(rule, sample):
-        leaf = _argument(sample, slot).clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), contextlib.suppress(RuntimeError):  # which refuses the argument
+            leaf = _followed(_argument(sample, slot))
             outs = [o for o in _outputs(sample, {slot: leaf}) if isinstance(o, Tensor)]
         kinds = [node_type(o.grad_fn) for o in outs if o.requires_grad]
         if kinds and kinds[0].op is not None and functional(kinds[0].op) == functional(sample.op):
@@ -390,6 +391,8 @@ def _replaced(
 
 def _call(sample: Sample, primals: dict[Slot, Tensor]) -> Any:
     args, kwargs = _replaced(sample, primals)
+    if sample.op._schema.is_mutable:
+        args, kwargs = map_tensors((args, kwargs), torch.clone)
     torch.manual_seed(0)
     return sample.op(*args, **kwargs)
 

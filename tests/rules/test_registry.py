@@ -39,7 +39,9 @@ def test_every_partial_of_every_rule_is_reached(samples: dict[Any, list[Sample]]
     for rule in RULES:
         if str(rule.operator) in NOT_ON_CPU:
             continue
-        reached = {key for s in samples.get(rule.operator, []) for key, _ in differentiated(rule, s)}
+        reached = {
+            key for s in samples.get(rule.operator, []) for key, _ in differentiated(rule, s)
+        }
         reached_partials = {id(rule.partials[key]) for key in reached}
         missing += [
             f"{rule.operator}: argument {key}"

@@ -104,11 +104,6 @@ rule(
     lambda y_bar, x, min_val, max_val: _scale(x, 0.0),
 )
 elementwise(aten.hardsigmoid, lambda x: ((x > -3) & (x < 3)) / 6)
-elementwise(
-    aten.hardsigmoid_backward,
-    lambda y_bar, x: ((x > -3) & (x < 3)) / 6,
-    lambda y_bar, x: 0.0,
-)
 _by_kernel(aten.hardswish, lambda x_dot, y, x: aten.hardswish_backward.default(x_dot, x))
 elementwise(
     aten.hardswish_backward,
@@ -170,14 +165,6 @@ elementwise(
     lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: _rrelu_coef(
         out, noise, lower, upper, training
     ),
-)
-rule(
-    aten.rrelu_with_noise_functional,
-    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
-        _scale(x, _rrelu_coef(x, out[1], lower, upper, training)),
-        None,
-    ),
-    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None: (None, None),
 )
 elementwise(
     aten.rrelu_with_noise_backward,
@@ -241,17 +228,6 @@ elementwise(aten.elu_backward, _elu_backward, None, None, None, None, _elu_twice
 # Sigmoids
 
 
-def _logit_slopes(x: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
-    """Return the first and second derivative of logit, 0 where ``eps`` clamps."""
-    inside = torch.ones_like(x, dtype=torch.bool)
-    if eps is not None:
-        inside = (x >= eps) & (x <= 1 - eps)
-    safe = torch.where(inside, x, 0.5)
-    first = 1 / (safe * (1 - safe))
-    second = (2 * safe - 1) * first * first
-    return torch.where(inside, first, 0), torch.where(inside, second, 0)
-
-
 _by_kernel(
     aten.sigmoid,
     lambda x_dot, y, x: aten.sigmoid_backward.default(x_dot, y),
@@ -275,11 +251,6 @@ rule(
     lambda y_bar, y: Scale(
         tuple(y.shape), tuple(y.shape), -2 * y_bar * _conj(y), conjugate=y.is_complex()
     ),
-)
-elementwise(
-    aten.logit_backward,
-    lambda y_bar, x, eps=None: _logit_slopes(x, eps)[0],
-    lambda y_bar, x, eps=None: y_bar * _logit_slopes(x, eps)[1],
 )
 rule(aten.log_sigmoid_forward, lambda x: (_scale(x, torch.sigmoid(-x)), None))
 elementwise(

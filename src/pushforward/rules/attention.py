@@ -137,7 +137,7 @@ def _declare(operator: Any, read: Callable[..., tuple[Tensor | None, float, bool
     masks = {name: partial(3) for name in ("attn_mask", "attn_bias")}
     names = [argument.name for argument in operator._schema.arguments]
     masks = {name: function for name, function in masks.items() if name in names}
-    rule(operator, partial(0), partial(1), partial(2), domain=None, **masks)
+    rule(operator, partial(0), partial(1), partial(2), **masks)
 
 
 _declare(

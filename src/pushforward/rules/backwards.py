@@ -196,6 +196,7 @@ def _declare_padding(operator: Any, forward: Callable[..., AbstractLinearMap]) -
         operator,
         lambda grad_output, self, padding: transpose(forward(self, padding)),
         lambda *args, **kwargs: None,
+        like=1,
     )
 
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.kinds.contract import Contract
-from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.formula import formula_map
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -168,72 +166,5 @@ def _cudnn_ctc_loss(
     )
 
 
-def _backward_slope(
-    log_probs: Tensor,
-    targets: Tensor,
-    input_lengths: Any,
-    target_lengths: Any,
-    loss: Tensor,
-    blank: int,
-    zero_infinity: bool,
-) -> Tensor:
-    """Return the slope as PyTorch has it, with exp(log_probs) added."""
-    slope = _slope(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, loss)
-    time = torch.arange(len(log_probs), device=log_probs.device).reshape(-1, 1, 1)
-    ends = torch.tensor(_integers(input_lengths), device=log_probs.device).reshape(1, -1, 1)
-    counted = (time < ends) & ~(loss.isinf().reshape(1, -1, 1) & zero_infinity)
-    return slope + torch.where(counted, log_probs.exp(), torch.zeros_like(log_probs))
-
-
-def _ctc_backward_cotangent(
-    grad: Tensor,
-    log_probs: Tensor,
-    targets: Tensor,
-    input_lengths: Any,
-    target_lengths: Any,
-    neg_log_likelihood: Tensor,
-    log_alpha: Tensor,
-    blank: int,
-    zero_infinity: bool = False,
-) -> AbstractLinearMap:
-    options = (input_lengths, target_lengths, neg_log_likelihood, blank, zero_infinity)
-    slope = _backward_slope(log_probs, targets, *options)
-    return transpose(_loss_map(slope, neg_log_likelihood))
-
-
-def _ctc_backward_log_probs(
-    grad: Tensor,
-    log_probs: Tensor,
-    targets: Tensor,
-    input_lengths: Any,
-    target_lengths: Any,
-    neg_log_likelihood: Tensor,
-    log_alpha: Tensor,
-    blank: int,
-    zero_infinity: bool = False,
-    *,
-    out: Tensor,
-) -> AbstractLinearMap:
-    """Take the saved likelihoods for functions of ``log_probs``, which they are."""
-    options = (input_lengths, target_lengths, neg_log_likelihood.detach(), blank, zero_infinity)
-    return formula_map(
-        lambda x: grad.reshape(1, -1, 1) * _backward_slope(x, targets, *options), log_probs, out
-    )
-
-
-def _no_share(*args: Any, **kwargs: Any) -> None:
-    """Its derivative is in that of ``log_probs``."""
-
-
 rule(aten._ctc_loss, _ctc_loss)
 rule(aten._cudnn_ctc_loss, _cudnn_ctc_loss)
-rule(
-    aten._ctc_loss_backward,
-    _ctc_backward_cotangent,
-    _ctc_backward_log_probs,
-    None,
-    None,
-    None,
-    _no_share,
-    _no_share,
-)

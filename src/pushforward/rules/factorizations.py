@@ -270,7 +270,7 @@ def _svd(
     u, s, vh = out
     has_vectors = u.shape[-2:-1] == A.shape[-2:-1]
     if not has_vectors:
-        u, _, vh = torch.linalg.svd(A, full_matrices=False, driver=driver)
+        u, _, vh = torch.linalg.svd(A, full_matrices=False)
     u1, vh1 = u[..., :k], vh[..., :k, :]
 
     values = singular_values(A, u1, vh1)
@@ -324,17 +324,4 @@ def _eig(self: Tensor, *, out: tuple[Tensor, Tensor]) -> Maps:
     return _bilinear(self, inverse, vectors.mT), Factor(push, pull).map(self, vectors)
 
 
-def _eigvals(self: Tensor, *, out: Tensor) -> AbstractLinearMap:
-    """As `_eig`; the vectors are computed here, and put into the order in which the eigenvalues came."""
-    values, vectors = torch.linalg.eig(self)
-    distances = (row(values) - column(out)).abs()
-    scale = out.abs().amax(-1, keepdim=True).unsqueeze(-1) if out.shape[-1] else distances
-    # Mostly the orders agree: of eigenvalues that are nearly equal each keeps its own vector.
-    elsewhere = 1 - eye_like(distances, out.shape[-1])
-    order = (distances + elsewhere * scale * 1e-7).argmin(-1) if out.shape[-1] else distances.long()
-    vectors = torch.take_along_dim(vectors, row(order), -1) if out.shape[-1] else vectors
-    return _bilinear(self, torch.linalg.inv_ex(vectors)[0], vectors.mT)
-
-
 rule(aten.linalg_eig.default, _eig)
-rule(aten._linalg_eigvals.default, _eigvals)

@@ -30,13 +30,21 @@ def formula_map(function: Callable[[Tensor], Tensor], x: Tensor, out: Tensor) ->
     return General(tuple(x.shape), tuple(out.shape), per_seed(push_one), per_seed(pull_one))
 
 
-def rule_by_formula(operator: Any, formula: Formula, names: Sequence[str]) -> None:
+def rule_by_formula(
+    operator: Any,
+    formula: Formula,
+    names: Sequence[str],
+    constants: Sequence[str] = (),
+    like: int | None = None,
+) -> None:
     """Declare the derivatives of ``operator`` in its arguments ``names`` from a formula for it.
 
     Args:
         operator: An overload.
         formula: Takes all of the operator's arguments in order, and returns its output or outputs.
         names: The arguments that may be differentiated.
+        constants: Those that may be differentiated, and whose derivative is 0.
+        like: As in `rule`.
     """
     arguments = operator._schema.arguments
 
@@ -69,6 +77,10 @@ def rule_by_formula(operator: Any, formula: Formula, names: Sequence[str]) -> No
         return maps
 
     places = [argument.name for argument in arguments]
-    count = max((places.index(name) for name in names), default=-1) + 1
-    positional = [partial(name) if name in names else None for name in places[:count]]
-    rule(operator, *positional)
+    known = {name: partial(name) for name in names} | dict.fromkeys(constants, _no_map)
+    count = max((places.index(name) for name in known), default=-1) + 1
+    rule(operator, *[known.get(name) for name in places[:count]], like=like)
+
+
+def _no_map(*_: Any, **__: Any) -> None:
+    return None

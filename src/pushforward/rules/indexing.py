@@ -190,9 +190,9 @@ def _spread(values: Tensor, shape: Shape) -> AbstractLinearMap:
 
 rule(aten.index.Tensor, index_map)
 rule(aten._unsafe_index.Tensor, index_map)
-rule(aten.index_put, _index_put_self, None, index_put_values_map, like_first=True)
-rule(aten._unsafe_index_put, _index_put_self, None, index_put_values_map, like_first=True)
-rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like_first=True)
+rule(aten.index_put, _index_put_self, None, index_put_values_map, like=0)
+rule(aten._unsafe_index_put, _index_put_self, None, index_put_values_map, like=0)
+rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like=0)
 
 
 # One index for all: index_select and its writes
@@ -246,10 +246,10 @@ def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Abst
 
 
 rule(aten.index_select, _index_select)
-rule(aten.index_add, _identity, None, None, _index_add_source, like_first=True)
-rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source, like_first=True)
-rule(aten.index_fill.int_Scalar, _index_fill_self, like_first=True)
-rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value, like_first=True)
+rule(aten.index_add, _identity, None, None, _index_add_source, like=0)
+rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source, like=0)
+rule(aten.index_fill.int_Scalar, _index_fill_self, like=0)
+rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value, like=0)
 
 
 # An index of its own at every position: gather and scatter
@@ -323,9 +323,9 @@ def scattered_map(
 
 
 rule(aten.gather, _gather)
-rule(aten.scatter.src, _scatter_self, None, None, _scatter_src, like_first=True)
-rule(aten.scatter.value, _scatter_self, like_first=True)
-rule(aten.scatter_add, _identity, None, None, _scatter_add_src, like_first=True)
+rule(aten.scatter.src, _scatter_self, None, None, _scatter_src, like=0)
+rule(aten.scatter.value, _scatter_self, like=0)
+rule(aten.scatter_add, _identity, None, None, _scatter_add_src, like=0)
 
 
 # Flat indices and masks
@@ -387,7 +387,7 @@ def masked_scatter_map(shape: Shape, mask: Tensor, source: Tensor) -> AbstractLi
 
 
 rule(aten.take, _take)
-rule(aten.put, _put_self, None, _put_source, like_first=True)
+rule(aten.put, _put_self, None, _put_source, like=0)
 rule(aten.masked_select, _masked_select)
 rule(aten.masked_scatter, _masked_scatter_self, None, _masked_scatter_source)
 
@@ -530,17 +530,6 @@ reflection_pad_map = _pad_by(lambda place, n: n - 1 - (n - 1 - place.abs()).abs(
 replication_pad_map = _pad_by(lambda place, n: place.clamp(0, n - 1))
 
 
-def _circular_pad(x: Tensor, pad: Sequence[int]) -> AbstractLinearMap:
-    """Crop by the negative pads first: what is left is what goes round."""
-    cropped = _constant_pad(x, [min(p, 0) for p in pad])
-    shape = cropped.out_shape
-    maps = [cropped]
-    for axis, before, behind in _pad_axes(x, [max(p, 0) for p in pad]):
-        place = torch.arange(-before, shape[axis] + behind, device=x.device)
-        maps.append(_along_axis(maps[-1].out_shape, axis, place.remainder(shape[axis])))
-    return compose(*maps)
-
-
 rule(aten.constant_pad_nd, _constant_pad)
 rule(aten.reflection_pad1d, reflection_pad_map)
 rule(aten.reflection_pad2d, reflection_pad_map)
@@ -548,7 +537,6 @@ rule(aten.reflection_pad3d, reflection_pad_map)
 rule(aten.replication_pad1d, replication_pad_map)
 rule(aten.replication_pad2d, replication_pad_map)
 rule(aten.replication_pad3d, replication_pad_map)
-rule(aten._pad_circular, _circular_pad)
 
 
 # Rolls, flips, repetitions
@@ -714,10 +702,10 @@ def _as_strided_scatter_src(
     return transpose(as_strided_map(x, size, stride, storage_offset))
 
 
-rule(aten.select_scatter, _select_scatter_self, _select_scatter_src, like_first=True)
-rule(aten.slice_scatter, _slice_scatter_self, _slice_scatter_src, like_first=True)
-rule(aten.diagonal_scatter, _diagonal_scatter_self, _diagonal_scatter_src, like_first=True)
-rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src, like_first=True)
+rule(aten.select_scatter, _select_scatter_self, _select_scatter_src, like=0)
+rule(aten.slice_scatter, _slice_scatter_self, _slice_scatter_src, like=0)
+rule(aten.diagonal_scatter, _diagonal_scatter_self, _diagonal_scatter_src, like=0)
+rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src, like=0)
 
 
 # Backward operators of views: the views, transposed
@@ -767,8 +755,8 @@ def _fill_value(x: Tensor, value: Tensor) -> AbstractLinearMap:
     return Expand(shape_of(value), shape_of(x))
 
 
-rule(aten.copy, _zero, _copy_src, like_first=True)
-rule(aten.fill.Tensor, _zero, _fill_value, like_first=True)
+rule(aten.copy, _zero, _copy_src, like=0)
+rule(aten.fill.Tensor, _zero, _fill_value, like=0)
 
 nondifferentiable(aten.fill.Scalar)
 

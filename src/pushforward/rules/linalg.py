@@ -180,7 +180,10 @@ def _system_maps(
     left: bool,
     mask: Tensor | None = None,
 ) -> AbstractLinearMap:
-    """Return the map from A (0) or B (1), of shape ``own_rhs``, to the solution X: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹."""
+    """Return the map from A (0) or B (1), of shape ``own_rhs``, to the solution X.
+
+    Math: Ẋ = A⁻¹ (Ḃ - Ȧ X), or (Ḃ - X Ȧ) A⁻¹.
+    """
     shape = tuple(x.shape)
     matrix = a.expand(*shape[:-2], *a.shape[-2:])
     solution = solution_map(

@@ -14,7 +14,6 @@ from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
-from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.losses import MEAN, NONE
 from pushforward.rules.registry import rule
@@ -99,45 +98,7 @@ def _multi_margin_weight(
     return compose(picked, _reduced(slope, picked.out_shape, reduction, shape))
 
 
-def _multi_margin_backward(
-    grad_output: Tensor,
-    self: Tensor,
-    target: Tensor,
-    p: float,
-    margin: float,
-    weight: Tensor | None = None,
-    reduction: int = MEAN,
-) -> AbstractLinearMap:
-    return transpose(_multi_margin(self, target, p, margin, weight, reduction))
-
-
-def _multi_margin_curvature(
-    grad_output: Tensor,
-    self: Tensor,
-    target: Tensor,
-    p: float,
-    margin: float,
-    weight: Tensor | None = None,
-    reduction: int = MEAN,
-) -> AbstractLinearMap:
-    """Math: ∂²loss = Σ_j c_j (e_j − e_y)(e_j − e_y)ᵀ for each sample, c_j = p (p − 1) where it counts."""
-    excess, counts = _excess(self, target, margin)
-    samples, classes = excess.shape
-    zero = torch.zeros_like(excess)
-    coef = torch.where(counts, torch.full_like(excess, p * (p - 1)), zero)
-    coef = coef * _class_weight(self, target, weight) * grad_output.reshape(-1, 1)
-    if reduction == MEAN:
-        coef = coef / max(samples, 1)
-    eye = torch.eye(classes, dtype=self.dtype, device=self.device)
-    step = eye - eye[target.reshape(-1)].unsqueeze(1)
-    curvature = torch.einsum("nj,nja,njb->nab", coef, step, step)
-    shape, rows = tuple(self.shape), (samples, classes)
-    contracted = Contract(rows, rows, "nb", "nab", "na", curvature)
-    return compose(Reshape(shape, rows), contracted, Reshape(rows, shape))
-
-
 rule(aten.multi_margin_loss, _multi_margin, weight=_multi_margin_weight)
-rule(aten.multi_margin_loss_backward, _multi_margin_backward, _multi_margin_curvature)
 
 # Distance of every score from those of several right classes
 
@@ -168,13 +129,6 @@ def _multilabel_margin(
 
 
 rule(aten.multilabel_margin_loss_forward, _multilabel_margin)
-rule(
-    aten.multilabel_margin_loss_backward,
-    lambda grad_output, self, target, reduction, is_target: transpose(
-        _multilabel_map(self, target, is_target, reduction)
-    ),
-    lambda *args, **kwargs: None,
-)
 
 # Cross entropy of a linear layer, which PyTorch computes chunk by chunk
 

@@ -151,55 +151,6 @@ rule(
 )
 
 
-def _matmul_letters(x: Tensor, y: Tensor) -> tuple[str, str, str]:
-    """Return the letters of x, y and x @ y: batch axes from the right, then (i,) j and j (, k)."""
-    num_batch = max(x.ndim, y.ndim, 2) - 2
-    batch = string.ascii_lowercase[11 : 11 + num_batch]
-    x_letters = "j" if x.ndim == 1 else batch[num_batch - (x.ndim - 2) :] + "ij"
-    y_letters = "j" if y.ndim == 1 else batch[num_batch - (y.ndim - 2) :] + "jk"
-    out = batch + ("i" if x.ndim > 1 else "") + ("k" if y.ndim > 1 else "")
-    return x_letters, y_letters, out
-
-
-def _matmul_left(self: Tensor, other: Tensor) -> AbstractLinearMap:
-    x_letters, y_letters, out = _matmul_letters(self, other)
-    return broadcast_contraction(tuple(self.shape), x_letters, other, y_letters, out)
-
-
-def _matmul_right(self: Tensor, other: Tensor) -> AbstractLinearMap:
-    x_letters, y_letters, out = _matmul_letters(self, other)
-    return broadcast_contraction(tuple(other.shape), y_letters, self, x_letters, out)
-
-
-rule(aten.matmul, _matmul_left, _matmul_right)
-
-
-@functools.cache
-def _linear_equations(input_ndim: int, weight_ndim: int) -> tuple[str, str]:
-    """Return the equations for the tangent of the input, and for that of the weight."""
-    leading = string.ascii_lowercase[11 : 11 + input_ndim - 1]
-    x, w = leading + "j", "ij" if weight_ndim == 2 else "j"
-    out = leading + "i" * (weight_ndim - 1)
-    return f"{x},{w}->{out}", f"{w},{x}->{out}"
-
-
-def _linear_input(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
-    return contraction(input, _linear_equations(input.ndim, weight.ndim)[0], weight)
-
-
-def _linear_weight(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> AbstractLinearMap:
-    return contraction(weight, _linear_equations(input.ndim, weight.ndim)[1], input)
-
-
-def _linear_bias(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor
-) -> AbstractLinearMap:
-    assert bias is not None
-    return Expand(tuple(bias.shape), tuple(out.shape))
-
-
-rule(aten.linear, _linear_input, _linear_weight, _linear_bias)
-
 # Products added to something: beta · self + alpha · (x @ y)
 
 
@@ -251,62 +202,6 @@ rule(
 # General contractions
 
 
-def _tensordot_letters(
-    x: Tensor, y: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
-) -> tuple[str, str, str]:
-    left = list(string.ascii_lowercase[: x.ndim])
-    right = list(string.ascii_lowercase[x.ndim : x.ndim + y.ndim])
-    for i, j in zip(dims_self, dims_other, strict=True):
-        right[j] = left[i]
-    out = [c for c in left if c not in right] + [c for c in right if c not in left]
-    return "".join(left), "".join(right), "".join(out)
-
-
-def _tensordot_left(
-    self: Tensor, other: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
-) -> AbstractLinearMap:
-    left, right, out = _tensordot_letters(self, other, dims_self, dims_other)
-    return broadcast_contraction(tuple(self.shape), left, other, right, out)
-
-
-def _tensordot_right(
-    self: Tensor, other: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]
-) -> AbstractLinearMap:
-    left, right, out = _tensordot_letters(self, other, dims_self, dims_other)
-    return broadcast_contraction(tuple(other.shape), right, self, left, out)
-
-
-rule(aten.tensordot.default, _tensordot_left, _tensordot_right)
-
-
-def _einsum_letters(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
-    """Return the lower-case letters of each operand and of the output, the ellipsis written out."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    used = dict.fromkeys(c for c in left if c.isalpha())
-    num_hidden = max(
-        (n - len(t.replace("...", "")) for t, n in zip(terms, ndims, strict=True) if "..." in t),
-        default=0,
-    )
-    fresh = iter(string.ascii_lowercase)
-    hidden = "".join(next(fresh) for _ in range(num_hidden))
-    names = {c: next(fresh) for c in used}
-
-    def spelled(term: str, own_hidden: str) -> str:
-        before, dots, after = term.partition("...")
-        middle = own_hidden if dots else ""
-        return "".join(names[c] for c in before) + middle + "".join(names[c] for c in after)
-
-    operands = []
-    for term, n in zip(terms, ndims, strict=True):
-        own = n - len(term.replace("...", ""))
-        operands.append(spelled(term, hidden[num_hidden - own :] if own else ""))
-    if arrow:
-        return operands, spelled(right, hidden)
-    once = sorted(c for c in used if left.count(c) == 1)
-    return operands, hidden + "".join(names[c] for c in once)
-
-
 def _diagonal(shape: Shape, letters: str) -> tuple[AbstractLinearMap, str]:
     """Return the map to the diagonal of axes that share a letter, and the letters that remain."""
     repeated = [c for c in dict.fromkeys(letters) if letters.count(c) > 1]
@@ -318,14 +213,6 @@ def _diagonal(shape: Shape, letters: str) -> tuple[AbstractLinearMap, str]:
     index = torch.einsum(f"{within}->{''.join(result[i] for i in mixed_out)}", places).flatten()
     sizes = dict(zip(letters, shape, strict=True))
     return Gather(shape, tuple(sizes[c] for c in result), index, mixed_in, mixed_out), result
-
-
-def _einsum(
-    equation: str, tensors: Sequence[Tensor], *, path: Sequence[int] | None = None
-) -> list[AbstractLinearMap]:
-    """Contract from left to right: a product of all operands but one can be far larger."""
-    operands, out_letters = _einsum_letters(equation, [t.ndim for t in tensors])
-    return [_einsum_operand(i, operands, out_letters, tensors) for i in range(len(tensors))]
 
 
 def _einsum_operand(
@@ -375,9 +262,6 @@ def _simple_operand(tensor: Tensor, letters: str) -> tuple[Tensor, str]:
     if distinct == letters:
         return tensor, letters
     return torch.einsum(f"{letters}->{distinct}", tensor), distinct
-
-
-rule(aten.einsum, None, _einsum)
 
 
 def _trilinear(
@@ -493,11 +377,6 @@ def _cdist(
     return contract if shape == full else compose(Expand(shape, full), contract)
 
 
-rule(
-    aten.cdist,
-    lambda x1, x2, p=2, compute_mode=None, *, out: _cdist(0, x1, x2, p, out=out),
-    lambda x1, x2, p=2, compute_mode=None, *, out: _cdist(1, x1, x2, p, out=out),
-)
 rule(
     aten._cdist_forward,
     lambda x1, x2, p, compute_mode, *, out: _cdist(0, x1, x2, p, out=out),

@@ -28,7 +28,7 @@ Axes = tuple[int, ...]
 Maps = tuple[AbstractLinearMap | None, ...]
 
 
-def _standardized(x: Tensor, axes: Axes, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+def standardized(x: Tensor, axes: Axes, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return x̂ = (x - μ) / σ and 1 / σ, with σ² the biased variance plus ``eps``."""
     wide = _widened(x)
     centred = wide - wide.mean(axes, keepdim=True)
@@ -36,7 +36,7 @@ def _standardized(x: Tensor, axes: Axes, eps: float | Tensor) -> tuple[Tensor, T
     return _like(centred * rstd, x), _like(rstd, x)
 
 
-def _added_variance(x: Tensor, axes: Axes, rstd: Tensor) -> Tensor:
+def added_variance(x: Tensor, axes: Axes, rstd: Tensor) -> Tensor:
     """Return what was added to the variance before ``rstd`` was taken: autograd does not save ``eps``."""
     wide = _widened(x.detach())
     return rstd.detach().to(wide.dtype) ** -2 - wide.var(axes, correction=0, keepdim=True)
@@ -57,7 +57,7 @@ def _standardize(x: Tensor, axes: Axes, eps: float | Tensor) -> AbstractLinearMa
     Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ, which is its own adjoint.
     """
     shape = tuple(x.shape)
-    x_hat, rstd = _standardized(x, axes, eps)
+    x_hat, rstd = standardized(x, axes, eps)
     inner = tuple(a + 1 for a in axes)
 
     def apply(seeds: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _weighted_sum_map(x: Tensor, axes: Axes, coef: Tensor, out: Tensor) -> Abstr
 
 def _rstd_map(x: Tensor, axes: Axes, eps: float, out: Tensor) -> AbstractLinearMap:
     """Return the map of 1/σ: its derivative is -mean(x̂ ẋ) / σ²."""
-    x_hat, rstd = _standardized(x, axes, eps)
+    x_hat, rstd = standardized(x, axes, eps)
     count = max(math.prod(x.shape[a] for a in axes), 1)
     return _weighted_sum_map(x, axes, -x_hat * rstd * rstd / count, out)
 
@@ -127,7 +127,7 @@ def _layer_norm_input(
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    added = _added_variance(input, axes, out[2])
+    added = added_variance(input, axes, out[2])
     return _scaled(_standardize(input, axes, added), weight), None, None
 
 
@@ -140,7 +140,7 @@ def _layer_norm_weight(
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    x_hat, _ = _standardized(input, axes, _added_variance(input, axes, out[2]))
+    x_hat, _ = standardized(input, axes, added_variance(input, axes, out[2]))
     return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
 
 
@@ -240,7 +240,7 @@ def _group_norm_weight(
     group: int,
     eps: float,
 ) -> Maps:
-    x_hat, _ = _standardized(input.reshape(_grouped_shape(input, group)), (2,), eps)
+    x_hat, _ = standardized(input.reshape(_grouped_shape(input, group)), (2,), eps)
     return _per_channel(weight, input, x_hat.reshape(input.shape)), None, None
 
 
@@ -290,7 +290,7 @@ def _batch_norm_weight(
     eps: float,
 ) -> AbstractLinearMap:
     if training:
-        x_hat, _ = _standardized(x, _all_but_channels(x), eps)
+        x_hat, _ = standardized(x, _all_but_channels(x), eps)
     else:
         assert running_mean is not None
         assert running_var is not None
@@ -393,10 +393,8 @@ _declare_batch_norm(aten.cudnn_batch_norm)
 _declare_batch_norm(aten.miopen_batch_norm)
 _declare_batch_norm(aten._native_batch_norm_legit.no_stats, stats=False)
 _declare_batch_norm(aten._native_batch_norm_legit.default)
-_declare_batch_norm(aten._native_batch_norm_legit_functional, updated=True)
 _declare_batch_norm(aten._native_batch_norm_legit_no_training, training=False)
 _declare_batch_norm(aten._batch_norm_with_update.default, training=True)
-_declare_batch_norm(aten._batch_norm_with_update_functional, training=True, updated=True)
 _declare_batch_norm(aten._batch_norm_no_update, training=False)
 
 # Weights: w = g v / |v|, the norm taken over all axes but one

@@ -115,12 +115,14 @@ def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[
             _average(*shapes(self, grad_output), *options, **named)
         ),
         lambda *args, **kwargs: None,
+        like=1,
     )
     rule(adaptives[0], lambda self, output_size, *, out: _adaptive_average(*shapes(self, out)))
     rule(
         adaptives[1],
         lambda grad_output, self: transpose(_adaptive_average(*shapes(self, grad_output))),
         lambda *args, **kwargs: None,
+        like=1,
     )
 
 
@@ -178,7 +180,7 @@ def _max_pool_backward(num_space: int) -> Callable[..., Any]:
 
 def _declare_max_pool(num_space: int, operator: Any, backward: Any) -> None:
     rule(operator, _max_pool(num_space))
-    rule(backward, _max_pool_backward(num_space), lambda *args, **kwargs: None)
+    rule(backward, _max_pool_backward(num_space), lambda *args, **kwargs: None, like=1)
 
 
 _declare_max_pool(2, aten.max_pool2d_with_indices, aten.max_pool2d_with_indices_backward.default)
@@ -201,10 +203,8 @@ rule(
 # Interpolation
 
 
-def _declare_upsample(operator: Any, backward: Any, by_factors: Any, num_space: int) -> None:
-    """Declare an interpolation, its backward operator, and the form that `interpolate` calls."""
-    # Beyond the output's size: align_corners, where there is one, and the factors.
-    own_options = [argument.name for argument in by_factors._schema.arguments[2:]]
+def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
+    """Declare an interpolation and its backward operator."""
 
     def linear_map(x_shape: Shape, y_shape: Shape, *options: Any, **named: Any) -> General:
         size = y_shape[2:]
@@ -216,25 +216,12 @@ def _declare_upsample(operator: Any, backward: Any, by_factors: Any, num_space: 
             lambda y, shape: backward(y, size, shape, *options, **named),
         )
 
-    def of_factors(
-        input: Tensor,
-        output_size: Sequence[int] | None,
-        *options: Any,
-        out: Tensor,
-        **named: Any,
-    ) -> General:
-        given = dict(zip(own_options, options, strict=False)) | named
-        factors = given.pop("scale_factors")
-        scales = factors if factors is not None else (None,) * num_space
-        return linear_map(tuple(input.shape), tuple(out.shape), *given.values(), *scales)
-
     rule(
         operator,
         lambda self, output_size, *options, out, **named: linear_map(
             tuple(self.shape), tuple(out.shape), *options, **named
         ),
     )
-    rule(by_factors, of_factors)
     rule(
         backward,
         lambda grad_output, output_size, input_size, *options, **named: transpose(
@@ -260,7 +247,7 @@ for _name, _num_space in {
 }.items():
     if hasattr(aten, _name):  # not every PyTorch has them all
         _forward, _backward = getattr(aten, _name), getattr(aten, f"{_name}_backward")
-        _declare_upsample(_forward.default, _backward.default, _forward.vec, _num_space)
+        _declare_upsample(_forward.default, _backward.default, _num_space)
 
 # Bags of embeddings: rows summed, averaged or maximized
 
@@ -376,5 +363,4 @@ def _embedding_bag_samples(
     return General(tuple(indices.shape), out_shape, push, pull), None, None, None
 
 
-for _operator in (aten._embedding_bag, aten._embedding_bag_forward_only):
-    rule(_operator, _embedding_bag_weight, per_sample_weights=_embedding_bag_samples)
+rule(aten._embedding_bag, _embedding_bag_weight, per_sample_weights=_embedding_bag_samples)

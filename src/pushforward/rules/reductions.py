@@ -317,7 +317,6 @@ rule(aten.min.default, _extremum)
 rule(aten.median.default, _extremum)
 rule(aten.nanmedian.default, _extremum)
 rule(aten.aminmax, _aminmax)
-rule(aten._aminmax, _aminmax)
 
 # Choices with an index: max along an axis, median, sort, top-k
 

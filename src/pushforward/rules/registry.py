@@ -38,7 +38,7 @@ class Rule:
     domain: tuple[float, float] | None = None  # where the tests sample it
     declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
     is_own: bool = False  # declared by this package: its maps depend on the arguments alone
-    like_first: bool = False  # the output has the shape and dtype of the first argument
+    like: int | None = None  # the argument whose shape and dtype the output has
 
     def partial(self, key: int | str) -> Partial | None:
         """Return the function for one argument, None if the rule does not cover it."""
@@ -85,7 +85,7 @@ def rule(
     operator: Operator,
     *partials: Partial | None,
     domain: tuple[float, float] | None = None,
-    like_first: bool = False,
+    like: int | None = None,
     **named: Partial,
 ) -> None:
     """Declare the linear maps of ``operator``.
@@ -95,8 +95,8 @@ def rule(
         *partials: For the first, second, ... argument a function that takes the operator's arguments and returns
             that argument's linear map (see `Rule`); None for an argument without one.
         domain: The interval from which the tests sample the arguments.
-        like_first: Whether the output has the shape and dtype of the first argument: of a constant that it writes
-            into, autograd saves nothing.
+        like: The position of an argument whose shape and dtype the output has: where it is a constant and the rule
+            takes no more of it, autograd need not have saved it.
         **named: The same by argument name, for arguments that the caller may pass by keyword.
 
     Raises:
@@ -108,7 +108,7 @@ def rule(
         <OpOverloadPacket(op='aten.sin')>
     """
     _register(operator, partials, named, domain, is_elementwise=False)
-    _RULES[operator].like_first = like_first
+    _RULES[operator].like = like
 
 
 def elementwise(
@@ -166,7 +166,9 @@ def _register(
         if name in names:
             table[names.index(name)] = table[name]
     declared = (*partials, *named.values())
-    is_own = all(p is None or (p.__module__ or "").startswith("pushforward.rules.") for p in declared)
+    is_own = all(
+        p is None or (p.__module__ or "").startswith("pushforward.rules.") for p in declared
+    )
     _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials), is_own)
     for listener in listeners:
         listener(operator)

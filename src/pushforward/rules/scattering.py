@@ -21,7 +21,6 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.formula import formula_map
 from pushforward.rules.indexing import (
     Indices,
     at_axis,
@@ -203,13 +202,6 @@ def _scatter_reduce_src(
     return scattered_map(x, dim, index, src, adds=True, coef=coef)
 
 
-def _scatter_value_reduce(
-    x: Tensor, dim: int, index: Tensor, value: complex, *, reduce: str, out: Tensor
-) -> AbstractLinearMap:
-    src = torch.full(index.shape, value, dtype=x.dtype, device=x.device)
-    return _Written(x, dim, index, src, reduce, True, out).self_map(x)
-
-
 def _along(x: Tensor, dim: int, index: Tensor, source: Tensor) -> tuple[int, Tensor, Tensor]:
     """Return axis, index and source of the scatter that ``index_reduce`` amounts to."""
     shape = vector_shape(shape_of(x))
@@ -254,8 +246,6 @@ def _index_reduce_source(
 
 
 rule(aten.scatter_reduce.two, _scatter_reduce_self, None, None, _scatter_reduce_src)
-rule(aten.scatter.reduce, _scatter_reduce_self, None, None, _scatter_reduce_src)
-rule(aten.scatter.value_reduce, _scatter_value_reduce)
 rule(aten.index_reduce, _index_reduce_self, None, None, _index_reduce_source)
 
 # Segments: runs along an axis
@@ -318,51 +308,7 @@ def _segment_reduce(
     return _segment_map(data, out, reduce, lengths, offsets, axis, initial)
 
 
-def _segment_reduce_backward(
-    grad: Tensor,
-    output: Tensor,
-    data: Tensor,
-    reduce: str,
-    *,
-    lengths: Tensor | None = None,
-    offsets: Tensor | None = None,
-    axis: int = 0,
-    initial: complex | None = None,
-) -> AbstractLinearMap:
-    return transpose(_segment_map(data, output, reduce, lengths, offsets, axis, initial))
-
-
-def _segment_reduce_curvature(
-    grad: Tensor,
-    output: Tensor,
-    data: Tensor,
-    reduce: str,
-    *,
-    lengths: Tensor | None = None,
-    offsets: Tensor | None = None,
-    axis: int = 0,
-    initial: complex | None = None,
-    out: Tensor,
-) -> AbstractLinearMap | None:
-    """Only a product's slopes move with the data."""
-    if reduce != "prod" or not data.numel() or not grad.numel():
-        return None
-    axis = normalize_axis(axis, data.ndim)
-    number, count = _segments(data, lengths, offsets, axis)
-    number = number.reshape(number.shape + (1,) * (data.ndim - axis - 1)).expand(data.shape)
-    spread = TakeAlong(shape_of(grad), shape_of(data), axis, number)
-    cotangent = spread._take(grad.unsqueeze(0))[0] * (1 if initial is None else initial)
-    index = torch.where(number < 0, count, number)
-    return formula_map(lambda x: cotangent * _product_of_others(x, index, axis), data, out)
-
-
 rule(aten.segment_reduce, _segment_reduce)
-rule(
-    aten._segment_reduce_backward,
-    _segment_reduce_backward,
-    lambda *args, **kwargs: None,  # the output is read for where the extrema are
-    _segment_reduce_curvature,
-)
 
 # Indices with a mask: where it is false they may lie outside, and are not used
 
@@ -409,5 +355,5 @@ rule(
     None,
     None,
     _masked_put_values,
-    like_first=True,
+    like=0,
 )

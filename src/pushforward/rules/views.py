@@ -53,14 +53,7 @@ rule(aten.alias_copy, _identity)
 rule(aten.clone, _identity)
 rule(aten._lazy_clone, _identity)
 rule(aten._to_copy, _identity)
-rule(aten.lift, _identity)
-rule(aten.lift_fresh, _identity)
 rule(aten.lift_fresh_copy, _identity)
-
-rule(
-    aten.detach, _identity
-)  # as autograd calls it to save a tensor; the recorder cuts the one that users call
-rule(aten.detach_copy, _identity)
 
 
 # Reshape
@@ -289,8 +282,6 @@ rule(aten.diagonal, _diagonal)
 rule(aten.diagonal_copy, _diagonal)
 rule(aten.unfold, _unfold)
 rule(aten.unfold_copy, _unfold)
-rule(aten.as_strided, as_strided_map)
-rule(aten.as_strided_copy, as_strided_map)
 
 
 # Complex numbers as pairs of real ones

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.ruled import call_ruled
+
 Equivalent = Callable[..., Any]
 
 
@@ -46,7 +48,13 @@ def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Ten
 
 
 def _scatter(
-    input: Tensor, dim: int, index: Tensor, src: Any = None, *, reduce: str | None = None, **rest: Any
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    *,
+    reduce: str | None = None,
+    **rest: Any,
 ) -> Tensor | None:
     """With ``reduce`` it has no derivative."""
     value = rest.pop("value", src)
@@ -76,6 +84,26 @@ def _slice(
     return x.movedim(dim, 0)[slice(start, end, step)].movedim(0, dim)
 
 
+def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
+    """Of R alone it has no derivative."""
+    if mode != "r" or out is not None:
+        return None
+    return torch.return_types.linalg_qr((A.new_empty(0), torch.linalg.qr(A).R))
+
+
+def _by_rule(operator: Any, function: Any) -> Equivalent:
+    """Autograd takes its result for a constant; there is a rule of ours."""
+    return lambda *args, **kwargs: call_ruled(operator, function, args, kwargs)
+
+
+_WITHOUT_DERIVATIVE = (
+    "bessel_j0", "bessel_j1", "bessel_y0", "bessel_y1", "modified_bessel_i0", "modified_bessel_i1",
+    "modified_bessel_k0", "modified_bessel_k1", "scaled_modified_bessel_k0", "scaled_modified_bessel_k1",
+    "spherical_bessel_j0", "airy_ai", "chebyshev_polynomial_t", "chebyshev_polynomial_u", "chebyshev_polynomial_v",
+    "chebyshev_polynomial_w", "shifted_chebyshev_polynomial_t", "shifted_chebyshev_polynomial_u",
+    "shifted_chebyshev_polynomial_v", "shifted_chebyshev_polynomial_w", "hermite_polynomial_h",
+    "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p",
+)  # fmt: skip
 _REDUCTIONS = {"add": "sum", "multiply": "prod"}
 
 EQUIVALENTS: dict[Any, Equivalent] = {
@@ -92,5 +120,19 @@ for _name, _take in (
 ):
     for _owner in (torch, Tensor):
         EQUIVALENTS[getattr(_owner, _name)] = _write_of(_take)
+for _name in _WITHOUT_DERIVATIVE:
+    _function, _operator = (
+        getattr(torch.special, _name),
+        getattr(torch.ops.aten, f"special_{_name}"),
+    )
+    EQUIVALENTS[_function] = _by_rule(_operator, _function)
+for _function, _operator in (
+    (torch.heaviside, torch.ops.aten.heaviside),
+    (Tensor.heaviside, torch.ops.aten.heaviside),
+    (torch.geqrf, torch.ops.aten.geqrf.default),
+    (Tensor.geqrf, torch.ops.aten.geqrf.default),
+):
+    EQUIVALENTS[_function] = _by_rule(_operator, _function)
+EQUIVALENTS[torch.linalg.qr] = _qr
 if hasattr(torch.nn.functional, "linear_cross_entropy"):
     EQUIVALENTS[torch.nn.functional.linear_cross_entropy] = _linear_cross_entropy

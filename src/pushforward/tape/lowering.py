@@ -121,7 +121,7 @@ def _parts(
     """Return for each wanted output of a node the maps of the inputs that it depends on, and who gave them."""
     node, kind = reading.nodes[place], reading.types[place]
     parts: dict[int, list[Part]] = {nr: [] for nr in wanted}
-    by_rule = maps_by_rule(kind, node, edges, reading.saved(place))
+    by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted)
     if by_rule is None:
         node = node.node if isinstance(node, RestoredNode) else node
         found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
@@ -150,9 +150,16 @@ def _by_rule_of_user(
 
 
 def maps_by_rule(
-    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any]
+    kind: NodeType,
+    node: Node,
+    edges: Sequence[Edge],
+    saved: list[Any],
+    wanted: Sequence[int] | None = None,
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
-    """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say."""
+    """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say.
+
+    The maps are those of the outputs ``wanted``, or of all.
+    """
     if kind.name in MOVEMENTS:
         return probing.moved_maps(node, edges, saved)
     if kind is RULED:
@@ -165,16 +172,18 @@ def maps_by_rule(
     rule = lookup(op)
     if rule is None:
         return None
-    call = called(kind, node, edges, saved, like_first=rule.like_first)
+    call = called(kind, node, edges, saved, like=rule.like)
     if any(rule.partial(slot.key) is None for slot in call.slots):
         return None
     try:
-        return _applied(rule, call, kind)
+        return _applied(rule, call, kind, wanted)
     except UnsavedError:
         return None
 
 
-def _applied(rule: Rule, call: Call, kind: NodeType) -> list[tuple[Edge, torch.dtype, Maps]]:
+def _applied(
+    rule: Rule, call: Call, kind: NodeType, wanted: Sequence[int] | None = None
+) -> list[tuple[Edge, torch.dtype, Maps]]:
     computed: dict[int | str, Any] = {}
     numbers = output_numbers(kind, call)
     result = []
@@ -195,7 +204,7 @@ def _applied(rule: Rule, call: Call, kind: NodeType) -> list[tuple[Edge, torch.d
         fitted = {
             nr: _fitted(linear_map, call.op, slot.primal, out)
             for nr, linear_map, out in zip(numbers, each, call.outs, strict=False)
-            if nr is not None and linear_map is not None
+            if nr is not None and linear_map is not None and (wanted is None or nr in wanted)
         }
         result.append((slot.edge, slot.primal.dtype, fitted))
     return result
@@ -231,9 +240,9 @@ def functional(op: Any) -> Any:
 
 
 def called(
-    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any], *, like_first: bool = False
+    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any], *, like: int | None = None
 ) -> Call:
-    """Put the call of a node's operator together; ``like_first``: the output is like the first argument."""
+    """Put the call of a node's operator together; the output is like the argument at ``like``."""
     tensors = dict(zip(kind.tensor_names, saved, strict=True))
     metadata = output_metadata(node)
     outs = _outputs(kind, tensors, metadata)
@@ -254,7 +263,7 @@ def called(
                 value = _joined(value, kind.joined(node), outs[0])
             if isinstance(value, Unknown) and name in tensors and _is_optional(argument):
                 value = None  # such arguments are saved whenever they are given
-            elif isinstance(value, Unknown) and like_first and not position:
+            elif isinstance(value, Unknown) and position == like:
                 value = unsaved_like(metadata[0])
         elif name in tensors and (tensors[name] is not None or _is_optional(argument)):
             value = tensors[name]
@@ -340,13 +349,18 @@ def _joined(members: list[Any], shapes: Sequence[tuple[int, ...]], out: Tensor) 
     ]
 
 
+_SHAPES = ("size", "shape", "sizes", "input_size", "input_sizes")  # of the output
+
+
 def _unsaved_argument(name: str, out: Any, metadata: Any) -> Any:
     """Return what can be told of an argument that was not saved."""
     if isinstance(out, Tensor):
-        if name in ("size", "shape", "input_sizes"):
+        if name in _SHAPES:
             return list(out.shape)
         if name == "dtype":
             return out.dtype
+    if name == "output_mask":
+        return [True] * len(metadata)
     return Unknown(name)
 
 

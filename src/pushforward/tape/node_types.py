@@ -29,7 +29,7 @@ _BY_HAND: dict[str, Row] = {
 }
 
 # Nodes that move elements and do not say where to: they are asked.
-MOVEMENTS = {"torch::autograd::CopySlices", "AsStridedBackward0"}
+MOVEMENTS = {"torch::autograd::CopySlices", "AsStridedBackward0", "AsStridedBackward0_copy"}
 _JOINING: dict[str, Joined] = {
     "CatBackward0": lambda node: probing.joined_shapes(node, (_cat_axis(node),)),
     "BlockDiagBackward0": lambda node: probing.joined_shapes(node, (0, 1)),
