@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pushforward.tape.ruled import call_ruled
 
@@ -91,6 +92,50 @@ def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     return torch.return_types.linalg_qr((A.new_empty(0), torch.linalg.qr(A).R))
 
 
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor | None:
+    """PyTorch's forward mode takes mean and deviation for constants, also where its tangents are differentiated."""
+    if forward_ad._current_level < 0:
+        return None
+    result = _normalized(input, tuple(range(-len(normalized_shape), 0)), eps)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """As with layers."""
+    if forward_ad._current_level < 0 or not training:
+        return None
+    if running_mean is not None:  # update the statistics
+        torch.nn.functional.batch_norm(
+            input.detach(), running_mean, running_var, None, None, training, momentum, eps
+        )
+    shape = (1, -1) + (1,) * (input.dim() - 2)
+    result = _normalized(input, (0, *range(2, input.dim())), eps)
+    result = result if weight is None else result * weight.view(shape)
+    return result if bias is None else result + bias.view(shape)
+
+
+def _normalized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+
+
 def _by_rule(operator: Any, function: Any) -> Equivalent:
     """Autograd takes its result for a constant; there is a rule of ours."""
     return lambda *args, **kwargs: call_ruled(operator, function, args, kwargs)
@@ -134,5 +179,7 @@ for _function, _operator in (
 ):
     EQUIVALENTS[_function] = _by_rule(_operator, _function)
 EQUIVALENTS[torch.linalg.qr] = _qr
+EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
+EQUIVALENTS[torch.nn.functional.batch_norm] = _batch_norm
 if hasattr(torch.nn.functional, "linear_cross_entropy"):
     EQUIVALENTS[torch.nn.functional.linear_cross_entropy] = _linear_cross_entropy

@@ -147,6 +147,7 @@ def _call_equivalent(
     if is_batched or (torch.is_grad_enabled() and watcher.writes.is_followed((args, kwargs))):
         result = equivalent(*args, **kwargs)
         if result is not None:
+            watcher.has_acted = True
             return result
     return func(*args, **kwargs)
 
@@ -325,6 +326,7 @@ def _install() -> None:
     _HANDLERS[torch.ops.higher_order.cond] = _branch
     for function, equivalent in (EQUIVALENTS | STEPPED).items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
+    _QUIET.update(EQUIVALENTS)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
         _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))
