@@ -25,7 +25,6 @@ from pushforward.tape.private_torch import (
     expected_version,
     functorch_level,
     has_dynamo,
-    is_about_inference,
     is_refusal,
     outlives_level,
     pop_grad_level,
