@@ -19,6 +19,7 @@ from pushforward.tape.private_torch import (
     add_batch_axis,
     batch_axis_at,
     functorch_level,
+    is_functionalized,
     is_one_of_several,
     level_of,
     num_function_modes,
@@ -35,7 +36,7 @@ COPY = Tensor.copy_
 class Writes:
     """What is to be known of the writes of one run."""
 
-    __slots__ = ("geometries", "kept", "level", "written")
+    __slots__ = ("geometries", "kept", "level", "originals", "written")
 
     def __init__(self, level: int) -> None:
         """Start; tensors with a higher level of ``torch.func`` than the run's are looked into."""
@@ -43,6 +44,7 @@ class Writes:
         self.geometries: dict[Node, Geometry] = {}  # of the nodes that copies into views left
         self.written: dict[int, Tensor] = {}  # without history before the write, by id
         self.kept: list[Write] = []  # what was overwritten and may have been saved
+        self.originals: list[Tensor] = []  # what was detached: others write to its memory
 
     def inner(self, tensor: Tensor) -> Tensor:
         """Return the tensor that the run records."""
@@ -157,6 +159,7 @@ def write(
     inner = target if functorch_level() is None else writes.inner(target)
     is_view = (
         inner._base is not None
+        and not is_functionalized(target)
         and torch.is_grad_enabled()
         and (inner.requires_grad or writes.is_followed((args, kwargs)))
     )
