@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.node_types import NodeType
 from pushforward.tape.private_torch import (
     Node,
     expected_version,
@@ -101,19 +102,22 @@ def place_of(tensor: Tensor) -> Place:
     return (tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
-def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) -> Restored:
+def restored(
+    made: Iterable[tuple[Node, NodeType]], writes: list[Write], originals: Sequence[Tensor]
+) -> Restored:
     """Return stand-ins for the nodes that saved what was overwritten since.
 
     What cannot be had back is left out, so that reading it raises autograd's own error.
 
     Args:
-        made: Nodes, and the names of the tensors that they saved.
+        made: Nodes and their types.
         writes: All that was kept, in order.
+        originals: Tensors that the function detached; the others may have been written to.
     """
-    lost: list[tuple[int, Node, str, Tensor, _State]] = []
+    lost: list[tuple[int, Node, str, Tensor, bool, _State]] = []
     states: list[_State] = []
-    for node, names in made:
-        for name in names:
+    for node, kind in made:
+        for name in kind.tensor_names:
             try:
                 getattr(node, f"_saved_{name}")
             except RuntimeError as error:
@@ -121,21 +125,30 @@ def restored(made: Iterable[tuple[Node, Sequence[str]]], writes: list[Write]) ->
                 if version is None and not is_refusal(error):
                     raise
                 now = raw_saved(node, name)
-                state = _state_of(now, node, writes, states) if isinstance(now, Tensor) else None
+                if not isinstance(now, Tensor):
+                    continue
+                state = _state_of(now, node, writes, originals, states)
                 if state is not None:
                     if version is None:
                         version = state.version_at(sequence_number(node))
-                    lost.append((version, node, name, now, state))
+                    is_followed = name in kind.outputs or now.requires_grad
+                    lost.append((version, node, name, now, is_followed, state))
     found: Restored = {}
-    for version, node, name, now, state in sorted(lost, key=lambda item: -item[0]):
+    for version, node, name, now, is_followed, state in sorted(lost, key=lambda item: -item[0]):
         value = state.at(version, now)
-        if value is not None:
+        if value is not None and (value.requires_grad or not is_followed):
             stand_in = found.setdefault(node, RestoredNode(node, {}))
             stand_in.old[f"_saved_{name}"] = value
     return found
 
 
-def _state_of(now: Tensor, node: Node, writes: list[Write], states: list[_State]) -> _State | None:
+def _state_of(
+    now: Tensor,
+    node: Node,
+    writes: list[Write],
+    originals: Sequence[Tensor],
+    states: list[_State],
+) -> _State | None:
     """Return the state of the memory of what a node saved; None if nobody saw a write to it."""
     for state in states:
         if state.is_of(now, node):
@@ -143,18 +156,20 @@ def _state_of(now: Tensor, node: Node, writes: list[Write], states: list[_State]
     mine = [write for write in writes if write.node is node or write.is_of(now)]
     if mine:
         base = mine[-1].base
-        states.append(_State([write for write in writes if write.is_of(base)]))
+        mine = [write for write in writes if write.is_of(base)]
+        states.append(_State(mine, [t for t in originals if mine[-1].is_of(t)]))
     return states[-1] if mine else None
 
 
 class _State:
     """Memory that was written to, going back in time."""
 
-    def __init__(self, writes: list[Write]) -> None:
+    def __init__(self, writes: list[Write], originals: list[Tensor]) -> None:
         self._seen = writes
         self._writes = [write for write in writes if write.after >= 0]
         # The whole, with its history: others are its aliases.
-        self._base = max((w.base for w in writes), key=lambda b: (b.numel(), b.requires_grad))
+        bases = [write.base for write in writes] + originals
+        self._base = max(bases, key=lambda base: (base.numel(), base.requires_grad))
         self._version = self._base._version
         self._contents: Tensor | None = None  # None: as it is now
 

@@ -43,8 +43,12 @@ class Reading:
     geometries: dict[Node, Geometry]
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
-    hooks: dict[Edge, list[Any]] = dataclasses.field(default_factory=dict)  # in order of registration
-    calls_back: bool = False  # whether there are hooks, of tensors or modules: sweeps are not repeated for a plan
+    hooks: dict[Edge, list[Any]] = dataclasses.field(
+        default_factory=dict
+    )  # in order of registration
+    calls_back: bool = (
+        False  # whether there are hooks, of tensors or modules: sweeps are not repeated for a plan
+    )
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
@@ -137,11 +141,11 @@ def read(
 
 def nodes_between(
     inputs: Sequence[Node], outputs: Sequence[tuple[Node | None, int]], oldest: int
-) -> Iterable[tuple[Node, tuple[str, ...]]]:
-    """Return the nodes that a reading looks at, in order, and the names of the tensors that they saved."""
+) -> Iterable[tuple[Node, NodeType]]:
+    """Return the nodes that a reading looks at, in order, and their types."""
     ends = [node for node, _ in outputs if node is not None]
     for _, node, _ in _reachable(inputs, ends, oldest)[0]:
-        yield node, node_type(node).tensor_names
+        yield node, node_type(node)
 
 
 def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> None:

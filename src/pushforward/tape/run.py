@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
-from pushforward.errors import RandomnessError
+from pushforward.errors import RandomnessError, UnsupportedError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
@@ -167,6 +167,28 @@ class Run:
             raise Unwatched
         return result
 
+    def begin_again(self) -> None:
+        """Learn that the function has run before, and did not get far enough to be read."""
+        self._watcher.writes.again = []
+
+    def check_writes(self) -> None:
+        """Refuse a second run that repeated writes to the caller's tensors, and undo those.
+
+        Raises:
+            UnsupportedError: There were some.
+        """
+        repeated = self._watcher.writes.again
+        if not repeated:
+            return
+        with torch.no_grad():
+            for tensor, value in repeated:
+                tensor.copy_(value)
+        raise UnsupportedError(
+            f"{self.name}: the function did at this call what it had not done before (a backward pass, a hook, or "
+            "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "
+            "expected none. Call it again: it is watched now."
+        )
+
     @property
     def is_quiet(self) -> bool:
         """Whether the function did nothing that has to be seen."""
@@ -229,7 +251,8 @@ class Run:
                 raise Unwatched from error
             if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
                 raise
-            old = restored(nodes_between(*among), writes.kept)
+            self._watcher.has_acted = True
+            old = restored(nodes_between(*among), writes.kept, writes.originals)
             found = read(*among, writes.geometries, old)
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)

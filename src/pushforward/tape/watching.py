@@ -152,6 +152,14 @@ def _call_equivalent(
     return func(*args, **kwargs)
 
 
+def _detach(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Detach, and remember of what: both lie in the same memory."""
+    inner = watcher.writes.inner(args[0])
+    if inner.requires_grad:
+        watcher.writes.originals.append(inner if inner._base is None else inner._base)
+    return func(*args, **kwargs)
+
+
 def _data(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what ``.data`` gives, also under ``vmap``, which has no such thing."""
     (tensor,) = args[:1]
@@ -317,6 +325,7 @@ def _install() -> None:
     for function in _BACKWARD:
         _HANDLERS[function] = _retain
     _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]
+    _HANDLERS[Tensor.detach] = _HANDLERS[torch.detach] = _detach
     for function in (Tensor.__float__, Tensor.__complex__):
         _HANDLERS[function] = _take_out
     for function in (torch.tensor, torch.as_tensor):

@@ -36,7 +36,7 @@ COPY = Tensor.copy_
 class Writes:
     """What is to be known of the writes of one run."""
 
-    __slots__ = ("geometries", "kept", "level", "originals", "written")
+    __slots__ = ("again", "geometries", "kept", "level", "originals", "written")
 
     def __init__(self, level: int) -> None:
         """Start; tensors with a higher level of ``torch.func`` than the run's are looked into."""
@@ -44,6 +44,8 @@ class Writes:
         self.geometries: dict[Node, Geometry] = {}  # of the nodes that copies into views left
         self.written: dict[int, Tensor] = {}  # without history before the write, by id
         self.kept: list[Write] = []  # what was overwritten and may have been saved
+        # Where the function is run a second time: what it has written to before, with its value now.
+        self.again: list[tuple[Tensor, Tensor]] | None = None
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
 
     def inner(self, tensor: Tensor) -> Tensor:
@@ -62,6 +64,8 @@ class Writes:
         if base is None:
             base = target
         if not base.requires_grad:
+            if self.again is not None and base._version and id(base) not in self.written:
+                self.again.append((base, base.detach().clone()))
             self.written[id(base)] = base
         if now is None or now == self.level:
             write = kept(target, base, now is not None)
