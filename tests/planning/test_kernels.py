@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pushforward.planning import kernels
-from pushforward.planning.kernels import Replay, Rows, written
+from pushforward.planning import noting
+from pushforward.planning.kernels import Replay, written
+from pushforward.planning.noting import Rows
 
 
 def _written(compute: Callable[..., Rows], *values: Tensor) -> Replay | None:
@@ -146,7 +147,7 @@ def test_intermediate_results_are_let_go() -> None:
 
 
 def test_results_above_the_limit_are_not_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "MAX_BYTES", 100)
+    monkeypatch.setattr(noting, "MAX_BYTES", 100)
     alive: list[int] = []
 
     def compute(a: Tensor) -> Rows:

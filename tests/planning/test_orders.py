@@ -117,10 +117,9 @@ def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
     jacobian(func)(x)
     (plan,) = orders._plans.values()
     assert not plan.is_searched
-    needed = (
-        len(func) * orders.SECONDS_PER_SEARCHED_VERTEX / plan.predictions[plan.mode].cost.seconds
-    )
-    plan.seen = int(needed)
+    num_vertices = len(plan.predictions[plan.mode].blocks)  # with the input
+    seconds = plan.predictions[plan.mode].cost.seconds
+    plan.seen = int(num_vertices * orders.SECONDS_PER_SEARCHED_VERTEX / seconds)
     jacobian(func)(x)
     assert plan.is_searched
     assert "cross" in plan.predictions

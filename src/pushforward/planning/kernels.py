@@ -254,8 +254,11 @@ def _in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
 
     Only where all tensors are plain: autograd would hold on to temporaries.
     """
-    if torch.is_grad_enabled() or any(
-        isinstance(t, Tensor) and (type(t) not in PLAIN or is_wrapped(t)) for t in tensors.values()
+    is_recording = torch.is_grad_enabled()
+    if any(
+        isinstance(t, Tensor)
+        and (type(t) not in PLAIN or is_wrapped(t) or (is_recording and t.requires_grad))
+        for t in tensors.values()
     ):
         return calls
     read = only_read(calls, returned)

@@ -64,7 +64,7 @@ class Tape:
         except trust.Unwatched:
             trust.distrust(func)
             run = Run(name, leaves, randomness, takes_apart)
-            self._record(run, func, selected, kwargs, has_aux)
+            self._record(run, func, selected, kwargs, has_aux, is_again=True)
         except trust.AskedError:
             trust.keep_whole(func)
             run = Run(name, leaves, randomness)
@@ -89,13 +89,17 @@ class Tape:
         selected: Selected,
         kwargs: dict[str, Any],
         has_aux: bool,
+        is_again: bool = False,
     ) -> None:
         with run:
+            if is_again:
+                run.begin_again()
             result = run.call(func, selected.replaced(run.tracked), kwargs)
             output, aux = split_aux(self._name, result, has_aux)
             leaves, self.spec = flatten(output)
             check_outputs(self._name, output, leaves)
             run.check_randomness()
+            run.check_writes()
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
             reading.anchors = self.outputs
