@@ -290,9 +290,8 @@ def _embedding_bag_weight(
     bags = bags_of(indices, offsets, num_bags)
     kept = ((1, 1),)
     if mode == BAG_MAX:
-        largest = _largest_rows(weight, indices, bags, num_bags, padding_idx)
-        empty = largest < 0
-        rows = largest.clamp(min=0)
+        rows = out[3]  # the largest in each bag and column
+        empty = (out[2] == 0).unsqueeze(-1)
 
         def push_max(seeds: Tensor) -> Tensor:
             taken = seeds.gather(1, rows.expand(len(seeds), *rows.shape))
@@ -320,19 +319,6 @@ def _embedding_bag_weight(
         return zeros.index_add(1, indices, seeds.index_select(1, bags) * column)
 
     return General(in_shape, out_shape, push, pull, kept, uniform=True), None, None, None
-
-
-def _largest_rows(
-    weight: Tensor, indices: Tensor, bags: Tensor, num_bags: int, padding_idx: int
-) -> Tensor:
-    """Return the row of ``weight`` that is largest in each bag and column, -1 in an empty bag."""
-    inside = (bags == torch.arange(num_bags, device=bags.device).unsqueeze(1)) & (
-        indices != padding_idx
-    )
-    rows = weight.detach()[indices].masked_fill(~inside.unsqueeze(-1), -math.inf)
-    first = rows.argmax(1) if indices.shape[0] else bags.new_zeros((num_bags, weight.shape[1]))
-    taken = indices[first] if indices.shape[0] else first
-    return torch.where(inside.any(1, keepdim=True), taken, -torch.ones_like(taken))
 
 
 def _embedding_bag_samples(

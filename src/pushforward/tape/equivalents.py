@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.autograd import forward_ad
 
+from pushforward.tape.private_torch import functorch_level
 from pushforward.tape.ruled import call_ruled
 
 Equivalent = Callable[..., Any]
@@ -83,6 +85,18 @@ def _slice(
     x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
     return x.movedim(dim, 0)[slice(start, end, step)].movedim(0, dim)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
+) -> Tensor | None:
+    """A kernel that does not differentiate the mask is taken where a wrapper hides that it has to be."""
+    if not isinstance(attn_mask, Tensor) or functorch_level() is None:
+        return None
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, *args, **kwargs
+        )
 
 
 def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
@@ -179,6 +193,7 @@ for _function, _operator in (
 ):
     EQUIVALENTS[_function] = _by_rule(_operator, _function)
 EQUIVALENTS[torch.linalg.qr] = _qr
+EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
 EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
 EQUIVALENTS[torch.nn.functional.batch_norm] = _batch_norm
 if hasattr(torch.nn.functional, "linear_cross_entropy"):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_torch import make_wrapper
 
 
@@ -19,23 +18,7 @@ class UnsavedError(Exception):
 class Unsaved(Tensor):
     """A tensor without elements: rules may ask for its metadata, and for new tensors like it."""
 
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Answer what does not depend on elements."""
-        kwargs = kwargs or {}
-        if func in METADATA:
-            return super().__torch_function__(func, types, args, kwargs)
-        if func in _MAKERS:
-            like = args[0]
-            plain = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            return func(plain, *args[1:], **kwargs)
-        raise UnsavedError(getattr(func, "__name__", str(func)))
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -45,8 +28,12 @@ class Unsaved(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Refuse what came past ``__torch_function__``."""
-        raise UnsavedError(str(func))
+        """Answer what does not depend on elements."""
+        if func.overloadpacket not in _MAKERS:
+            raise UnsavedError(str(func))
+        like = args[0]
+        plain = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        return func(plain, *args[1:], **(kwargs or {}))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Show the shape."""
@@ -81,11 +68,8 @@ class Unknown:
 
 
 _MAKERS = {
-    getattr(owner, name)
+    getattr(torch.ops.aten, name)
     for name in (
-        "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like", "empty_like",
-        "full_like",
+        "new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like", "full_like",
     )
-    for owner in (Tensor, torch)
-    if hasattr(owner, name)
 }  # fmt: skip
