@@ -37,7 +37,11 @@ def _conj(x: Tensor) -> Tensor:
 
 
 def _by_kernel(
-    operator: Any, kernel: Callable[..., Tensor], coef: Callable[..., Tensor | float] | None = None
+    operator: Any,
+    kernel: Callable[..., Tensor],
+    coef: Callable[..., Tensor | float] | None = None,
+    *,
+    takes_input: bool = True,
 ) -> None:
     """Declare an activation by PyTorch's own kernel for the product of its derivative with a tangent.
 
@@ -47,12 +51,17 @@ def _by_kernel(
         operator: As in `rule`.
         kernel: Takes the tangent, the operator's output, and the operator's arguments.
         coef: The derivative of complex numbers, from output and arguments, where there are any.
+        takes_input: Whether the kernel needs the input, beside the output.
     """
 
     def maps(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> AbstractLinearMap:
         if x.is_complex() and coef is not None:
             return _scale(x, coef(out, x, *args, **kwargs))
         shape = tuple(x.shape)
+        if takes_input:
+            x = x.reshape(
+                shape
+            )  # what in-place operators did not save is missed here, and not in the sweep
         return Pointwise(shape, shape, lambda x_dot: kernel(x_dot, out, x, *args, **kwargs))
 
     rule(operator, maps)
@@ -74,7 +83,11 @@ def _below(x: Tensor, coef: Tensor) -> Tensor:
     return torch.where(x > 0, 1, coef)
 
 
-_by_kernel(aten.relu, lambda x_dot, y, x: aten.threshold_backward.default(x_dot, y, 0))
+_by_kernel(
+    aten.relu,
+    lambda x_dot, y, x: aten.threshold_backward.default(x_dot, y, 0),
+    takes_input=False,
+)
 rule(aten.threshold, lambda x, threshold, value: _mask(x, x > threshold))
 rule(
     aten.threshold_backward,
@@ -232,11 +245,13 @@ _by_kernel(
     aten.sigmoid,
     lambda x_dot, y, x: aten.sigmoid_backward.default(x_dot, y),
     lambda y, x: y * (1 - y),
+    takes_input=False,
 )
 _by_kernel(
     aten.tanh,
     lambda x_dot, y, x: aten.tanh_backward.default(x_dot, y),
     lambda y, x: 1 - y.square(),
+    takes_input=False,
 )
 rule(
     aten.sigmoid_backward,
