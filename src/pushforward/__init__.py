@@ -23,4 +23,5 @@ from pushforward.transforms.jacobian import value_and_jacobian as value_and_jaco
 from pushforward.transforms.jacrev import jacrev as jacrev
 from pushforward.transforms.jvp import jvp as jvp
 from pushforward.transforms.linearize import linearize as linearize
+from pushforward.transforms.plans import clear_plans as clear_plans
 from pushforward.transforms.vjp import vjp as vjp

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pushforward import explain, hessian, jacfwd, jacobian, jacrev
-from pushforward.planning import orders, replay
+from pushforward.planning import orders
+from pushforward.planning.plans import PLANS
 
 Net = Callable[[Tensor], Tensor]
 
@@ -25,8 +26,7 @@ def _net(*widths: int) -> nn.Sequential:
 
 @pytest.fixture(autouse=True)
 def _no_plans() -> None:
-    orders._plans.clear()
-    replay._replays.clear()
+    PLANS.clear()
 
 
 def _branches(x: Tensor) -> Tensor:
@@ -109,13 +109,13 @@ def test_another_branch_is_planned_anew() -> None:
     x = torch.ones(4)
     for point in (x, -x, x, -x):
         torch.testing.assert_close(jacobian(func)(point), torch.func.jacrev(func)(point))
-    assert len(orders._plans) == 2
+    assert len(PLANS.of_kind(orders.ORDERS)) == 2
 
 
 def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
     func, x = _net(20, 10, 2, 10, 20), torch.randn(20)
     jacobian(func)(x)
-    (plan,) = orders._plans.values()
+    (plan,) = PLANS.of_kind(orders.ORDERS)
     assert not plan.is_searched
     num_vertices = len(plan.predictions[plan.mode].blocks)  # with the input
     seconds = plan.predictions[plan.mode].cost.seconds
@@ -127,7 +127,7 @@ def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
 
 
 def test_the_number_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "MAX_PLANS", 3)
+    monkeypatch.setattr(PLANS, "limit", 3)
     for size in range(1, 7):
         jacobian(torch.sin)(torch.ones(size))
-    assert len(orders._plans) == 3
+    assert len(PLANS) == 3

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import pushforward
-from pushforward import grad, hessian, jacfwd, jacobian, jacrev, vjp, vmap
+from pushforward import grad, hessian, jacfwd, jacobian, jacrev, vmap
 from pushforward.errors import UnsupportedError
 from pushforward.planning import orders, replay
+from pushforward.planning.plans import PLANS
 
 CALLS = replay.FIRST_WRITTEN + 1  # the last of them is repeated
 
@@ -24,10 +25,9 @@ Func = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def _nothing_known() -> Iterator[None]:
-    replay._replays.clear()
-    replay._counts.clear()
+    PLANS.clear()
     yield
-    replay._replays.clear()
+    PLANS.clear()
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     swept = replay.swept
 
     def counting(key: Any, values: Any, *rest: Any) -> Any:
-        if key in replay._replays and replay._replays[key].replay is not None:
+        known = PLANS.find(replay.KERNELS, key)
+        if known is not None and known.replay is not None:
             answered.append(1)
         return swept(key, values, *rest)
 
@@ -344,7 +345,7 @@ def test_temporaries_are_kept_for_a_recording_around() -> None:
 
 def test_a_search_that_is_due_ends_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "SECONDS_PER_SEARCHED_VERTEX", 5e-5)
-    orders._plans.clear()
+    PLANS.clear()
     weights = [torch.randn(10, 6) / 4, torch.randn(3, 10) / 4, torch.randn(9, 3) / 4]
 
     def func(x: Tensor) -> Tensor:
@@ -356,11 +357,11 @@ def test_a_search_that_is_due_ends_a_replay(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(40):
         x = torch.randn(6)
         torch.testing.assert_close(jacobian(func)(x), torch.func.jacrev(func)(x))
-        (plan,) = orders._plans.values()
+        (plan,) = PLANS.of_kind(orders.ORDERS)
         is_searched.append(plan.is_searched)
     assert not is_searched[2]
     assert is_searched[-1]
-    (known,) = replay._replays.values()
+    (known,) = PLANS.of_kind(replay.KERNELS)
     assert known.replay is not None
     scope: dict[str, Any] = known.replay.__globals__  # type: ignore[attr-defined]
     called = [value for value in scope.values() if callable(value)]
@@ -369,10 +370,8 @@ def test_a_search_that_is_due_ends_a_replay(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "MAX_REPLAYS", 3)
-    monkeypatch.setattr(replay, "MAX_COUNTS", 4)
+    monkeypatch.setattr(PLANS, "limit", 3)
     for n in range(1, 9):
         for _ in range(CALLS):
             jacrev(torch.sin)(torch.randn(n))
-    assert len(replay._replays) <= 3
-    assert len(replay._counts) <= 4
+    assert len(PLANS) <= 3

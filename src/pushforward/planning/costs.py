@@ -83,7 +83,9 @@ def shadow(linear_map: AbstractLinearMap) -> AbstractLinearMap:
             pull_seeds=_like_shape(linear_map.in_shape, linear_map.kept, place=0),
         )
     if isinstance(linear_map, Pointwise):
-        return Pointwise(linear_map.in_shape, linear_map.out_shape, _broadcast(linear_map.out_shape))
+        return Pointwise(
+            linear_map.in_shape, linear_map.out_shape, _broadcast(linear_map.out_shape)
+        )
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(linear_map):
         value = getattr(linear_map, field.name)

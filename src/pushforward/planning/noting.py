@@ -122,8 +122,14 @@ class _Calls(TorchFunctionMode):
         """Replace tensors and nodes by references, and collect these."""
         ref = self._refs.get(id(tree))
         if ref is not None:
-            if not ref.is_value and isinstance(tree, Tensor) and isinstance(tree.grad_fn, PythonNode):
-                self._is_possible = False  # the operators inside an autograd.Function are not all there is to it
+            if (
+                not ref.is_value
+                and isinstance(tree, Tensor)
+                and isinstance(tree.grad_fn, PythonNode)
+            ):
+                self._is_possible = (
+                    False  # the operators inside an autograd.Function are not all there is to it
+                )
             refs.append(ref)
             return ref
         if isinstance(tree, Tensor):

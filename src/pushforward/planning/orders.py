@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
+from pushforward.planning.plans import PLANS
 from pushforward.tape.private_torch import bare
 
 Mode = Literal["forward", "reverse", "cross"]
@@ -307,11 +307,7 @@ def _bytes(alive: dict[int, tuple[Block, ...]]) -> int:
     )
 
 
-# ----- The cache -----
-
-_plans: dict[Any, Plan] = {}
-_lock = threading.Lock()
-MAX_PLANS = 512
+ORDERS = "orders"  # what plans are stored as
 
 
 def can_cross(program: LinearProgram) -> bool:
@@ -348,13 +344,10 @@ def plan(
         search_now: Whether to search at once.
     """
     key = (modes, signature, structure(program))
-    found = _plans.get(key)
+    found: Plan | None = PLANS.find(ORDERS, key)
     if found is None:
         found = _planned(Planner(program, starts(), ends()), modes)
-        with _lock:
-            _plans[key] = found
-            while len(_plans) > MAX_PLANS:
-                del _plans[next(iter(_plans))]
+        PLANS.keep(ORDERS, key, found)
     found.seen += 1
     if found.is_due(program) or (search_now and not found.is_searched):
         found.predictions["cross"] = Planner(program, starts(), ends()).cross()

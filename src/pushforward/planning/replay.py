@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -16,19 +15,17 @@ from torch import Tensor
 
 from pushforward.planning.kernels import Replay
 from pushforward.planning.noting import Rows
+from pushforward.planning.plans import PLANS
 from pushforward.tape.private_torch import num_function_modes
 
 FIRST_WRITTEN = 2  # the call that is written down, so that what is called once does not pay for it
-MAX_REPLAYS = 256
-MAX_COUNTS = 4096
 
-_replays: dict[Hashable, _Known] = {}
-_counts: dict[Hashable, int] = {}  # by the key's hash: calls so far
-_lock = threading.Lock()
+KERNELS = "kernels"  # by key
+SEEN = "seen"  # calls so far, by the key's hash: what is called once does not keep its key
 
 
 @dataclasses.dataclass(slots=True)
-class _Known:
+class Known:
     """What is known of a key."""
 
     replay: Replay | None  # None: the kernels depend on more than the key
@@ -52,18 +49,18 @@ def swept(
         lifetime: Told how many calls a replay has answered, tells how many the next one shall; None if all.
         write: Makes the replay.
     """
-    known = _replays.get(key)
+    known: Known | None = PLANS.find(KERNELS, key)
     if known is not None and known.answered < known.lifetime:
         known.answered += 1
         return compute() if known.replay is None else _replayed(known.replay, values)
-    count = _counts.get(hash(key), 0) + 1
+    count = (PLANS.find(SEEN, hash(key)) or 0) + 1
     if count < FIRST_WRITTEN:
-        _put(_counts, hash(key), count, MAX_COUNTS)
+        PLANS.keep(SEEN, hash(key), count)
         return compute()
     answered = 0 if known is None else known.answered
-    known = _Known(None, math.inf if lifetime is None else lifetime(answered))
+    known = Known(None, math.inf if lifetime is None else lifetime(answered))
     known.replay = write()
-    _put(_replays, key, known, MAX_REPLAYS)
+    PLANS.keep(KERNELS, key, known)
     # Not what was computed under the modes that watch: linalg.pinv of complex matrices is wrong there in torch 2.13.
     return compute() if known.replay is None else _replayed(known.replay, values)
 
@@ -74,11 +71,3 @@ def _replayed(replay: Replay, values: Sequence[Any]) -> Rows:
         return replay(values)
     with torch._C.DisableTorchFunction():
         return replay(values)
-
-
-def _put(cache: dict[Hashable, Any], key: Hashable, value: Any, limit: int) -> None:
-    """Store, and forget what was stored first."""
-    with _lock:
-        cache[key] = value
-        while len(cache) > limit:
-            del cache[next(iter(cache))]

@@ -13,8 +13,7 @@ from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
-from pushforward.tape import dual_run
-from pushforward.tape import trust
+from pushforward.tape import dual_run, trust
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
@@ -180,8 +179,8 @@ class Tape:
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
-        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; for ``lifetime`` see
-        `planning.replay.swept`.
+        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; ``lifetime`` is
+        that of `planning.replay.swept`.
         """
         check_versions(self._versions)
         before = torch.is_grad_enabled()

@@ -1,0 +1,136 @@
+"""Functions that were quiet run unwatched: what they do then that has to be seen is noticed, or raises."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pushforward
+from pushforward import grad, jacfwd, jacrev
+from pushforward.errors import UnsupportedError
+from pushforward.tape import trust
+
+CALLS = trust.WATCHED_FIRST + 1  # the last of them is unwatched
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_trusted() -> Iterator[None]:
+    pushforward.clear_plans()
+    yield
+    pushforward.clear_plans()
+
+
+def test_a_quiet_function_is_trusted_after_some_calls() -> None:
+    def f(x: Tensor) -> Tensor:
+        return torch.nn.functional.relu(x).sin()
+
+    trusted = []
+    for _ in range(CALLS):
+        trusted.append(trust.is_trusted(f))
+        jacfwd(f)(torch.ones(2))
+    assert trusted == [False] * trust.WATCHED_FIRST + [True]
+
+
+def test_a_function_that_writes_is_watched_for_good() -> None:
+    def f(x: Tensor) -> Tensor:
+        y = torch.zeros(2)
+        y[0] = x[1]
+        return y
+
+    for _ in range(2 * CALLS):
+        jacfwd(f)(torch.ones(2))
+    assert not trust.is_trusted(f)
+
+
+def test_another_graph_ends_the_trust() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin() if x.sum() > 0 else x.cos()
+
+    x = torch.ones(2)
+    for _ in range(CALLS):
+        jacfwd(f)(x)
+    assert trust.is_trusted(f)
+    torch.testing.assert_close(jacfwd(f)(-x), torch.diag(x.sin()))
+    assert not trust.is_trusted(f)
+
+
+def _hooked(x: Tensor) -> Tensor:
+    y = x.sin()
+    y.register_hook(lambda g: 2 * g)
+    return y.sum()
+
+
+def _backward_inside(x: Tensor) -> Tensor:
+    y = x.sin()
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    return (y * slope.detach()).sum()
+
+
+def _overwriting(x: Tensor) -> Tensor:
+    y = x.exp()
+    z = y * x
+    y.mul_(2)
+    return (z * y).sum()
+
+
+UNSEEN: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "a hook": (_hooked, lambda x: 2 * x.cos()),
+    "a backward pass": (_backward_inside, lambda x: x.cos() ** 2),
+    "an overwritten value": (_overwriting, lambda x: 2 * x.exp() ** 2 * (1 + 2 * x)),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_trusted_function_does_for_the_first_time_is_noticed(name: str) -> None:
+    other, expected = UNSEEN[name]
+
+    def f(x: Tensor, is_other: bool) -> Tensor:
+        return other(x) if is_other else x.sin().sum()
+
+    x = torch.rand(3, dtype=F64)
+    for _ in range(CALLS):
+        grad(f)(x, False)
+    for _ in range(CALLS):
+        torch.testing.assert_close(grad(f)(x, True), expected(x))
+
+
+def test_a_second_run_does_not_write_twice() -> None:
+    buffer, weight = torch.zeros(2), torch.ones(2)
+
+    def f(x: Tensor, is_other: bool) -> Tensor:
+        y = x * weight
+        if is_other:
+            buffer.add_(1)
+            weight.mul_(2)
+        return y
+
+    for _ in range(CALLS):
+        jacrev(f)(torch.ones(2), False)
+    with pytest.raises(UnsupportedError, match="Call it again"):
+        jacrev(f)(torch.ones(2), True)
+    assert buffer.tolist() == [1.0, 1.0]
+    assert weight.tolist() == [2.0, 2.0]
+
+
+def test_random_numbers_are_refused_and_put_back_by_a_trusted_function() -> None:
+    def f(x: Tensor, is_random: bool) -> Tensor:
+        return x * torch.rand(2) if is_random else x.sin()
+
+    for _ in range(CALLS):
+        jacfwd(f)(torch.ones(2), False)
+    before = torch.get_rng_state()
+    with pytest.raises(pushforward.RandomnessError):
+        jacfwd(f)(torch.ones(2), True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_number_of_functions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "MAX_FUNCTIONS", 3)
+    for n in range(8):
+        scope: dict[str, Any] = {}
+        exec(f"def f(x):\n    return {n} * x", scope)
+        jacfwd(scope["f"])(torch.ones(1))
+    assert len(trust._records) <= 3
