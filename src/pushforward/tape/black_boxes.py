@@ -107,7 +107,8 @@ def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
             with contextlib.suppress(RuntimeError):  # where it does not depend on the cotangent
                 found = _mapped(push, tangents)
                 return found if is_followed else found.detach()
-    return _by_rows(node, out_nr, place, tangents)
+    pull = functools.partial(pulled, node, out_nr, place)
+    return by_rows(pull, tuple(out.shape), out.dtype, tangents)
 
 
 def _mapped(function: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
     target, nr = node.next_functions[place]
     x, out = output_metadata(target)[nr], output_metadata(node)[out_nr]
     try:
-        found = _called(node, out_nr, place, _in_dtype(cotangent, out.dtype))
+        found = _called(node, out_nr, place, in_dtype(cotangent, out.dtype))
     except MissingRuleError:
         raise
     except (NotImplementedError, RuntimeError) as error:
@@ -139,10 +140,11 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
         return torch.zeros(shape, dtype=x.dtype, device=x.device)
     if found.shape != shape:
         found = found.sum_to_size(shape)
-    return _in_dtype(found, x.dtype)
+    return in_dtype(found, x.dtype)
 
 
-def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert; of a complex tensor a real one takes the real part."""
     if tensor.dtype is dtype:
         return tensor
     if tensor.is_complex() and not dtype.is_complex:
@@ -151,60 +153,67 @@ def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
-    """Call one node, and nothing of what lies behind it: its inputs may depend on each other."""
     cotangents: list[Tensor | None] = [None] * len(output_metadata(node))
     cotangents[out_nr] = cotangent
+    return call(node, cotangents)[place]
+
+
+def call(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """Call one node, and nothing of what lies behind it: its inputs may depend on each other.
+
+    Returns what it gives for each of its edges.
+    """
     if callable(node):
         found = node(*cotangents)
-    else:
-        with with_functorch():
-            if custom_functions.is_called_by_engine(node):
-                return _by_engine(node, out_nr, place, cotangent)
-            found = node.apply(*cotangents)
-            place = custom_functions.argument_of(node, place)
-    result: Tensor | None = found[place] if isinstance(found, tuple) else found
-    return result
+        return found if isinstance(found, tuple) else (found,)
+    with with_functorch():
+        if custom_functions.is_called_by_engine(node):
+            return _by_engine(node, cotangents)
+        found = node.apply(*cotangents)
+    return custom_functions.by_edge(node, found if isinstance(found, tuple) else (found,))
 
 
-def _by_engine(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
+def _by_engine(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     """Let PyTorch's engine call one node: with its hooks, and cotangents of other outputs as it asked for them.
 
-    What the node gives is taken from a hook: what arrives at its input has passed the hooks of that input.
+    What the node gives is taken from a hook: what arrives at its inputs has passed the hooks of those.
     """
     captured: list[Sequence[Tensor | None]] = []
 
     def capture(inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
         captured.append(inputs)
 
+    given = [(nr, cotangent) for nr, cotangent in enumerate(cotangents) if cotangent is not None]
+    target = next(edge for edge in node.next_functions if edge[0] is not None)
     handle = node.register_hook(capture)
     try:
         torch.autograd.grad(
-            [GradientEdge(node, out_nr)],
-            [GradientEdge(*node.next_functions[place])],
-            [cotangent],
+            [GradientEdge(node, nr) for nr, _ in given],
+            [GradientEdge(*target)],
+            [cotangent for _, cotangent in given],
             retain_graph=True,
             create_graph=torch.is_grad_enabled(),
             allow_unused=True,
         )
     finally:
         handle.remove()
-    return captured[-1][place] if captured else None
+    return captured[-1]
 
 
-def _by_rows(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
-    """Push by the rows of the Jacobian."""
-    out = output_metadata(node)[out_nr]
-    shape = tuple(out.shape)
-    basis = torch.eye(math.prod(shape), dtype=out.dtype, device=out.device)
+def by_rows(
+    pull: LinearFunction, out_shape: tuple[int, ...], out_dtype: torch.dtype, tangents: Tensor
+) -> Tensor:
+    """Push by the rows of the Jacobian, which ``pull`` gives."""
+    basis = torch.eye(math.prod(out_shape), dtype=out_dtype, device=tangents.device)
     products = []
-    for rows in (basis, 1j * basis) if out.dtype.is_complex else (basis,):
-        pulls = pulled(node, out_nr, place, rows.reshape(-1, *shape)).flatten(1)
+    for rows in (basis, 1j * basis) if out_dtype.is_complex else (basis,):
+        pulls = pull(rows.reshape(-1, *out_shape)).flatten(1)
         product = tangents.flatten(1).to(torch.promote_types(pulls.dtype, tangents.dtype)) @ (
             pulls.conj().transpose(0, 1)
         )
         products.append(product.real if product.is_complex() else product)
     flat = torch.complex(*products) if len(products) == 2 else products[0]
-    return flat.reshape(-1, *shape)
+    return flat.reshape(-1, *out_shape)
 
 
 def _missing(name: str, node: Node, error: Exception | None) -> MissingRuleError:

@@ -38,10 +38,10 @@ def is_called_by_engine(node: Node) -> bool:
     )
 
 
-def argument_of(node: Node, place: int) -> int:
-    """Return which argument of the function an edge stands for: only tensors have edges."""
-    rank = sum(target is not None for target, _ in node.next_functions[:place])
-    return [i for i, needs in enumerate(node.needs_input_grad) if needs][rank]
+def by_edge(node: Node, pulled: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return what a backward gave for the arguments of the function, for the node's edges: only tensors have any."""
+    needed = (found for found, needs in zip(pulled, node.needs_input_grad, strict=False) if needs)
+    return [None if target is None else next(needed) for target, _ in node.next_functions]
 
 
 def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:

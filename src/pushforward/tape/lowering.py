@@ -17,7 +17,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
-from pushforward.tape import black_boxes, hooks, probing, ruled, writes
+from pushforward.tape import black_boxes, hooks, irregular, probing, ruled, writes
 from pushforward.tape.node_types import MOVEMENTS, RULED, NodeType, signed
 from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.private_torch import Node, output_metadata
@@ -65,6 +65,7 @@ def lower(name: str, reading: Reading) -> LinearProgram:
     outputs = [stores.at(edge) for edge in reading.outputs]
     needed: set[Edge] = {edge for edge in outputs if edge[0] >= 0}
     kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
+    inner = irregular.inner_places(reading)
     for place in range(len(reading.nodes) - 1, -1, -1):
         number = reading.num_inputs + place
         wanted = [
@@ -79,7 +80,7 @@ def lower(name: str, reading: Reading) -> LinearProgram:
                 needed.update(source for source, _, _ in parts_of)
             continue
         edges = [stores.at(edge) for edge in reading.edges(place)]
-        parts, origin = _parts(name, reading, place, edges, wanted)
+        parts, origin = _parts(name, reading, place, edges, wanted, inner)
         for nr in reversed(wanted):
             dtype = output_metadata(reading.nodes[place])[nr].dtype
             kept.append(((number, nr), parts[nr], dtype, origin))
@@ -116,13 +117,20 @@ def _add_hooks(
 
 
 def _parts(
-    name: str, reading: Reading, place: int, edges: Sequence[Edge], wanted: Sequence[int]
+    name: str,
+    reading: Reading,
+    place: int,
+    edges: Sequence[Edge],
+    wanted: Sequence[int],
+    inner: set[int],
 ) -> tuple[dict[int, list[Part]], str]:
     """Return for each wanted output of a node the maps of the inputs that it depends on, and who gave them."""
     node, kind = reading.nodes[place], reading.types[place]
     parts: dict[int, list[Part]] = {nr: [] for nr in wanted}
-    by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted)
-    if by_rule is None:
+    if inner and irregular.is_end(reading, place, inner):
+        found = irregular.maps(reading, place, inner, wanted)
+        origin = "sparse or nested tensors by PyTorch"
+    elif (by_rule := maps_by_rule(kind, node, edges, reading.saved(place), wanted)) is None:
         node = node.node if isinstance(node, RestoredNode) else node
         found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
         origin = f"{node.name()} by PyTorch"
@@ -169,7 +177,7 @@ def maps_by_rule(
     op = functional(kind.op)
     if is_nondifferentiable(op):
         return []
-    rule = lookup(op)
+    rule = lookup(kind.op) or lookup(op)
     if rule is None:
         return None
     call = called(kind, node, edges, saved, like=rule.like)

@@ -152,7 +152,10 @@ def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> None:
     """Append what a plan depends on but the elements."""
     for tensor in saved:
         if isinstance(tensor, Tensor):
-            signature += (tensor.shape, tensor.stride(), tensor.dtype)
+            try:
+                signature += (tensor.shape, tensor.stride(), tensor.dtype)
+            except RuntimeError:  # sparse tensors have no strides
+                signature += (tensor.shape, tensor.layout, tensor._nnz(), tensor.dtype)
         elif type(tensor) is tuple:
             signature.append(len(tensor))
             sign_tensors(tensor, signature)
