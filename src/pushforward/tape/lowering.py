@@ -259,21 +259,22 @@ def called(
     kwargs: dict[str, Any] = {}
     slots: list[Slot] = []
     remaining = list(zip(range(len(edges)), edges, node.next_functions, strict=True))
-    lists = [a.name for a in kind.op._schema.arguments if a.name in kind.edge_names and _is_list(a)]
-    for position, argument in enumerate(kind.op._schema.arguments):
+    for position, argument in enumerate(_parameters(kind)):
         name = argument.name
         key = name if argument.kwarg_only else position
-        if name in kind.edge_names:
-            count = len(remaining) - (len(kind.edge_names) - 1) if name in lists else 1
+        if argument.has_edges:
+            count = len(remaining) - (len(kind.edge_names) - 1) if argument.is_list else 1
             mine, remaining = remaining[:count], remaining[count:]
-            value = _differentiated(name, key, name in lists, mine, tensors, values, outs[0], slots)
+            value = _differentiated(
+                name, key, argument.is_list, mine, tensors, values, outs[0], slots
+            )
             if kind.joined is not None:
                 value = _joined(value, kind.joined(node), outs[0])
-            if isinstance(value, Unknown) and name in tensors and _is_optional(argument):
+            if type(value) is Unknown and name in tensors and argument.is_optional:
                 value = None  # such arguments are saved whenever they are given
-            elif isinstance(value, Unknown) and position == like:
+            elif type(value) is Unknown and position == like:
                 value = unsaved_like(metadata[0])
-        elif name in tensors and (tensors[name] is not None or _is_optional(argument)):
+        elif name in tensors and (tensors[name] is not None or argument.is_optional):
             value = tensors[name]
         elif name in values:
             value = values[name]
@@ -283,17 +284,44 @@ def called(
             kwargs[name] = value
         else:
             args.append(value)
-    is_many = len(kind.op._schema.returns) != 1 or _is_list(kind.op._schema.returns[0])
-    out = tuple(outs) if is_many else outs[0]
+    out = tuple(outs) if _has_many_outputs(kind) else outs[0]
     return Call(functional(kind.op), tuple(args), kwargs, out, slots)
 
 
-def _is_list(argument: Any) -> bool:
-    return "List[" in str(argument.type)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Parameter:
+    """What a schema says of an argument."""
+
+    name: str
+    kwarg_only: bool
+    has_edges: bool
+    is_list: bool
+    is_optional: bool
 
 
-def _is_optional(argument: Any) -> bool:
-    return str(argument.type).startswith("Optional[")
+@functools.cache
+def _parameters(kind: NodeType) -> tuple[_Parameter, ...]:
+    return tuple(
+        _Parameter(
+            a.name,
+            a.kwarg_only,
+            a.name in kind.edge_names,
+            "List[" in str(a.type),
+            str(a.type).startswith("Optional["),
+        )
+        for a in kind.op._schema.arguments
+    )
+
+
+@functools.cache
+def _gives_list(kind: NodeType) -> bool:
+    returns = kind.op._schema.returns
+    return len(returns) == 1 and "List[" in str(returns[0].type)
+
+
+@functools.cache
+def _has_many_outputs(kind: NodeType) -> bool:
+    return len(kind.op._schema.returns) != 1 or _gives_list(kind)
 
 
 def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
@@ -305,10 +333,9 @@ def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
 
 
 def _outputs(kind: NodeType, tensors: dict[str, Any], metadata: Any) -> list[Any]:
-    returns = kind.op._schema.returns
-    if len(returns) == 1 and _is_list(returns[0]):
+    if _gives_list(kind):
         return [unsaved_like(m) for m in metadata]
-    flags = kind.differentiable or (True,) * len(returns)
+    flags = kind.differentiable or (True,) * len(kind.op._schema.returns)
     outs: list[Any] = []
     number = 0
     for flag in flags:
