@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from operator import attrgetter, methodcaller
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ _functorch: Any = torch._C._functorch
 
 _MULTI_OUTPUT_NODE = int(torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
 _DEAD_LEVEL = -2  # what PyTorch says of a wrapper whose transform is over; -1 of a plain tensor
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 Node = Any  # torch.autograd.graph.Node
 
@@ -270,6 +272,20 @@ class _Eagerly:
 
 
 compiled_functions_run_eagerly = _Eagerly()
+
+_eval_frame: Any = torch._C._dynamo.eval_frame
+_SKIP = _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_frame._FrameAction.SKIP)
+
+
+def left_alone_by_dynamo(function: _Function) -> _Function:
+    """Mark a function that ``torch.compile`` is to call as it is, with all that this calls.
+
+    ``torch.compiler.disable`` does as much, but imports the compiler, which takes seconds, and wraps each call.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    function._torchdynamo_disable_msg = "pushforward records it"  # type: ignore[attr-defined]
+    _eval_frame.set_code_exec_strategy(function.__code__, _SKIP)  # type: ignore[attr-defined]
+    return function
 
 
 def has_dynamo() -> bool:

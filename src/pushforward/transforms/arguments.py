@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.trees import LEAF, flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
@@ -22,7 +23,7 @@ def named_after(func: Any, derivative: Callable[..., Any]) -> Callable[..., Any]
 
     Copies less than ``functools.wraps`` does by itself, which takes a microsecond more for builtin functions.
     """
-    return functools.update_wrapper(derivative, func, _COPIED, ())
+    return left_alone_by_dynamo(functools.update_wrapper(derivative, func, _COPIED, ()))
 
 
 def check_function(name: str, func: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pushforward.planning.explain import Explanation, explain_plan
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.assemble import start
 from pushforward.transforms.jacobian import check_mode, planned
@@ -14,6 +15,7 @@ from pushforward.transforms.record import Tape
 NAME = "explain"
 
 
+@left_alone_by_dynamo
 def explain(
     func: Callable[..., Any],
     *args: Any,

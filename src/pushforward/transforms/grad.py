@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError
 from pushforward.linear.block_sum import to_rows
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -22,6 +23,7 @@ from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
 
+@left_alone_by_dynamo
 def grad(
     func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
@@ -56,6 +58,7 @@ def grad(
     return named_after(func, gradient)
 
 
+@left_alone_by_dynamo
 def grad_and_value(
     func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     check_function,
@@ -18,6 +19,7 @@ from pushforward.transforms.jvp import check_primals, jvp
 NAME = "hessian"
 
 
+@left_alone_by_dynamo
 def hessian(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -62,6 +64,7 @@ def hessian(
     return named_after(func, compute)
 
 
+@left_alone_by_dynamo
 def hvp(
     func: Callable[..., Any],
     primals: tuple[Any, ...],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block_sum import Blocks, to_dense
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -33,6 +34,7 @@ from pushforward.trees import unflatten
 NAME = "jacfwd"
 
 
+@left_alone_by_dynamo
 def jacfwd(
     func: Callable[..., Any],
     argnums: Argnums = 0,

@@ -14,6 +14,7 @@ from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.elimination import run_order
 from pushforward.planning.orders import Mode, Plan, can_cross, plan
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -33,6 +34,7 @@ NAME = "jacobian"
 MODES = ("auto", "forward", "reverse", "cross")
 
 
+@left_alone_by_dynamo
 def jacobian(
     func: Callable[..., Any],
     argnums: Argnums = 0,
@@ -78,6 +80,7 @@ def jacobian(
     return named_after(func, compute)
 
 
+@left_alone_by_dynamo
 def value_and_jacobian(
     func: Callable[..., Any],
     argnums: Argnums = 0,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block_sum import Blocks, to_rows
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -32,6 +33,7 @@ from pushforward.transforms.record import Tape
 NAME = "jacrev"
 
 
+@left_alone_by_dynamo
 def jacrev(
     func: Callable[..., Any],
     argnums: Argnums = 0,

@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_dense
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, check_function, match_leaf
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
@@ -18,6 +19,7 @@ from pushforward.trees import flatten, unflatten
 NAME = "jvp"
 
 
+@left_alone_by_dynamo
 def jvp(
     func: Callable[..., Any],
     primals: tuple[Any, ...],

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function
 from pushforward.transforms.jvp import (
     check_primals,
@@ -27,10 +28,12 @@ class LinearFunction:
         self._tape = tape
         self._primals = primals
 
+    @left_alone_by_dynamo
     def __call__(self, *tangents: Any) -> Any:
         """Push one tangent for every primal; returns the structure of the output."""
         return self._push(tangents, ())
 
+    @left_alone_by_dynamo
     def batched(self, *tangents: Any) -> Any:
         """Push a batch: every tangent, and every result, has a leading axis of directions."""
         size = batch_size(NAME, tangents, "tangents", "directions")
@@ -49,6 +52,7 @@ class LinearFunction:
         return f"LinearFunction({len(self._tape.program.equations)} equations)"
 
 
+@left_alone_by_dynamo
 def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunction]:
     """Compute ``func`` and return its derivative at ``primals`` as a function that can be called again.
 

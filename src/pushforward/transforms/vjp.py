@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_rows
+from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals, owned
 from pushforward.transforms.record import Tape
@@ -27,6 +28,7 @@ class Pullback:
         self._tape = tape
         self._selected = selected
 
+    @left_alone_by_dynamo
     def __call__(
         self, cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None
     ) -> tuple[Any, ...]:
@@ -47,6 +49,7 @@ class Pullback:
         del retain_graph, create_graph
         return self._pull(cotangents, ())
 
+    @left_alone_by_dynamo
     def batched(self, cotangents: Any) -> tuple[Any, ...]:
         """Pull a batch: every cotangent, and every result, has a leading axis."""
         size = batch_size(NAME, cotangents, "cotangents", "cotangents")
@@ -74,6 +77,7 @@ def _pulled(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> lis
     ]
 
 
+@left_alone_by_dynamo
 def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs: Any) -> Any:
     """Compute ``func`` and return a function that multiplies cotangents by its transposed Jacobian.
 
