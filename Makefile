@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage bench clean
+.PHONY: help demo test tests test-newest lint coverage bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,14 @@ help: ## List the targets.
 demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tables, saves out/demo.png.
 	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
 	$(BIN)/python examples/demo.py
+
+test-newest: ## Run the tests with the newest PyTorch that pip finds, in .venv-newest (gigabytes, minutes).
+	@echo "== test-newest: the newest PyTorch, in an environment of its own"
+	$(MAKE) tests VENV=.venv-newest TORCH=torch
+
+tests: $(STAMP)
+	$(BIN)/python -c 'import torch; print("PyTorch", torch.__version__)'
+	$(BIN)/python -m pytest -n $(JOBS) --doctest-modules tests src
 
 test: lint ## Lint, then run every test and every example in a docstring.
 	@echo "== test: tests/ and the docstrings of src/, $(JOBS) processes"
@@ -43,7 +51,7 @@ bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
