@@ -59,8 +59,9 @@ def maps(
             push: LinearFunction = functools.partial(pushed, node, out_nr, place)
             pull: LinearFunction = functools.partial(pulled, node, out_nr, place)
             if custom_functions.hides_dependence(node, _called, out_nr, place):
-                push = custom_functions.refusing(name, node, anchors, push)
-                pull = custom_functions.refusing(name, node, anchors, pull)
+                text = custom_functions.refusal(name, node)
+                push = custom_functions.refusing(text, anchors, push)
+                pull = custom_functions.refusing(text, anchors, pull)
             found[out_nr] = General(tuple(x.shape), tuple(out.shape), push, pull)
         result.append((edge, x.dtype, found))
     return result

@@ -44,6 +44,11 @@ def by_edge(node: Node, pulled: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if target is None else next(needed) for target, _ in node.next_functions]
 
 
+def is_differentiated_again() -> bool:
+    """Tell whether somebody may differentiate what is computed now."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
 def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
     """Tell whether autograd does not see that what the backward returns depends on the cotangent.
 
@@ -51,7 +56,7 @@ def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
     """
     if not isinstance(node, PythonNode):
         return False
-    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+    if not is_differentiated_again():
         return False
     if node._forward_cls is BackwardHookFunction:
         return False  # and its hooks are not to be called for nothing
@@ -85,15 +90,19 @@ def _leads_to(node: Node, start: Node) -> bool:
     return False
 
 
-def refusing(
-    name: str, node: Node, anchors: Sequence[Tensor], function: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Return ``function`` with results that cannot be differentiated by what ``anchors`` depend on: that raises."""
-    text = (
+def refusal(name: str, node: Node) -> str:
+    """Return what is to be said where the backward of ``node`` is differentiated."""
+    return (
         f"{name}: the backward of {node.name().removesuffix('Backward')} (an autograd.Function) cannot be "
         "differentiated, as it is marked once_differentiable, detaches or reads numbers from tensors: got a second "
         "derivative, expected first ones only. Write the backward in differentiable operators."
     )
+
+
+def refusing(
+    text: str, anchors: Sequence[Tensor], function: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return ``function`` with results that cannot be differentiated by what ``anchors`` depend on: that raises."""
 
     def refused(seeds: Tensor) -> Tensor:
         apply: Callable[..., Tensor] = Refused.apply

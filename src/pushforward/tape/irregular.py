@@ -1,4 +1,4 @@
-"""Sparse and nested tensors that depend on the inputs: blocks are of dense tensors, so what lies between is called whole.
+"""Sparse and nested tensors that depend on the inputs: blocks are of dense ones, so what lies between is called whole.
 
 A region is what leads from dense variables through such tensors to the next dense variable. Cotangents go back through
 its nodes one by one, in whatever layout these give; tangents go by the rows of the Jacobian.
@@ -17,7 +17,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pushforward.errors import UnsupportedError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.transposition import LinearFunction
 from pushforward.tape.black_boxes import by_rows, call, in_dtype
+from pushforward.tape.custom_functions import is_differentiated_again, refusing
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 
@@ -29,6 +31,17 @@ _MAKERS = {
     *("SparseSampledAddmmBackward0",),
 }
 _ENDS = {"ToDenseBackward0", "ValuesBackward0"}
+
+# These only move elements; of others PyTorch's second derivatives lack terms.
+_MOVING = _ENDS | {
+    *("SparseCooTensorWithDimsAndTensorsBackward0", "SparseCompressedTensorBackward0"),
+    *("ToSparseBackward0", "ToSparseBackward1", "ToSparseCsrBackward0", "ToSparseCscBackward0"),
+    *("CoalesceBackward0", "TBackward0", "TransposeBackward0", "CloneBackward0"),
+}
+_UNSAFE = (
+    "pushforward: second derivatives of operators on real sparse tensors: PyTorch's lack terms, expected first ones "
+    "only. Use .to_dense() before, or make the sparse tensor inside the function."
+)
 
 # For every node of a region, for every edge: the number of a node of the region, whose output; or that the edge is the
 # one that is asked for.
@@ -75,6 +88,7 @@ def maps(
     """Return (edge, dtype, maps by output) for each dense variable that the region which ends in a node starts from."""
     places = _region(reading, place, inner)
     nodes = [reading.nodes[p] for p in places]
+    unsafe = is_differentiated_again() and _has_wrong_second_derivatives(nodes)
     result = []
     for edge, x in _starts(reading, places, inner).items():
         plan = _plan(reading, places, edge)
@@ -83,11 +97,21 @@ def maps(
             out = output_metadata(nodes[-1])[nr]
             layout = _layout(reading, (place + reading.num_inputs, nr))
             arguments = (nodes, plan, nr, layout, tuple(x.shape), x.dtype)
-            pull = functools.partial(_pulled, *arguments)
-            push = functools.partial(_pushed, tuple(out.shape), out.dtype, *arguments)
+            pull: LinearFunction = functools.partial(_pulled, *arguments)
+            push: LinearFunction = functools.partial(
+                _pushed, tuple(out.shape), out.dtype, *arguments
+            )
+            if unsafe:
+                push = refusing(_UNSAFE, reading.anchors, push)
+                pull = refusing(_UNSAFE, reading.anchors, pull)
             found[nr] = General(tuple(x.shape), tuple(out.shape), push, pull)
         result.append((edge, x.dtype, found))
     return result
+
+
+def _has_wrong_second_derivatives(nodes: Sequence[Node]) -> bool:
+    is_nested = any(m.is_nested_tensor for node in nodes for m in output_metadata(node))
+    return not is_nested and any(node.name() not in _MOVING for node in nodes)
 
 
 def _region(reading: Reading, end: int, inner: set[int]) -> list[int]:
@@ -214,9 +238,7 @@ def _dense(cotangent: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Ten
     return in_dtype(cotangent, dtype)
 
 
-def _pushed(
-    out_shape: tuple[int, ...], out_dtype: torch.dtype, *arguments: Any
-) -> Tensor:
+def _pushed(out_shape: tuple[int, ...], out_dtype: torch.dtype, *arguments: Any) -> Tensor:
     *rest, tangents = arguments
     pull = functools.partial(_pulled, *rest)
     return by_rows(pull, out_shape, out_dtype, tangents)

@@ -45,6 +45,7 @@ from pushforward.tape.reader import (
     read,
     sign_tensors,
 )
+from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
 
@@ -157,7 +158,8 @@ class Run:
         """Call the function."""
         if self.is_watched:
             with self._watcher:
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+            return with_real_ones(result) if self._watcher.has_sparse else result
         num_hooks = RemovableHandle.next_id
         try:
             result = func(*args, **kwargs)

@@ -34,6 +34,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
+from pushforward.tape.sparse_operators import MAKERS
 from pushforward.tape.writing import (
     SAVING_NOTHING,
     Taken,
@@ -58,6 +59,7 @@ class Watcher(TorchFunctionMode):
         self.writes = Writes(level)
         self.hooks: list[Hook] = []
         self.has_drawn = False  # random numbers from a default generator
+        self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
 
     def __torch_function__(
@@ -242,6 +244,20 @@ def _call_ruled(
     return call_ruled(operator, func, args, kwargs)
 
 
+def _make_sparse(
+    maker: Callable[..., Tensor],
+    watcher: Watcher,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Make a sparse tensor: what depends on the inputs is stood for by its places and values."""
+    if not torch.is_grad_enabled() or not watcher.writes.is_followed((args, kwargs)):
+        return func(*args, **kwargs)
+    watcher.has_sparse = True
+    return maker(*args, **kwargs)
+
+
 def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the branch of ``torch.cond`` that is taken, so that the tape shows what it does."""
     taken, if_true, if_false, operands = args
@@ -335,6 +351,8 @@ def _install() -> None:
     _HANDLERS[torch.ops.higher_order.cond] = _branch
     for function, equivalent in (EQUIVALENTS | STEPPED).items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
+    for function, maker in MAKERS.items():
+        _HANDLERS[function] = functools.partial(_make_sparse, maker)
     _QUIET.update(EQUIVALENTS)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
