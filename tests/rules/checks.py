@@ -45,7 +45,10 @@ BY_TORCH = {
     "aten::linalg_eig",
     "aten::linalg_qr",
     "aten::log_sigmoid_backward",
-    "aten::_ctc_loss_backward",
+    "aten::_standard_gamma",
+    "aten::fake_quantize_per_tensor_affine_cachemask",
+    "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "aten::fake_quantize_per_channel_affine_cachemask",
 }
 # An argument that is overwritten with random numbers, and is an output too.
 CONSTANT_ARGUMENTS = {
@@ -78,12 +81,13 @@ def failures(rule: Rule, sample: Sample) -> Iterator[str]:
 
 def differentiated(rule: Rule, sample: Sample) -> list[Slot]:
     """Return those of the arguments that autograd differentiates by one node of the operator itself."""
-    found, outs = [], []
+    found = []
     for slot in slots(rule, sample):
+        outs = []
         with torch.enable_grad(), contextlib.suppress(RuntimeError):  # which refuses the argument
             leaf = _followed(_argument(sample, slot))
             outs = [o for o in _outputs(sample, {slot: leaf}) if isinstance(o, Tensor)]
-        kinds = [node_type(o.grad_fn) for o in outs if o.requires_grad]
+        kinds = [node_type(o.grad_fn) for o in outs if o.grad_fn is not None]
         if kinds and kinds[0].op is not None and functional(kinds[0].op) == functional(sample.op):
             found.append(slot)
     return found
@@ -389,9 +393,10 @@ def _replaced(
     return tuple(args), kwargs
 
 
-def _call(sample: Sample, primals: dict[Slot, Tensor]) -> Any:
+def _call(sample: Sample, primals: dict[Slot, Tensor], is_kept: bool = True) -> Any:
+    """Call the operator; unless the arguments are to be kept, one that writes may write to them."""
     args, kwargs = _replaced(sample, primals)
-    if sample.op._schema.is_mutable:
+    if sample.op._schema.is_mutable and is_kept:
         args, kwargs = map_tensors((args, kwargs), torch.clone)
     torch.manual_seed(0)
     return sample.op(*args, **kwargs)
@@ -414,11 +419,12 @@ def recorded(
     primals = primals or {}
     with torch.enable_grad():
         inner = {s: _followed(primals.get(s, _argument(sample, s))) for s in active}
-        outs = _outputs(sample, {**primals, **inner})
+        numbers = {x.grad_fn: i for i, x in enumerate(inner.values())}
+        out = _call(sample, {**primals, **inner}, is_kept=False)
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
     (node,) = {o.grad_fn for o in outs if isinstance(o, Tensor) and o.requires_grad}
     kind = node_type(node)
     assert functional(kind.op) == functional(sample.op), f"{sample.op} leaves {kind}"
-    numbers = {x.grad_fn: i for i, x in enumerate(inner.values())}
     edges = [(numbers.get(target, -1), nr) for target, nr in node.next_functions]
     saved: list[Any] = []
     kind.read(node, [], saved)

@@ -57,11 +57,10 @@ def _call(op: Any, *args: Any, **kwargs: Any) -> Call:
 
 def _views(draw: Any) -> Iterator[tuple[Any, ...]]:
     copies = (
-        "_lazy_clone", "lift", "lift_fresh", "lift_fresh_copy", "_conj_physical", "_neg_view",
+        "_lazy_clone", "lift_fresh_copy", "_conj_physical", "_neg_view",
     )  # fmt: skip
     for name in copies:
         yield getattr(aten, name).default, draw(2, 3)
-    yield aten.detach_copy.default, draw(2, 3)
     yield aten._conj_physical.default, draw(2, 3, dtype=torch.complex128)
     yield aten._neg_view.default, draw(2, 3, dtype=torch.complex128)
     for name in ("_reshape_copy",):
@@ -77,9 +76,6 @@ def _views(draw: Any) -> Iterator[tuple[Any, ...]]:
     yield aten.unsafe_split_with_sizes.default, draw(3, 5), [1, 4], 1
     yield aten.view_as_real_copy.default, draw(2, 3, dtype=torch.complex128)
     yield aten.view_as_complex_copy.default, draw(3, 2)
-    yield aten._stack.default, [draw(2, 3), draw(2, 3)], 1
-    yield aten.as_strided.default, draw(4, 5), [3, 2], [5, 2], 1
-    yield aten.as_strided.default, draw(6), [3, 3], [1, 1]
 
 
 def _indexing(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:
@@ -96,7 +92,6 @@ def _indexing(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:
     yield aten._padded_dense_to_jagged_forward.default, draw(3, 3, 2), offsets, 5
     yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, -1, False
     yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, 1, False
-    yield aten.embedding_dense_backward.default, draw(2, 3, 4), index(5, 2, 3), 5, -1, True
     yield aten.reflection_pad3d.default, draw(1, 2, 3, 3), [1, 1, 0, 1, 0, 1]
     yield aten.reflection_pad3d.default, draw(1, 1, 2, 2, 3), [1, 2, 1, 0, 1, 1]
     yield aten.replication_pad3d.default, draw(1, 2, 3, 3), [1, 1, 0, 1, 0, 1]
@@ -149,10 +144,27 @@ def _contractions(draw: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _elementwise(draw: Any) -> Iterator[tuple[Any, ...]]:
+    yield aten.elu_.default, draw(2, 3), 1.5, 2, 0.5
+    yield aten.celu_.default, draw(2, 3), 1.5
+    yield aten.leaky_relu_.default, draw(2, 3), 0.2
     yield aten.pow.Scalar, 2.0, draw(2, 3)
     yield aten.pow.Scalar, 2.0, draw(2, dtype=torch.complex128)
-    yield aten._aminmax.default, draw(2, 3)
-    yield aten._aminmax.dim, draw(2, 3), 1
+    yield aten.polygamma_.default, draw(2, 3).abs() + 0.5, 1
+    yield aten._standard_gamma.default, draw(2, 3).abs() + 0.5
+    coarse = draw(4, 5), 0.1, 0, -8, 7
+    yield aten.fake_quantize_per_tensor_affine_cachemask.default, *coarse
+    one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    qparams = aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default
+    yield qparams, draw(4, 5).float().double(), 0.1 * one, zero, one, -8, 7
+    per_channel = aten.fake_quantize_per_channel_affine_cachemask.default
+    yield per_channel, draw(2, 3), torch.full((3,), 0.1), zero.expand(3), 1, -8, 7
+    yield aten._neg_view_copy.default, draw(2, 3)
+    yield aten._conj_copy.default, draw(2, 3, dtype=torch.complex128)
+    noise = draw(2, 3).abs() + 0.1
+    yield aten.rrelu_with_noise_.default, draw(2, 3), noise, 0.1, 0.3, False
+    for corners in (False, True):
+        yield aten.affine_grid_generator.default, draw(2, 2, 3), [2, 3, 4, 5], corners
+        yield aten.affine_grid_generator.default, draw(2, 3, 4), [2, 1, 2, 3, 4], corners
 
 
 def _networks(draw: Any, index: Any) -> Iterator[tuple[Any, ...]]:

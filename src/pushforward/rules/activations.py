@@ -100,6 +100,13 @@ _by_kernel(
         x_dot, x, negative_slope, False
     ),
 )
+_by_kernel(  # in-place, autograd saves the output alone
+    aten.leaky_relu_.default,
+    lambda x_dot, y, x, negative_slope=0.01: aten.leaky_relu_backward.default(
+        x_dot, y, negative_slope, True
+    ),
+    takes_input=False,
+)
 elementwise(
     aten.leaky_relu_backward,
     lambda y_bar, x, negative_slope, self_is_result: _leaky(x, negative_slope),
@@ -185,9 +192,6 @@ elementwise(
         x, noise, lower, upper, training
     ),
     lambda y_bar, x, noise, lower, upper, training, self_is_result: 0.0,
-    lambda y_bar, x, noise, lower, upper, training, self_is_result: (
-        y_bar if training and upper - lower > 1e-6 else 0.0
-    ),
 )
 
 # Exponential linear units
@@ -236,6 +240,19 @@ _by_kernel(
     aten.celu,
     lambda x_dot, y, x, alpha=1.0: aten.elu_backward.default(x_dot, alpha, 1, 1 / alpha, False, x),
 )
+# In-place, autograd saves the output alone.
+_by_kernel(
+    aten.elu_.default,
+    lambda x_dot, y, x, alpha=1, scale=1, input_scale=1: aten.elu_backward.default(
+        x_dot, alpha, scale, input_scale, True, y
+    ),
+    takes_input=False,
+)
+_by_kernel(
+    aten.celu_.default,
+    lambda x_dot, y, x, alpha=1.0: aten.elu_backward.default(x_dot, alpha, 1, 1 / alpha, True, y),
+    takes_input=False,
+)
 elementwise(aten.elu_backward, _elu_backward, None, None, None, None, _elu_twice)
 
 # Sigmoids
@@ -272,7 +289,6 @@ elementwise(
     aten.log_sigmoid_backward,
     lambda y_bar, x, buffer: torch.sigmoid(-x),
     lambda y_bar, x, buffer: -y_bar * torch.sigmoid(x) * torch.sigmoid(-x),
-    lambda y_bar, x, buffer: 0.0,
 )
 
 

@@ -134,9 +134,8 @@ def _declare(operator: Any, read: Callable[..., tuple[Tensor | None, float, bool
 
         return maps
 
-    masks = {name: partial(3) for name in ("attn_mask", "attn_bias")}
     names = [argument.name for argument in operator._schema.arguments]
-    masks = {name: function for name, function in masks.items() if name in names}
+    masks = {"attn_bias": partial(3)} if "attn_bias" in names else {}
     rule(operator, partial(0), partial(1), partial(2), **masks)
 
 

@@ -88,6 +88,17 @@ rule_by_formula(
     ("save_mean", "save_invstd"),
 )
 
+rule_by_formula(
+    aten.batch_norm_backward.default,
+    lambda grad_out, input, weight, mean, var, save_mean, save_var, update, eps, mask, reserve: (
+        _batch_norm_backward(
+            grad_out, input, weight, mean, var, save_mean, save_var, update, eps, mask
+        )
+    ),
+    ("grad_out", "input", "weight"),
+    ("save_mean", "save_var", "reserve"),
+)
+
 # Losses
 
 

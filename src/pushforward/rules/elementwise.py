@@ -53,6 +53,7 @@ def _inverse(y: Any) -> Any:
 
 elementwise(aten.neg, lambda x: -1)
 elementwise(aten._neg_view, lambda x: -1)
+elementwise(aten._neg_view_copy, lambda x: -1)
 elementwise(aten.add, lambda x, y, alpha=1: 1, lambda x, y, alpha=1: alpha)
 elementwise(aten.sub, lambda x, y, alpha=1: 1, lambda x, y, alpha=1: -alpha)
 elementwise(aten.rsub, lambda x, y, alpha=1: -alpha, lambda x, y, alpha=1: 1)
@@ -347,6 +348,7 @@ def _angle(x: Tensor) -> Tensor | Number:
 
 
 rule(aten._conj, _conjugate)
+rule(aten._conj_copy, _conjugate)
 rule(aten._conj_physical, _conjugate)
 rule(aten.conj_physical, _conjugate)
 elementwise(aten.angle, _angle)
@@ -384,6 +386,7 @@ elementwise(aten.logit, _logit)
 elementwise(aten.lgamma, lambda x: torch.digamma(x))
 elementwise(aten.digamma, lambda x: torch.polygamma(1, x))
 elementwise(aten.polygamma, None, lambda n, x: torch.polygamma(n + 1, x))
+elementwise(aten.polygamma_, lambda x, n: torch.polygamma(n + 1, x))
 elementwise(
     aten.mvlgamma,
     lambda x, p: torch.digamma(x.unsqueeze(-1) - 0.5 * _count(p, x)).sum(-1),
@@ -454,3 +457,16 @@ elementwise(
     aten.special_scaled_modified_bessel_k1,
     lambda x, *, out: out - torch.special.scaled_modified_bessel_k0(x) - out / x,
 )
+
+# Draws that follow their parameter, and quantization that passes slopes through (straight-through estimation)
+
+elementwise(
+    aten._standard_gamma,
+    lambda alpha, generator=None, *, out: aten._standard_gamma_grad(alpha, out),
+)
+for _operator in (
+    aten.fake_quantize_per_tensor_affine_cachemask,
+    aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams,
+    aten.fake_quantize_per_channel_affine_cachemask,
+):
+    rule(_operator, lambda x, *_, out: (_mask(x, out[0], out[1]), None))

@@ -93,18 +93,10 @@ def _cross_entropy_target(
     return _reduced(target, _weighted(coef, weight), reduction)
 
 
-def _cross_entropy_weight(
-    self: Tensor, target: Tensor, weight: Tensor, reduction: int = MEAN
-) -> AbstractLinearMap:
-    right, wrong = torch.log(self).clamp(min=-100), torch.log1p(-self).clamp(min=-100)
-    return _reduced(weight, -(target * right + (1 - target) * wrong), reduction)
-
-
 rule(
     aten.binary_cross_entropy,
     _cross_entropy_prediction,
     _cross_entropy_target,
-    _cross_entropy_weight,
 )
 
 
@@ -139,29 +131,6 @@ def _logits_target(
     return _reduced(target, _weighted(coef, weight), reduction)
 
 
-def _logits_weight(
-    self: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    pos_weight: Tensor | None = None,
-    reduction: int = MEAN,
-) -> AbstractLinearMap:
-    positive = target if pos_weight is None else pos_weight * target
-    coef = -(positive * _log_sigmoid(self) + (1 - target) * _log_sigmoid(-self))
-    return _reduced(weight, coef, reduction)
-
-
-def _logits_pos_weight(
-    self: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor,
-    reduction: int = MEAN,
-) -> AbstractLinearMap:
-    coef = _weighted(-target * _log_sigmoid(self), weight)
-    return _reduced(pos_weight, coef, reduction)
-
-
 def _log_sigmoid(x: Tensor) -> Tensor:
     return torch.minimum(x, torch.zeros_like(x)) - torch.log1p(torch.exp(-x.abs()))
 
@@ -170,17 +139,35 @@ rule(
     aten.binary_cross_entropy_with_logits,
     _logits,
     _logits_target,
-    _logits_weight,
-    _logits_pos_weight,
 )
 rule(
     aten.soft_margin_loss,
     lambda self, target, reduction=MEAN: _reduced(
         self, -target * torch.sigmoid(-target * self), reduction
     ),
-    lambda self, target, reduction=MEAN: _reduced(
-        target, -self * torch.sigmoid(-target * self), reduction
+)
+
+
+def _soft_margin_twice(
+    grad_output: Tensor, self: Tensor, target: Tensor, reduction: int
+) -> AbstractLinearMap:
+    gate = torch.sigmoid(-target * self)
+    coef = grad_output * target * target * gate * (1 - gate)
+    return Scale(tuple(self.shape), tuple(self.shape), _mean_of(coef, reduction))
+
+
+def _mean_of(coef: Tensor, reduction: int) -> Tensor:
+    return coef / coef.numel() if reduction == MEAN and coef.numel() else coef
+
+
+rule(
+    aten.soft_margin_loss_backward,
+    lambda grad_output, self, target, reduction: Scale(
+        tuple(grad_output.shape),
+        tuple(self.shape),
+        _mean_of(-target * torch.sigmoid(-target * self), reduction),
     ),
+    _soft_margin_twice,
 )
 
 # Many classes: the loss picks one log-probability of each sample
@@ -227,37 +214,8 @@ def _nll_forward(has_space: bool) -> tuple[Callable[..., Any], Callable[..., Any
             return pick, None
         return compose(pick, Sum(out_shape, (), tuple(range(len(out_shape))))), None
 
-    def of_weight(
-        self: Tensor, target: Tensor, weight: Tensor, reduction: int, ignore_index: int
-    ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-        axis, places, _ = parts(self, target, weight, reduction, ignore_index)
-        ignored = target == ignore_index
-        zero = self.new_zeros(())
-        picked = self.gather(axis, places.unsqueeze(axis)).squeeze(axis)
-        coef = torch.where(ignored, zero, -picked)
-        counted = torch.where(ignored, zero, self.new_ones(()))
-        if reduction == MEAN:
-            total = torch.where(ignored, zero, weight[places]).sum()
-            loss = (coef * weight[places]).sum() / total
-            coef = (coef - counted * loss) / total
-        in_shape, out_shape = tuple(weight.shape), tuple(target.shape)
-
-        def take(slopes: Tensor) -> General:
-            def pull(seeds: Tensor) -> Tensor:
-                zeros = seeds.new_zeros((len(seeds), *in_shape))
-                terms = (seeds * slopes).reshape(len(seeds), -1)
-                return zeros.index_add(1, places.flatten(), terms)
-
-            return General(in_shape, out_shape, lambda seeds: seeds[:, places] * slopes, pull)
-
-        summed = Sum(out_shape, (), tuple(range(len(out_shape))))
-        total_map = None if reduction == NONE else compose(take(counted), summed)
-        loss_map = take(coef) if reduction == NONE else compose(take(coef), summed)
-        return loss_map, total_map  # type: ignore[return-value]
-
-    return of_input, of_weight
+    return of_input
 
 
 for _operator, _has_space in ((aten.nll_loss_forward, False), (aten.nll_loss2d_forward, True)):
-    _of_input, _of_weight = _nll_forward(_has_space)
-    rule(_operator, _of_input, None, _of_weight)
+    rule(_operator, _nll_forward(_has_space))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.losses import MEAN, NONE
 from pushforward.rules.registry import rule
-from pushforward.rules.views import flat_gather
 
 aten = torch.ops.aten
 
@@ -80,25 +75,7 @@ def _multi_margin_slope(
     return slope.scatter_add(1, target.reshape(-1, 1), -slope.sum(1, keepdim=True))
 
 
-def _multi_margin_weight(
-    self: Tensor,
-    target: Tensor,
-    p: float = 1,
-    margin: float = 1,
-    weight: Tensor | None = None,
-    reduction: int = MEAN,
-) -> AbstractLinearMap:
-    assert weight is not None
-    excess, counts = _excess(self, target, margin)
-    terms = torch.where(counts, excess**p, torch.zeros_like(excess))
-    slope = terms.sum(1, keepdim=True) * _class_weight(self, target, None)
-    places = target.reshape(-1, 1)
-    picked = flat_gather(tuple(weight.shape), tuple(places.shape), places, is_total=True)
-    shape = tuple(target.shape) if reduction == NONE else ()
-    return compose(picked, _reduced(slope, picked.out_shape, reduction, shape))
-
-
-rule(aten.multi_margin_loss, _multi_margin, weight=_multi_margin_weight)
+rule(aten.multi_margin_loss, _multi_margin)
 
 # Distance of every score from those of several right classes
 
@@ -129,142 +106,3 @@ def _multilabel_margin(
 
 
 rule(aten.multilabel_margin_loss_forward, _multilabel_margin)
-
-# Cross entropy of a linear layer, which PyTorch computes chunk by chunk
-
-
-class _Scores:
-    """Slopes of the loss in the scores x Wᵀ + b of every sample, and the weights of the samples."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        linear_weight: Tensor,
-        target: Tensor,
-        linear_bias: Tensor | None,
-        weight: Tensor | None,
-        reduction: str,
-        ignore_index: int,
-    ) -> None:
-        logits = torch.nn.functional.linear(x, linear_weight, linear_bias)
-        ignored = target == ignore_index
-        self.places = torch.where(ignored, torch.zeros_like(target), target)
-        zero = logits.new_zeros(())
-        chosen = logits.new_ones(()) if weight is None else weight[self.places]
-        self.counts = torch.where(ignored, zero, logits.new_ones(()))
-        self.share = torch.where(ignored, zero, chosen)
-        self.total = self.share.sum() if reduction == "mean" else logits.new_ones(())
-        picked = torch.nn.functional.one_hot(self.places, logits.shape[1]).to(logits.dtype)
-        log_probs = logits.log_softmax(1)
-        self.losses = -log_probs.gather(1, self.places.unsqueeze(1)).squeeze(1)
-        self.slope = (log_probs.exp() - picked) * (self.share / self.total).unsqueeze(1)
-        self.is_summed, self.is_mean = reduction != "none", reduction == "mean"
-
-    def finish(self, linear_map: AbstractLinearMap) -> AbstractLinearMap:
-        """Sum over the samples where the loss does."""
-        if not self.is_summed:
-            return linear_map
-        return compose(linear_map, Sum(linear_map.out_shape, (), (0,)))
-
-    def input_map(self, x: Tensor, linear_weight: Tensor) -> AbstractLinearMap:
-        out_shape = (x.shape[0],)
-        inner = Contract(tuple(x.shape), out_shape, "nf", "nf", "n", self.slope @ linear_weight)
-        return self.finish(inner)
-
-    def weight_map(self, x: Tensor, linear_weight: Tensor) -> AbstractLinearMap:
-        shape = tuple(linear_weight.shape)
-        if self.is_summed:
-            return Contract(shape, (), "vf", "vf", "", self.slope.t() @ x)
-        scores = (x.shape[0], shape[0])
-        layer = Contract(shape, scores, "vf", "nf", "nv", x)
-        return compose(layer, Contract(scores, scores[:1], "nv", "nv", "n", self.slope))
-
-    def bias_map(self, bias: Tensor) -> AbstractLinearMap:
-        samples = self.slope.shape[0]
-        return self.finish(Contract(tuple(bias.shape), (samples,), "v", "nv", "n", self.slope))
-
-    def class_weight_map(self, weight: Tensor) -> AbstractLinearMap:
-        """Math: the mean Σ w l / Σ w moves by (l − mean) / Σ w."""
-        picked = flat_gather(
-            tuple(weight.shape), tuple(self.places.shape), self.places, is_total=True
-        )
-        mean = (self.share * self.losses).sum() / self.total
-        slope = self.losses - mean if self.is_mean else self.losses
-        scaled = Scale(picked.out_shape, picked.out_shape, slope * self.counts / self.total)
-        return self.finish(compose(picked, scaled))
-
-
-def _chunked(
-    which: str,
-    input: Tensor,
-    linear_weight: Tensor,
-    target: Tensor,
-    linear_bias: Tensor | None,
-    weight: Tensor | None,
-    reduction: str,
-    ignore_index: int,
-) -> AbstractLinearMap:
-    scores = _Scores(input, linear_weight, target, linear_bias, weight, reduction, ignore_index)
-    match which:
-        case "input":
-            return scores.input_map(input, linear_weight)
-        case "linear_weight":
-            return scores.weight_map(input, linear_weight)
-        case "linear_bias":
-            assert linear_bias is not None
-            return scores.bias_map(linear_bias)
-    assert weight is not None
-    return scores.class_weight_map(weight)
-
-
-def _summed_chunks(which: str) -> Any:
-    def partial(
-        input: Tensor,
-        linear_weight: Tensor,
-        target: Tensor,
-        linear_bias: Tensor | None,
-        weight: Tensor | None,
-        reduction: str,
-        ignore_index: int,
-        *options: Any,
-    ) -> tuple[AbstractLinearMap, None, None, None]:
-        first = (input, linear_weight, target, linear_bias, weight, reduction, ignore_index)
-        return _chunked(which, *first), None, None, None  # the others are PyTorch's gradients
-
-    return partial
-
-
-def _separate_chunks(which: str) -> Any:
-    def partial(
-        input: Tensor,
-        linear_weight: Tensor,
-        target: Tensor,
-        linear_bias: Tensor | None,
-        weight: Tensor | None,
-        ignore_index: int,
-        *options: Any,
-    ) -> AbstractLinearMap:
-        first = (input, linear_weight, target, linear_bias, weight, "none", ignore_index)
-        return _chunked(which, *first)
-
-    return partial
-
-
-def _declare_chunked(name: str, partial: Any) -> None:
-    rule(
-        getattr(torch.ops.torch_nn, name).default,
-        partial("input"),
-        partial("linear_weight"),
-        None,
-        partial("linear_bias"),
-        partial("weight"),
-    )
-
-
-try:
-    importlib.import_module("torch.nn.modules.linear_cross_entropy")  # which defines the operators
-except ImportError:  # not every PyTorch has them
-    pass
-else:
-    _declare_chunked("_linear_cross_entropy_batch_chunked", _summed_chunks)
-    _declare_chunked("_linear_cross_entropy_batch_chunked_no_reduction", _separate_chunks)

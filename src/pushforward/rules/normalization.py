@@ -251,151 +251,69 @@ rule(
     lambda input, weight, bias, *sizes: (_per_channel(bias, input), None, None),
 )
 
-# Batches
+# Batches. Of the outputs only the first is followed by autograd.
+
+
+def _batch_statistics(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, training: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return x̂ and 1 / σ, of the batch's own statistics or of running ones."""
+    if training:
+        return standardized(x, _all_but_channels(x), eps)
+    assert running_mean is not None
+    assert running_var is not None
+    rstd = _column((running_var + eps).rsqrt(), x.ndim)
+    return (x - _column(running_mean, x.ndim)) * rstd, rstd
 
 
 def _all_but_channels(x: Tensor) -> Axes:
     return tuple(i for i in range(x.ndim) if i != 1)
 
 
-def _batch_norm_input(
-    x: Tensor,
-    weight: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    eps: float,
-    out: tuple[Tensor, ...],
-) -> Maps:
-    """Return the maps to the output, the mean and 1/σ, which every overload has."""
-    column = None if weight is None else _column(weight, x.ndim)
-    if not training:
-        assert running_var is not None
-        coef = _column((running_var + eps).rsqrt(), x.ndim)
-        coef = coef if column is None else coef * column
-        return Scale(tuple(x.shape), tuple(x.shape), coef), None, None
-    axes = _all_but_channels(x)
-    return (
-        _scaled(_standardize(x, axes, eps), column),
-        _mean_map(x, axes, out[1]),
-        _rstd_map(x, axes, eps, out[2]),
-    )
-
-
-def _batch_norm_weight(
-    x: Tensor,
-    weight: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    eps: float,
-) -> AbstractLinearMap:
-    if training:
-        x_hat, _ = standardized(x, _all_but_channels(x), eps)
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        x_hat = (x - _column(running_mean, x.ndim)) * _column((running_var + eps).rsqrt(), x.ndim)
-    return _per_channel(weight, x, x_hat)
-
-
-def _running_maps(
-    which: int,
-    x: Tensor,
-    weight: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-) -> AbstractLinearMap:
-    """Return the map from a running statistic to the output that is normalized with it."""
-    rstd = _column((running_var + eps).rsqrt(), x.ndim)
-    scale = rstd if weight is None else rstd * _column(weight, x.ndim)
-    if which == 0:
-        return _per_channel(running_mean, x, -scale)
-    centred = x - _column(running_mean, x.ndim)
-    return _per_channel(running_var, x, -0.5 * centred * scale * rstd * rstd)
-
-
-def _updated_maps(
-    x: Tensor, momentum: float, outs: Sequence[Tensor]
-) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-    """Return the maps from the input to the new running mean and (unbiased) variance."""
-    axes = _all_but_channels(x)
-    count = math.prod(x.shape[a] for a in axes)
-    mean = _mean_map(x, axes, outs[0])
-    mean = compose(mean, Scale(mean.out_shape, mean.out_shape, momentum))
-    centred = x - x.mean(axes, keepdim=True)
-    coef = centred * (2 * momentum / max(count - 1, 1))
-    return mean, _weighted_sum_map(x, axes, coef, outs[1])
-
-
-def _declare_batch_norm(
-    operator: Any, *, stats: bool = True, training: bool | None = None, updated: bool = False
-) -> None:
-    """Declare one of the overloads, which differ in their arguments and outputs.
+def _declare_batch_norm(operator: Any, *, stats: bool = True, training: bool | None = None) -> None:
+    """Declare one of the overloads, which differ in their arguments.
 
     Args:
         operator: The overload.
         stats: Whether it takes running statistics.
         training: Whether it takes the input's own statistics; None if an argument says so.
-        updated: Whether its last two outputs are the running statistics afterwards.
     """
+    others = (None,) * (len(operator._schema.returns) - 1)
 
-    def read(args: tuple[Any, ...]) -> tuple[Any, Any, bool, float, float]:
+    def read(args: tuple[Any, ...]) -> tuple[Any, Any, bool, float]:
         rest = list(args)
         mean, var = (rest.pop(0), rest.pop(0)) if stats else (None, None)
         is_training = rest.pop(0) if training is None else training
-        return mean, var, is_training, rest[0], rest[1]
+        return mean, var, is_training, rest[1]
 
-    def padded(maps: Sequence[AbstractLinearMap | None], out: tuple[Tensor, ...]) -> Maps:
-        return (*maps, *[None] * (len(out) - len(maps)))
+    def from_input(input: Tensor, weight: Tensor | None, bias: Any, *args: Any) -> Maps:
+        mean, var, is_training, eps = read(args)
+        column = None if weight is None else _column(weight, input.ndim)
+        if is_training:
+            linear_map = _standardize(input, _all_but_channels(input), eps)
+        else:
+            _, rstd = _batch_statistics(input, mean, var, False, eps)
+            linear_map = Scale(tuple(input.shape), tuple(input.shape), rstd)
+        return (_scaled(linear_map, column), *others)
 
-    def from_input(
-        input: Tensor, weight: Any, bias: Any, *args: Any, out: tuple[Tensor, ...]
-    ) -> Maps:
-        _, var, is_training, momentum, eps = read(args)
-        maps = padded(_batch_norm_input(input, weight, var, is_training, eps, out), out)
-        if updated and is_training:
-            maps = (*maps[:-2], *_updated_maps(input, momentum, out[-2:]))
-        return maps
+    def from_weight(input: Tensor, weight: Tensor, bias: Any, *args: Any) -> Maps:
+        x_hat, _ = _batch_statistics(input, *read(args))
+        return (_per_channel(weight, input, x_hat), *others)
 
-    def from_weight(
-        input: Tensor, weight: Tensor, bias: Any, *args: Any, out: tuple[Tensor, ...]
-    ) -> Maps:
-        mean, var, is_training, _, eps = read(args)
-        return padded([_batch_norm_weight(input, weight, mean, var, is_training, eps)], out)
+    def from_bias(input: Tensor, weight: Any, bias: Tensor, *args: Any) -> Maps:
+        return (_per_channel(bias, input), *others)
 
-    def from_bias(
-        input: Tensor, weight: Any, bias: Tensor, *args: Any, out: tuple[Tensor, ...]
-    ) -> Maps:
-        return padded([_per_channel(bias, input)], out)
-
-    def from_running(which: int) -> Any:
-        def partial(
-            input: Tensor, weight: Any, bias: Any, *args: Any, out: tuple[Tensor, ...]
-        ) -> Maps:
-            mean, var, is_training, momentum, eps = read(args)
-            maps: list[AbstractLinearMap | None] = [None] * len(out)
-            shape = tuple(args[which].shape)
-            if not is_training:
-                maps[0] = _running_maps(which, input, weight, mean, var, eps)
-            if updated:
-                maps[which - 2] = Scale(shape, shape, 1 - momentum if is_training else 1)
-            return tuple(maps)
-
-        return partial
-
-    running = (from_running(0), from_running(1)) if stats else ()
-    rule(operator, from_input, from_weight, from_bias, *running)
+    rule(operator, from_input, from_weight, from_bias)
 
 
-_declare_batch_norm(aten.native_batch_norm)
-_declare_batch_norm(aten.cudnn_batch_norm)
-_declare_batch_norm(aten.miopen_batch_norm)
-_declare_batch_norm(aten._native_batch_norm_legit.no_stats, stats=False)
+_declare_batch_norm(aten.native_batch_norm.default)
+_declare_batch_norm(aten.cudnn_batch_norm.default)
+_declare_batch_norm(aten.miopen_batch_norm.default)
 _declare_batch_norm(aten._native_batch_norm_legit.default)
-_declare_batch_norm(aten._native_batch_norm_legit_no_training, training=False)
+_declare_batch_norm(aten._native_batch_norm_legit.no_stats, stats=False)
+_declare_batch_norm(aten._native_batch_norm_legit_no_training.default, training=False)
 _declare_batch_norm(aten._batch_norm_with_update.default, training=True)
-_declare_batch_norm(aten._batch_norm_no_update, training=False)
+_declare_batch_norm(aten._batch_norm_no_update.default, training=False)
 
 # Weights: w = g v / |v|, the norm taken over all axes but one
 

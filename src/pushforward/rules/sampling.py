@@ -282,3 +282,20 @@ def _backward_grid(
 
 for _operator in (aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward):
     rule(_operator, _backward_cotangent, _backward_image, _backward_grid)
+
+
+# Grids of affine maps
+
+
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> AbstractLinearMap:
+    """Return θ ↦ Σ_j θ_nij base_...j, the base as the operator itself gives it: x, y (and z) and 1."""
+    ndim = theta.shape[-1] - 1
+    unit = torch.eye(ndim + 1, dtype=theta.dtype, device=theta.device).unsqueeze(1)
+    unit = unit.expand(ndim + 1, ndim, ndim + 1)
+    base = aten.affine_grid_generator(unit, [ndim + 1, *size[1:]], align_corners)[..., 0]
+    space = "dhw"[3 - ndim :]
+    shape = (*theta.shape[:1], *size[2:], ndim)
+    return Contract(tuple(theta.shape), shape, "nij", f"j{space}", f"n{space}i", base)
+
+
+rule(aten.affine_grid_generator, _affine_grid)
