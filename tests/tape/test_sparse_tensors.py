@@ -7,7 +7,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import jacfwd, jacrev
+from pushforward import grad, grad_and_value, jacfwd, jacrev
 from pushforward.errors import UnsupportedError
 
 MATRIX = torch.tensor([[0, 1.5, 0], [2, 0, -3]], dtype=torch.float64)
@@ -147,3 +147,36 @@ def test_reduced_products_with_respect_to_the_sparse_factor(transform, reduce):
         return torch.sparse.mm(csr(values), DENSE, reduce)
 
     assert_close(transform(product)(VALUES), central_jacobian(product, VALUES))
+
+
+GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "product": lambda s: (torch.sparse.mm(s, DENSE) ** 2).sum(),
+    "dense": lambda s: (s.to_dense() ** 3).sum(),
+    "sum": lambda s: torch.sparse.sum(s.sin()),
+    "with itself": lambda s: (s.to_dense() * (s * s).to_dense()).sum(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradient_with_respect_to_a_sparse_tensor(name: str, layout: torch.layout) -> None:
+    """It is sparse, at the places of the tensor."""
+    func = GRADIENTS[name]
+    sparse = coo(VALUES).to_sparse(layout=layout) if layout is not torch.sparse_coo else coo(VALUES)
+    expected = central_jacobian(lambda v: func(coo(v)), VALUES)
+    for _ in range(3):
+        gradient = grad(func)(sparse)
+        assert gradient.layout is layout
+        assert_close(gradient.to_dense(), coo(expected).to_dense())
+    both, value = grad_and_value(lambda s, x: func(s) * x, argnums=(0, 1))(
+        sparse, torch.ones((), dtype=torch.float64)
+    )
+    assert_close(both[0].to_dense(), coo(expected).to_dense())
+    assert_close(both[1], value)
+
+
+def test_a_place_that_occurs_twice_has_its_gradient_once() -> None:
+    """As ``torch.autograd`` gives it: that of the coalesced tensor."""
+    gradient = grad(lambda s: (s.to_dense() ** 2).sum())(coo(VALUES, TWICE))
+    assert_close(gradient.to_dense(), 2 * coo(VALUES, TWICE).to_dense())

@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError, ArgumentValueError
 from pushforward.linear.block_sum import to_rows
 from pushforward.tape.private_torch import left_alone_by_dynamo
+from pushforward.transforms import sparse_arguments
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
@@ -101,7 +102,18 @@ def _grad(
     kwargs: dict[str, Any],
 ) -> tuple[Any, Tensor, Any]:
     check_function(name, func)
-    selected = Selected(name, args, normalize_argnums(name, argnums, len(args)))
+    positions = normalize_argnums(name, argnums, len(args))
+    try:
+        selected = Selected(name, args, positions)
+    except ArgumentTypeError:
+        if not sparse_arguments.has_sparse(args, positions):
+            raise
+        of_values = sparse_arguments.of_values(func, args, positions)
+        given = sparse_arguments.with_values(args, positions)
+        trees, value, aux = _grad(name, of_values, positions, has_aux, given, kwargs)
+        chosen = tuple(args[position] for position in positions)
+        trees = sparse_arguments.as_sparse(trees, chosen)
+        return (trees[0] if isinstance(argnums, int) else trees), value, aux
     with Tape(name, func, selected, kwargs, has_aux=has_aux, takes_apart=True) as tape:
         value = _scalar(name, tape)
         (gradients,) = tape.swept("gradient", functools.partial(_pulled, tape))
