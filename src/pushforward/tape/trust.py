@@ -9,12 +9,16 @@ function is run again with one.
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import Any
 
 WATCHED_FIRST = 2  # calls
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
+MAX_CLOSURES = 4  # within each other
+
+_EMPTY = types.CellType()
 
 
 class Unwatched(Exception):  # noqa: N818  a signal between modules of this package, no error
@@ -35,9 +39,23 @@ class _Record:
 _records: dict[Any, _Record] = {}
 
 
-def _key(func: Callable[..., Any]) -> Any:
-    """Return what functions that are made anew for each call have in common."""
-    return getattr(func, "__code__", None) or type(func)
+def _key(func: Callable[..., Any], depth: int = 0) -> Any:
+    """Return what functions that are made anew for each call have in common: their code, and what they call by closure.
+
+    Objects that are called, such as modules, count one by one.
+    """
+    code = getattr(func, "__code__", None)
+    if code is None:
+        return type(func), id(func)
+    closure = getattr(func, "__closure__", None)
+    if not closure or depth > MAX_CLOSURES:
+        return code
+    called = [
+        _key(cell.cell_contents, depth + 1)
+        for cell in closure
+        if cell != _EMPTY and callable(cell.cell_contents)
+    ]
+    return (code, *called) if called else code
 
 
 def is_trusted(func: Callable[..., Any]) -> bool:
