@@ -100,13 +100,6 @@ _by_kernel(
         x_dot, x, negative_slope, False
     ),
 )
-_by_kernel(  # in-place, autograd saves the output alone
-    aten.leaky_relu_.default,
-    lambda x_dot, y, x, negative_slope=0.01: aten.leaky_relu_backward.default(
-        x_dot, y, negative_slope, True
-    ),
-    takes_input=False,
-)
 elementwise(
     aten.leaky_relu_backward,
     lambda y_bar, x, negative_slope, self_is_result: _leaky(x, negative_slope),
