@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _len_torch_dispatch_
 
 from pushforward import (
     explain,
+    grad,
     hessian,
     hvp,
     jacfwd,
@@ -281,3 +282,151 @@ def test_tracers_have_dtype_and_device_of_their_primals_whatever_the_defaults(
     finally:
         torch.set_default_dtype(before)
     assert set(seen) == {(dtype, "cpu")}
+
+
+# ---- Nothing is kept ----
+
+
+class _Storing(torch.nn.Module):
+    def forward(self, x):
+        self.seen = x * 2
+        return self.seen.sin()
+
+
+class _Custom(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0]
+
+
+BUFFER = torch.zeros(3)
+
+
+def _written(z):
+    z = z.clone()
+    z[1:] = z[0]
+    return z.mul_(2)
+
+
+def _hooked(z):
+    z.register_hook(lambda g: g * 2)
+    return z * 1
+
+
+BODIES = {
+    "plain": torch.tanh,
+    "writes": _written,
+    "writes to a captured tensor": lambda z: BUFFER.copy_(z) * z,
+    "an autograd.Function": _Custom.apply,
+    "torch.func inside": lambda z: torch.func.grad(lambda z: (z**3).sum())(z),
+    "ours inside": lambda z: grad(lambda z: (z**3).sum())(z),
+    "autograd inside": lambda z: torch.autograd.grad((z**3).sum(), z, create_graph=True)[0],
+    "a backward pass inside": lambda z: torch.autograd.grad((z**3).sum(), z)[0] * z,
+    "a norm": lambda z: torch.nn.functional.layer_norm(z, (3,)),
+    "a hook": _hooked,
+    "a black box": torch.special.i1e,
+}
+KEEPING_NOTHING = {
+    **{name: call for name, call in CALLS.items() if not name.startswith("vmap")},
+    "grad": lambda f: grad(lambda x: f(x).sum())(X),
+    "vjp": lambda f: vjp(f, X)[1](X),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("call", KEEPING_NOTHING)
+def test_intermediate_values_are_freed_at_once_and_results_require_no_grad(call, body):
+    """At once: by counts of references, as cycles would keep large tensors alive until garbage is collected."""
+    references = []
+
+    def f(x):
+        y = x.sin()
+        z = BODIES[body](y * y.exp())
+        references.extend(map(weakref.ref, (y, z)))
+        return z * z
+
+    result = None
+    gc.disable()
+    try:
+        for _ in range(3):
+            result = KEEPING_NOTHING[call](f)
+            assert not any(reference() is not None for reference in references)
+            references.clear()
+    finally:
+        gc.enable()
+    leaves = result if isinstance(result, tuple) else (result,)
+    assert not any(isinstance(t, torch.Tensor) and t.requires_grad for t in leaves)
+    assert not BUFFER.requires_grad
+
+
+@pytest.mark.parametrize("call", KEEPING_NOTHING)
+def test_a_graph_that_the_caller_follows_goes_with_the_result(call):
+    references = []
+    weight = torch.ones(3, requires_grad=True)
+
+    def f(x):
+        y = x.sin()
+        references.append(weakref.ref(y))
+        return y * y * weight
+
+    gc.disable()
+    try:
+        for _ in range(3):
+            result = KEEPING_NOTHING[call](f)
+            assert call == "explain" or references
+            del result
+            assert not any(reference() is not None for reference in references)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_modules_keep_are_ordinary_tensors(call):
+    module = _Storing()
+    CALLS[call](module)
+    if not call.startswith("vmap"):
+        assert type(module.seen) is torch.Tensor
+        assert not torch._C._functorch.is_functorch_wrapped_tensor(module.seen)
+        assert_close(module.seen, 2 * X)
+    CALLS[call](module)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("call", CALLS)
+def test_results_require_grad_only_where_the_callers_history_needs_it(call, context):
+    for function in (torch.sin, lambda x: x.detach() * x, lambda x: x * 2):
+        with context():
+            result = CALLS[call](function)
+        leaves = result if isinstance(result, tuple) else (result,)
+        assert not any(isinstance(t, torch.Tensor) and t.requires_grad for t in leaves)
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("is_recording", [False, True])
+@pytest.mark.parametrize("make", [vjp, linearize])
+def test_linear_functions_made_and_called_in_other_grad_modes(make, is_recording, is_recorded):
+    """The graph follows the caller's tensors if it is recorded when the function is called, as in torch.func."""
+    weight = torch.tensor([0.3, 0.5, -0.7], dtype=torch.float64, requires_grad=True)
+    x = X.double().requires_grad_()
+    direction = torch.ones(3, dtype=torch.float64)
+
+    def f(x):
+        return (weight * x).sin() * weight
+
+    with torch.set_grad_enabled(is_recorded):
+        _, linear = make(f, x)
+    with torch.set_grad_enabled(is_recording):
+        found = linear(direction)
+    found = found[0] if make is vjp else found
+    assert found.requires_grad == is_recording
+    assert_close(found, (weight * x).cos() * weight**2)
+    if is_recording:
+        for source in (x, weight):
+            (ours,) = torch.autograd.grad(found.sum(), source, retain_graph=True)
+            whole = ((weight * x).cos() * weight**2).sum()
+            assert_close(ours, torch.autograd.grad(whole, source)[0])
