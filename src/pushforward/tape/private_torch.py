@@ -291,3 +291,8 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
 def has_dynamo() -> bool:
     """Tell whether anything was compiled in this process."""
     return "torch._dynamo.eval_frame" in sys.modules
+
+
+def dual_level() -> int:
+    """Return the level of dual numbers of ``torch.autograd.forward_ad``; negative if none is on."""
+    return int(torch.autograd.forward_ad._current_level)

@@ -332,6 +332,11 @@ class Run:
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again
+def run_depth() -> int:
+    """Return how many recordings are on in this thread."""
+    return getattr(_thread, "depth", 0)
+
+
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
 
 

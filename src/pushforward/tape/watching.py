@@ -172,7 +172,7 @@ def _data(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _retain(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run the function's own backward pass, and keep the graph: it is the tape."""
-    names = _BACKWARD[func]
+    names = BACKWARD[func]
     given = dict(zip(names, args, strict=False)) | kwargs
     if not given.get("create_graph"):
         given["retain_graph"] = True
@@ -277,7 +277,7 @@ _NO_WRITES = {
     "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "as_strided_", "set_", "sparse_resize_",
     "sparse_resize_and_clear_",
 }  # fmt: skip
-_BACKWARD = {
+BACKWARD = {
     torch.autograd.grad: (
         "outputs", "inputs", "grad_outputs", "retain_graph", "create_graph", "allow_unused", "is_grads_batched",
         "materialize_grads",
@@ -338,7 +338,7 @@ def _install() -> None:
         for owner, pattern in ((Tensor, "{}_"), (Tensor, "__i{}__"), (torch, "{}_")):
             SAVING_NOTHING.add(getattr(owner, pattern.format(name), None))
     _HANDLERS[Tensor.__setitem__] = _set_item
-    for function in _BACKWARD:
+    for function in BACKWARD:
         _HANDLERS[function] = _retain
     _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]
     _HANDLERS[Tensor.detach] = _HANDLERS[torch.detach] = _detach

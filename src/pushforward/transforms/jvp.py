@@ -57,14 +57,15 @@ def jvp(
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
-    with Tape(NAME, func, selected, {}, has_aux=has_aux, takes_apart=True) as tape:
+    with Tape(
+        NAME, func, selected, {}, has_aux=has_aux, takes_apart=True, tangents=directions
+    ) as tape:
         if strict and any(number < 0 for number, _ in tape.edges):
             raise ArgumentValueError(
                 "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
-        given = tape.physical(directions)
-        (pushed,) = tape.swept(NAME, functools.partial(pushed_directions, tape, given), given=given)
+        pushed = tape.pushed(tape.physical(tape.tangents or ()))
     output = unflatten(tape.results, tape.spec)
     tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.block import seeds
+from pushforward.linear.block_sum import to_dense
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
-from pushforward.tape import dual_run, trust
+from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
@@ -23,7 +25,7 @@ from pushforward.tape.private_torch import (
     set_grad_enabled,
     without_functorch,
 )
-from pushforward.tape.reader import map_saved
+from pushforward.tape.reader import Reading, map_saved
 from pushforward.tape.run import Run, detached, write_back
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
@@ -34,11 +36,11 @@ class Tape:
 
     __slots__ = (
         "_grad_mode", "_is_kept", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions", "aux",
-        "batch", "inputs", "outputs", "results", "spec",
+        "batch", "inputs", "outputs", "results", "spec", "tangents",
     )  # fmt: skip
 
-    inputs: list[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
-    outputs: list[Tensor]  # likewise
+    inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
+    outputs: Sequence[Tensor]  # likewise
     results: list[Tensor]  # the outputs as the caller gets them
 
     def __init__(
@@ -52,12 +54,24 @@ class Tape:
         randomness: str = "same",
         is_kept: bool = False,
         takes_apart: bool = False,
+        tangents: Sequence[Tensor] | None = None,
     ) -> None:
-        """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it."""
+        """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it.
+
+        With ``tangents`` of the inputs the function may be recorded in pieces: of the last, these are in ``tangents``.
+        """
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
-        takes_apart = takes_apart and trust.may_take_apart(func)
-        run = Run(name, leaves, randomness, takes_apart, not trust.is_trusted(func))
+        is_trusted = trust.is_trusted(func)
+        may_take_apart = trust.may_take_apart(func)
+        takes_apart = takes_apart and may_take_apart
+        may_cut = may_take_apart and not is_trusted
+        if tangents is not None and may_cut and pieces.fits(leaves):
+            run: Run = pieces.PieceRun(
+                name, leaves, randomness, tangents, functools.partial(_pushed, name)
+            )
+        else:
+            run = Run(name, leaves, randomness, takes_apart, not is_trusted)
         try:
             self._record(run, func, selected, kwargs, has_aux)
         except trust.Unwatched:
@@ -72,6 +86,9 @@ class Tape:
             run = dual_run.DualRun(name, selected.leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
         self.inputs, self.batch = run.inputs, run.batch
+        self.tangents = tangents
+        if isinstance(run, pieces.PieceRun):
+            self.inputs = self.tangents = run.tangents  # alike in shape and dtype
         self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
@@ -80,6 +97,17 @@ class Tape:
             trust.learn(func, hash(tuple(self._reading.types)), run.is_quiet, run.is_watched)
         if is_kept:
             self._keep()
+
+    @classmethod
+    def around(
+        cls, name: str, reading: Reading, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Tape:
+        """Return the tape of a graph that was read already."""
+        self = cls.__new__(cls)
+        self._name, self._is_kept, self._reading = name, False, reading
+        self.inputs, self.outputs, self.batch, self._grad_mode = inputs, outputs, None, False
+        self._program, self._signature, self._versions, self._unwritten = None, None, [], []
+        return self
 
     def _record(
         self,
@@ -218,6 +246,21 @@ class Tape:
             set_grad_enabled(before)
         return [[self.batch.wrapped(t) for t in row] for row in rows]
 
+    def pushed(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """Push one tangent of every input; return those of the outputs."""
+
+        def compute() -> Rows:
+            blocks = self.program.push([(seeds(t, (), 0),) for t in tangents])
+            return [
+                [
+                    to_dense(b, tuple(y.shape), (), like=y)
+                    for b, y in zip(blocks, self.outputs, strict=True)
+                ]
+            ]
+
+        (row,) = self.swept("pushed", compute, given=tangents)
+        return row
+
     def physical(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors of the caller's as the tape has its own."""
         return list(tensors) if self.batch is None else [self.batch.physical(t) for t in tensors]
@@ -250,6 +293,14 @@ class Tape:
         """Carry out the writes to the caller's tensors."""
         unwritten, self._unwritten = self._unwritten, []
         write_back(unwritten)
+
+
+def _pushed(
+    name: str, reading: Reading, outputs: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> list[Tensor]:
+    """Push tangents through a piece of a tape."""
+    with torch.no_grad():
+        return Tape.around(name, reading, tangents, outputs).pushed(tangents)
 
 
 def _has_version(tensor: Tensor) -> bool:

@@ -1,0 +1,205 @@
+"""Recording in pieces: tangents are pushed while the function runs, so that long programs keep little alive.
+
+After so and so many bytes of results the tape is cut: what the function may still use (all results that are alive) gets
+its tangent, and starts the next piece. What was recorded before is let go of. A function that goes backward itself
+needs the tape whole: it is run again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.tape.private_torch import (
+    Node,
+    dual_level,
+    functorch_level,
+    is_one_of_several,
+    num_dispatch_modes,
+)
+from pushforward.tape.reader import Reading
+from pushforward.tape.run import Run, run_depth
+from pushforward.tape.trust import AskedError
+from pushforward.tape.watching import BACKWARD, Watcher
+
+MIN_BYTES = 2**18  # of the inputs: smaller programs are recorded whole
+MAX_PIECE = (
+    2**18
+)  # bytes of results that are recorded before the tape is cut, or half as many as the inputs have
+
+# Takes what was read, the variables at its end, and the tangents at its start; gives those of the variables.
+Push = Callable[[Reading, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+
+
+class _Cut(torch.autograd.Function):
+    """Where a piece starts: the node of a variable whose tangent is known."""
+
+    @staticmethod
+    def forward(ctx: Any, variable: Tensor, token: Tensor, tangent: Tensor) -> Tensor:
+        """Make ``variable`` start anew."""
+        ctx.mark_dirty(variable)
+        ctx.tangent = tangent
+        return variable
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        """Refuse: nothing goes back over a cut."""
+        raise RuntimeError("pushforward: a backward pass met the place where a tape was cut.")
+
+
+def fits(inputs: Sequence[Tensor]) -> bool:
+    """Tell whether a function of these inputs, called as things are now, may be recorded in pieces."""
+    return (
+        sum(x.nbytes for x in inputs) >= MIN_BYTES
+        and functorch_level() is None
+        and dual_level() < 0
+        and not num_dispatch_modes()
+        and not any(x.requires_grad or x.is_inference() for x in inputs)
+        and all(type(x) in (Tensor, torch.nn.Parameter) for x in inputs)
+        and not run_depth()
+    )
+
+
+class PieceRun(Run):
+    """A run that pushes tangents as it goes."""
+
+    __slots__ = ("_push", "_tangents", "_token")
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        randomness: str,
+        tangents: Sequence[Tensor],
+        push: Push,
+    ) -> None:
+        """Prepare, as `Run`; ``push`` takes tangents through a piece."""
+        super().__init__(name, inputs, randomness)
+        self._push, self._tangents = push, tangents
+
+    @property
+    def tangents(self) -> list[Tensor]:
+        """The tangents at the start of the last piece."""
+        starts: list[Any] = self._starts
+        return [node.tangent for node in starts]
+
+    def _tracked(self) -> list[Tensor]:
+        self._token = torch.zeros((), requires_grad=True)
+        self.tracked = [
+            _cut(x.detach().clone(), self._token, tangent)
+            for x, tangent in zip(self.inputs, self._tangents, strict=True)
+        ]
+        return self.tracked
+
+    def _new_watcher(self) -> Watcher:
+        limit = max(MAX_PIECE, sum(x.nbytes for x in self.inputs) // 2)
+        return _CuttingWatcher(self.name, limit, self._cut)
+
+    def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
+        self._starts = _starts([node for node, _ in ends if node is not None])
+        return super()._read(ends)
+
+    def _cut(self, variables: list[Tensor]) -> bool:
+        """Cut the tape behind ``variables``; tell whether it may be cut again."""
+        if run_depth() != 1 or functorch_level() is not None:
+            return True  # a recording inside needs its tape whole; later, then
+        reading = self.reading(variables)
+        if reading.is_followed and self.grad_mode:
+            return False  # somebody will go back over it
+        tangents = self._push(reading, variables, self.tangents)
+        edges = reading.outputs
+        del reading
+        writes = self._watcher.writes
+        writes.geometries.clear()
+        writes.kept.clear()
+        writes.originals.clear()
+        for variable in variables:
+            variable.detach_()
+        for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
+            if number >= 0:
+                _cut(variable, self._token, tangent)
+        self._starts = []
+        return True
+
+
+class _CuttingWatcher(Watcher):
+    """Notes what the function makes, and has the tape cut."""
+
+    def __init__(self, name: str, limit: int, cut: Callable[[list[Tensor]], bool]) -> None:
+        super().__init__(name, 0)
+        self._limit, self._cut = limit, cut
+        self._num_bytes = 0
+        self._was_cut = False
+        self._made: list[weakref.ref[Tensor]] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call, and note the results."""
+        if self._was_cut and func in BACKWARD:
+            raise AskedError
+        result = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(result, Tensor):
+            self._note(result)
+        elif isinstance(result, (tuple, list)):
+            for item in result:
+                if isinstance(item, Tensor):
+                    self._note(item)
+        if self._num_bytes > self._limit:
+            self._num_bytes = 0
+            self._was_cut = self.has_acted = True  # watch it the next time too
+            variables = self._variables()
+            if not self._cut(variables):
+                self._limit = 2**62
+            self._made = [weakref.ref(t) for t in variables]
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        if tensor.requires_grad and tensor.grad_fn is not None:
+            self._made.append(weakref.ref(tensor))
+            if tensor._base is None:
+                self._num_bytes += tensor.nbytes
+
+    def _variables(self) -> list[Tensor]:
+        """Return what is alive and can start anew: no views, which follow their bases."""
+        found: dict[int, Tensor] = {}
+        left: set[int] = set()
+        for reference in self._made:
+            tensor = reference()
+            if tensor is None:
+                continue
+            base = tensor if tensor._base is None else tensor._base
+            if tensor is not base and is_one_of_several(tensor):
+                left.add(id(base))  # such views cannot follow
+            elif base.requires_grad and base.grad_fn is not None:
+                found[id(base)] = base
+        return [base for name, base in found.items() if name not in left]
+
+
+def _starts(ends: list[Node]) -> list[Node]:
+    """Return the starts of pieces that ``ends`` lead back to."""
+    found: list[Node] = []
+    seen: set[Node] = set()
+    stack = list(ends)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node) is _CUT_NODE:
+            found.append(node)
+        else:
+            stack.extend(target for target, _ in node.next_functions if target is not None)
+    return found[::-1]
+
+
+_cut: Any = _Cut.apply
+_CUT_NODE: Any = _Cut._backward_cls

@@ -1,0 +1,172 @@
+"""jvp of functions of large inputs pushes while it records: the same numbers, and little kept alive."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import pushforward
+from pushforward import grad, jvp
+from pushforward.tape import pieces
+
+F64 = torch.float64
+SIZE = pieces.MIN_BYTES // 8
+WEIGHT = torch.linspace(-1, 1, 64 * 64, dtype=F64).view(64, 64) / 8
+PARAMETER = torch.nn.Parameter(torch.ones(1, dtype=F64))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known() -> Iterator[None]:
+    pushforward.clear_plans()
+    yield
+    pushforward.clear_plans()
+
+
+def _point() -> tuple[Tensor, Tensor]:
+    return torch.randn(SIZE, dtype=F64), torch.randn(SIZE, dtype=F64)
+
+
+def _steps(x: Tensor) -> Tensor:
+    for _ in range(6):
+        x = x + 0.1 * torch.sin(x)
+    return x
+
+
+def _views(x: Tensor) -> Tensor:
+    y = x.clone()
+    for _ in range(3):
+        y[:100] = y[:100] * y[100:200]
+        y = (y.view(-1, 64) @ WEIGHT).flatten() + y
+    return y
+
+
+def _several_outputs(x: Tensor) -> Tensor:
+    a, b, c, d = x.view(4, -1)
+    for _ in range(4):
+        a, b, c, d = b * a.cos(), c + a, d * 0.5, a + b
+    return torch.stack([a, b, c, d])
+
+
+def _in_place(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.sin()
+    for _ in range(4):
+        y.mul_(0.9)
+        z.add_(y)
+        y[5] = z[3]
+    return y * z
+
+
+def _buffer(x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for _ in range(4):
+        total.add_(x * x.cos())
+        x = x.sin()
+    return total
+
+
+def _tree(x: Tensor) -> dict[str, Any]:
+    sums = []
+    for _ in range(4):
+        x = x.sin()
+        sums.append(x.sum())
+    return {"sums": sums, "x": x}
+
+
+def _recording_inside(x: Tensor) -> Tensor:
+    for _ in range(2):
+        x = x + 0.01 * torch.func.grad(lambda y: (y**3).sum())(x)
+    return x
+
+
+def _with_parameter(x: Tensor) -> Tensor:
+    for _ in range(3):
+        x = x * PARAMETER + x.sin()
+    return x
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
+    "steps": _steps,
+    "views": _views,
+    "several outputs": _several_outputs,
+    "in place": _in_place,
+    "a buffer": _buffer,
+    "a tree": _tree,
+    "a recording inside": _recording_inside,
+    "a parameter": _with_parameter,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("is_recording", [True, False])
+def test_pieces_give_the_same_numbers(name: str, is_recording: bool) -> None:
+    func, (x, v) = FUNCTIONS[name], _point()
+    with torch.set_grad_enabled(is_recording):
+        expected = torch.func.jvp(func, (x,), (v,))
+        for _ in range(3):
+            found = jvp(func, (x,), (v,))
+            for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+                torch.testing.assert_close(got, wanted)
+
+
+def test_a_transform_of_ours_inside() -> None:
+    def func(x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = x + 0.01 * grad(lambda y: (y**3).sum())(x)
+        return x
+
+    x, v = _point()
+    output, tangent = jvp(func, (x,), (v,))
+    expected = torch.func.jvp(_recording_inside, (x,), (v,))
+    torch.testing.assert_close((output, tangent), expected)
+
+
+def test_a_backward_pass_inside_needs_the_tape_whole() -> None:
+    def func(x: Tensor) -> Tensor:
+        y = (x.sin() ** 2).cos() * x
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return slope * x
+
+    def same(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: ((x.sin() ** 2).cos() * x).sum())(x) * x
+
+    x, v = _point()
+    for _ in range(2):
+        torch.testing.assert_close(jvp(func, (x,), (v,)), torch.func.jvp(same, (x,), (v,)))
+
+
+def test_autograd_still_reaches_parameters() -> None:
+    x, v = _point()
+    _, tangent = jvp(_with_parameter, (x,), (v,))
+    (got,) = torch.autograd.grad(tangent.sum(), PARAMETER)
+    _, reference = torch.func.jvp(_with_parameter, (x,), (v,))
+    (expected,) = torch.autograd.grad(reference.sum(), PARAMETER)
+    torch.testing.assert_close(got, expected)
+
+
+class _Mark:
+    """Lives as long as the node whose metadata hold it."""
+
+
+def test_what_was_pushed_is_let_go_of() -> None:
+    marks: list[weakref.ref[_Mark]] = []
+    alive: list[int] = []
+
+    def func(x: Tensor) -> Tensor:
+        for _ in range(30):
+            x = x * 1.01
+            mark = _Mark()
+            assert x.grad_fn is not None
+            x.grad_fn.metadata["mark"] = mark
+            marks.append(weakref.ref(mark))
+            del mark
+            alive.append(sum(m() is not None for m in marks))
+        return x
+
+    x, v = _point()
+    jvp(func, (x,), (v,))
+    assert max(alive) <= 3
