@@ -13,9 +13,11 @@ from torch import Tensor
 from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
-from pushforward.rules.registry import Rule
+from pushforward.rules.registry import Rule, lookup
+from pushforward.tape.equivalents import BY_RULE
 from pushforward.tape.lowering import functional, maps_by_rule
-from pushforward.tape.node_types import node_type
+from pushforward.tape.node_types import RULED, NodeType, node_type
+from pushforward.tape.ruled import call_ruled
 
 STEP = 6e-6  # balances truncation (h²) against rounding (eps/h)
 TOLERANCE = 1e-5  # of central differences, relative to the largest entry or 1
@@ -88,9 +90,15 @@ def differentiated(rule: Rule, sample: Sample) -> list[Slot]:
             leaf = _followed(_argument(sample, slot))
             outs = [o for o in _outputs(sample, {slot: leaf}) if isinstance(o, Tensor)]
         kinds = [node_type(o.grad_fn) for o in outs if o.grad_fn is not None]
-        if kinds and kinds[0].op is not None and functional(kinds[0].op) == functional(sample.op):
+        if kinds and _is_of(kinds[0], sample):
             found.append(slot)
     return found
+
+
+def _is_of(kind: NodeType, sample: Sample) -> bool:
+    if kind is RULED:
+        return lookup(sample.op).operator in BY_RULE
+    return kind.op is not None and functional(kind.op) == functional(sample.op)
 
 
 def slots(rule: Rule, sample: Sample) -> list[Slot]:
@@ -399,6 +407,9 @@ def _call(sample: Sample, primals: dict[Slot, Tensor], is_kept: bool = True) -> 
     if sample.op._schema.is_mutable and is_kept:
         args, kwargs = map_tensors((args, kwargs), torch.clone)
     torch.manual_seed(0)
+    operator = lookup(sample.op).operator
+    if operator in BY_RULE:
+        return call_ruled(operator, sample.op, args, kwargs)
     return sample.op(*args, **kwargs)
 
 
@@ -424,7 +435,7 @@ def recorded(
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
     (node,) = {o.grad_fn for o in outs if isinstance(o, Tensor) and o.requires_grad}
     kind = node_type(node)
-    assert functional(kind.op) == functional(sample.op), f"{sample.op} leaves {kind}"
+    assert _is_of(kind, sample), f"{sample.op} leaves {kind}"
     edges = [(numbers.get(target, -1), nr) for target, nr in node.next_functions]
     saved: list[Any] = []
     kind.read(node, [], saved)

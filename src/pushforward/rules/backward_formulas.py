@@ -110,30 +110,8 @@ def _cross_entropy_backward(
     return slope / max(slope.numel(), 1) if reduction == MEAN else slope
 
 
-def _nll_backward(
-    grad_output: Tensor,
-    self: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    ignore_index: int,
-    total_weight: Tensor,
-) -> Tensor:
-    axis = 1 if self.ndim > 1 else 0
-    ignored = target == ignore_index
-    places = torch.where(ignored, torch.zeros_like(target), target)
-    chosen = grad_output.new_ones(()) if weight is None else weight[places]
-    chosen = torch.where(ignored, torch.zeros_like(chosen), chosen)
-    slope = -grad_output * chosen
-    slope = slope / chosen.sum() if reduction == MEAN else slope
-    index = places.unsqueeze(axis)
-    return torch.zeros_like(self).scatter(axis, index, slope.expand(target.shape).unsqueeze(axis))
-
-
 rule_by_formula(
     aten.binary_cross_entropy_backward.default,
     _cross_entropy_backward,
     ("grad_output", "self", "target"),
 )
-for _operator in (aten.nll_loss_backward.default, aten.nll_loss2d_backward.default):
-    rule_by_formula(_operator, _nll_backward, ("grad_output",), ("self",), like=1)

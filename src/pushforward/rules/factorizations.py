@@ -164,14 +164,14 @@ def _beside(first: Factor, second: Factor, size: int, dim: int) -> Factor:
 
 
 def _qr(A: Tensor, mode: str = "reduced", *, out: tuple[Tensor, Tensor]) -> Maps:
-    """See `qr_factors`. Unlike PyTorch also with ``mode='r'``, and for tall matrices with ``mode='complete'``.
+    """See `qr_factors`. Unlike PyTorch also for tall matrices with ``mode='complete'``.
 
     The columns that ``mode='complete'`` adds to a tall matrix's Q are an arbitrary basis: only functions that do not
     depend on the choice, such as the projector onto their span, have a derivative.
     """
     m, n = A.shape[-2:]
     k = min(m, n)
-    q, r = torch.linalg.qr(A) if mode == "r" else out
+    q, r = out
     is_complete = q.shape[-1] > k
     extra = q[..., k:] if is_complete else None
     q_moves, r_moves, extra_moves = qr_factors(q[..., :k], r[..., :k, :], extra)
@@ -182,7 +182,7 @@ def _qr(A: Tensor, mode: str = "reduced", *, out: tuple[Tensor, Tensor]) -> Maps
             lambda seeds: padded(small.push(seeds), m, n),
             lambda seeds: small.pull(seeds[..., :k, :]),
         )
-    return None if mode == "r" else q_moves.map(A, q), r_moves.map(A, out[1])
+    return q_moves.map(A, q), r_moves.map(A, r)
 
 
 rule(aten.linalg_qr.default, _qr)

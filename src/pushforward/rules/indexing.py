@@ -419,13 +419,10 @@ def _embedding_map(shape: Shape, indices: Tensor, padding_idx: int) -> AbstractL
 
 
 def _embedding_dense_backward(
-    y: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+    y: Tensor, indices: Tensor, num_weights: int, padding_idx: int, *_: Any, out: Tensor
 ) -> AbstractLinearMap:
-    shape = (num_weights, y.shape[-1])
-    added = transpose(_embedding_map(shape, indices, padding_idx))
-    if not scale_grad_by_freq:
-        return added
-    return compose(added, _divided_by_uses(y, indices, shape))
+    """Without ``scale_grad_by_freq``: it is not saved, and PyTorch's second derivative leaves it out, too."""
+    return transpose(_embedding_map(shape_of(out), indices, padding_idx))
 
 
 def _divided_by_uses(like: Tensor, indices: Tensor, shape: Shape) -> AbstractLinearMap:

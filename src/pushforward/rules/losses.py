@@ -13,6 +13,7 @@ from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
+from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import rule
 
@@ -217,5 +218,17 @@ def _nll_forward(has_space: bool) -> tuple[Callable[..., Any], Callable[..., Any
     return of_input
 
 
+def _nll_backward(has_space: bool) -> Callable[..., AbstractLinearMap]:
+    forward = _nll_forward(has_space)
+
+    def of_cotangent(grad_output: Tensor, self: Tensor, *args: Any) -> AbstractLinearMap:
+        linear_map, _ = forward(self, *args[:4])
+        return transpose(linear_map)
+
+    return of_cotangent
+
+
 for _operator, _has_space in ((aten.nll_loss_forward, False), (aten.nll_loss2d_forward, True)):
     rule(_operator, _nll_forward(_has_space))
+for _operator, _has_space in ((aten.nll_loss_backward, False), (aten.nll_loss2d_backward, True)):
+    rule(_operator, _nll_backward(_has_space), lambda *_, **__: None, like=1)

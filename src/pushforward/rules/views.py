@@ -317,4 +317,3 @@ def _from_pair(pair: Tensor) -> Tensor:
 rule(aten.view_as_real, _view_as_real)
 rule(aten.view_as_real_copy, _view_as_real)
 rule(aten.view_as_complex, _view_as_complex)
-rule(aten.view_as_complex_copy, _view_as_complex)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pushforward.tape.private_torch import functorch_level
 from pushforward.tape.ruled import call_ruled
@@ -150,8 +150,12 @@ def _normalized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
+BY_RULE: set[Any] = set()  # operators that autograd does not follow
+
+
 def _by_rule(operator: Any, function: Any) -> Equivalent:
-    """Autograd takes its result for a constant; there is a rule of ours."""
+    """Let a rule of ours say the derivative; there is none of PyTorch's."""
+    BY_RULE.add(operator)
     return lambda *args, **kwargs: call_ruled(operator, function, args, kwargs)
 
 
