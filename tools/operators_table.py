@@ -18,18 +18,17 @@ from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 TARGET = Path(__file__).parents[1] / "src" / "pushforward" / "tape" / "operators.py"
 
-HEAD = '''"""Which operator an autograd node belongs to, and what it saves. Written by tools/operators_table.py, not by hand.
+HEAD = '''"""Which operator an autograd node belongs to. Written by tools/operators_table.py, not by hand.
 
-A row: the operator's overload, its arguments with a derivative in the order of the node's edges, what the node saves,
-the position of each saved output, and which outputs have a derivative (None: all).
+A row: the operator's overload, its arguments with a derivative in the order of the node's edges, the position of each
+saved output, and which outputs have a derivative (None: all).
 """
 
 from __future__ import annotations
 
-Row = tuple[
-    str, tuple[str, ...], tuple[str, ...], tuple[tuple[str, int], ...], tuple[bool, ...] | None
-]
+Row = tuple[str, tuple[str, ...], tuple[tuple[str, int], ...], tuple[bool, ...] | None]
 
+# fmt: off
 OPERATORS: dict[str, Row] = {
 '''
 
@@ -46,7 +45,10 @@ def rows() -> dict[str, tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
     for schema, by_key in infos.items():
         for info in by_key.values():
-            if info.op is None or (info.op in found and _is_variant(str(schema.name))):
+            name = str(schema.name)
+            if info.op is None or name.startswith("_test_"):
+                continue
+            if info.op in found and _is_variant(name):
                 continue
             found[info.op] = _row(schema, info)
     return dict(sorted(found.items()))
@@ -68,12 +70,10 @@ def _row(schema: Any, info: Any) -> tuple[Any, ...]:
         place = _output_place(name, returns)
         if place is not None:
             saved_outputs.append((name, place))
-    saved = [s.nctype.name for s in info.all_saved_inputs]
     mask = info.output_differentiability
     return (
         str(schema.name),
         tuple(a for a in arguments if a in differentiated),
-        tuple(sorted(name for name in saved if isinstance(name, str))),
         tuple(sorted(saved_outputs)),
         tuple(bool(m) for m in mask) if mask is not None and not all(mask) else None,
     )
@@ -88,7 +88,8 @@ def _output_place(name: str, returns: list[str | None]) -> int | None:
 
 def text() -> str:
     """Return the module's source."""
-    return HEAD + "".join(f"    {name!r}: {row!r},\n" for name, row in rows().items()) + "}\n"
+    lines = (f"    {name!r}: {row!r},\n".replace("'", '"') for name, row in rows().items())
+    return HEAD + "".join(lines) + "}\n"
 
 
 def main() -> None:

@@ -412,52 +412,6 @@ def _count(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, dtype=like.dtype, device=like.device)
 
 
-# Bessel functions. PyTorch declares most of them without derivative; these are the recurrences.
-
-
-def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
-    """Return y / x, and ``at_zero`` where x is 0."""
-    return torch.where(x == 0, at_zero, y / torch.where(x == 0, 1, x))
-
-
-elementwise(aten.i0, lambda x: torch.special.i1(x))
-elementwise(aten.special_i0e, lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
-elementwise(aten.special_i1, lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
-elementwise(
-    aten.special_i1e,
-    lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5),
-)
-elementwise(aten.special_bessel_j0, lambda x: -torch.special.bessel_j1(x))
-elementwise(
-    aten.special_bessel_j1, lambda x, *, out: torch.special.bessel_j0(x) - _over_x(x, out, 0.5)
-)
-elementwise(aten.special_bessel_y0, lambda x: -torch.special.bessel_y1(x))
-elementwise(
-    aten.special_bessel_y1,
-    lambda x, *, out: torch.special.bessel_y0(x) - out / x,
-)
-elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
-elementwise(
-    aten.special_modified_bessel_i1,
-    lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5),
-)
-elementwise(
-    aten.special_modified_bessel_k0,
-    lambda x: -torch.special.modified_bessel_k1(x),
-)
-elementwise(
-    aten.special_modified_bessel_k1,
-    lambda x, *, out: -torch.special.modified_bessel_k0(x) - out / x,
-)
-elementwise(
-    aten.special_scaled_modified_bessel_k0,
-    lambda x, *, out: out - torch.special.scaled_modified_bessel_k1(x),
-)
-elementwise(
-    aten.special_scaled_modified_bessel_k1,
-    lambda x, *, out: out - torch.special.scaled_modified_bessel_k0(x) - out / x,
-)
-
 # Draws that follow their parameter, and quantization that passes slopes through (straight-through estimation)
 
 elementwise(

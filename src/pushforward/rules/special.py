@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.rules.following import followed
 from pushforward.rules.registry import elementwise
 
 aten = torch.ops.aten
@@ -30,7 +31,7 @@ def _lower(polynomial: Any, weight: Callable[[int], float], step: int = 1) -> Sl
         total = torch.zeros(shape, dtype=x.dtype, device=x.device)
         for k in range(top):
             counts = (degree > k) & ((degree - k - 1) % step == 0)
-            term = weight(k) * polynomial(x, k)
+            term = weight(k) * followed(polynomial, x, k)
             total = total + torch.where(counts, term, torch.zeros_like(term))
         return total
 
@@ -55,7 +56,7 @@ _second = _lower(aten.special_chebyshev_polynomial_u, lambda k: 2.0 * (k + 1), s
 
 
 def _first(x: Tensor, n: Degree) -> Tensor:
-    return _degree(n) * aten.special_chebyshev_polynomial_u(x, _degree(n) - 1)  # type: ignore[no-any-return]
+    return _degree(n) * followed(aten.special_chebyshev_polynomial_u, x, _degree(n) - 1)
 
 
 def _third(x: Tensor, n: Degree) -> Tensor:
@@ -73,12 +74,12 @@ for _kind, _slope in (("t", _first), ("u", _second), ("v", _third), ("w", _fourt
 
 elementwise(
     aten.special_hermite_polynomial_h,
-    lambda x, n: 2 * _degree(n) * aten.special_hermite_polynomial_h(x, _degree(n) - 1),
+    lambda x, n: 2 * _degree(n) * followed(aten.special_hermite_polynomial_h, x, _degree(n) - 1),
     _flat,
 )
 elementwise(
     aten.special_hermite_polynomial_he,
-    lambda x, n: _degree(n) * aten.special_hermite_polynomial_he(x, _degree(n) - 1),
+    lambda x, n: _degree(n) * followed(aten.special_hermite_polynomial_he, x, _degree(n) - 1),
     _flat,
 )
 elementwise(
@@ -108,3 +109,50 @@ def _spherical_bessel_slope(x: Tensor) -> Tensor:
 
 
 elementwise(aten.special_spherical_bessel_j0, _spherical_bessel_slope)
+
+# Bessel functions. PyTorch declares most of them without derivative; these are the recurrences.
+
+
+def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
+    """Return y / x, and ``at_zero`` where x is 0."""
+    return torch.where(x == 0, at_zero, y / torch.where(x == 0, 1, x))
+
+
+elementwise(aten.i0, lambda x: torch.special.i1(x))
+elementwise(aten.special_i0e, lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
+elementwise(aten.special_i1, lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
+elementwise(
+    aten.special_i1e,
+    lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5),
+)
+elementwise(aten.special_bessel_j0, lambda x: -followed(aten.special_bessel_j1, x))
+elementwise(
+    aten.special_bessel_j1,
+    lambda x, *, out: followed(aten.special_bessel_j0, x) - _over_x(x, out, 0.5),
+)
+elementwise(aten.special_bessel_y0, lambda x: -followed(aten.special_bessel_y1, x))
+elementwise(
+    aten.special_bessel_y1,
+    lambda x, *, out: followed(aten.special_bessel_y0, x) - out / x,
+)
+elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
+elementwise(
+    aten.special_modified_bessel_i1,
+    lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5),
+)
+elementwise(
+    aten.special_modified_bessel_k0,
+    lambda x: -followed(aten.special_modified_bessel_k1, x),
+)
+elementwise(
+    aten.special_modified_bessel_k1,
+    lambda x, *, out: -followed(aten.special_modified_bessel_k0, x) - out / x,
+)
+elementwise(
+    aten.special_scaled_modified_bessel_k0,
+    lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k1, x),
+)
+elementwise(
+    aten.special_scaled_modified_bessel_k1,
+    lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k0, x) - out / x,
+)

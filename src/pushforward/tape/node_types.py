@@ -25,7 +25,7 @@ Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
 
 # Nodes that PyTorch does not generate from its table.
 _BY_HAND: dict[str, Row] = {
-    "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), (), None)
+    "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), None)
 }
 
 # Nodes that move elements and do not say where to: they are asked.
@@ -98,7 +98,7 @@ def _described(node: Node, name: str) -> NodeType:
         return NodeType(name, None, (), (), (), {}, None, probing.read_moved, ALWAYS)
     if row is None or op is None:
         return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
-    _, edge_names, saved, saved_outputs, differentiable = row
+    _, edge_names, saved_outputs, differentiable = row
     arguments = {a.name: a for a in op._schema.arguments}
     outputs = dict(saved_outputs)
     there = {a.removeprefix("_saved_") for a in dir(node) if a.startswith("_saved_")}
@@ -112,7 +112,7 @@ def _described(node: Node, name: str) -> NodeType:
         elif attribute.endswith("_sizes"):
             value_names.append(attribute)
     read = _reader(tensor_names, value_names)
-    needs_shape = _needs_shape(arguments, edge_names, saved, there)
+    needs_shape = _needs_shape(arguments, edge_names, there)
     return NodeType(
         name, op, edge_names, tuple(tensor_names), tuple(value_names), outputs, differentiable, read, needs_shape,
         _JOINING.get(name),
@@ -130,7 +130,7 @@ def _overload(name: str) -> Any:
 
 
 def _needs_shape(
-    arguments: dict[str, Any], edge_names: tuple[str, ...], saved: tuple[str, ...], there: set[str]
+    arguments: dict[str, Any], edge_names: tuple[str, ...], there: set[str]
 ) -> int:
     needs = NEVER
     for name, argument in arguments.items():
@@ -138,7 +138,7 @@ def _needs_shape(
             continue
         if name in edge_names and "List[" not in str(argument.type):
             needs = max(needs, WHERE_CUT)
-        elif name in edge_names or name not in saved or name not in there:
+        else:
             return ALWAYS
     return needs
 

@@ -16,6 +16,7 @@ from pushforward.linear.block import Block, seeds
 from pushforward.linear.block_sum import to_dense, to_rows
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
+from pushforward.rules.following import follow_by
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
 from pushforward.tape.private_torch import functorch_level
 from pushforward.trees import TreeSpec, flatten, unflatten
@@ -93,6 +94,9 @@ def call_ruled(
         return func(*detached, **named)
     apply: Callable[..., Any] = Ruled.apply
     return apply(call, *tensors)
+
+
+follow_by(call_ruled)
 
 
 class Ruled(torch.autograd.Function):
