@@ -70,9 +70,17 @@ def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
             return True  # it does not take such a cotangent; what is wrong with it otherwise will be seen
         if result is None:
             return False
-        while is_wrapped(result):
-            result = unwrapped(result)
-        return result.grad_fn is None or not _leads_to(result.grad_fn, start.grad_fn)
+        starts = _grad_fns(start)
+        return not any(_leads_to(end, begin) for end in _grad_fns(result) for begin in starts)
+
+
+def _grad_fns(tensor: Tensor) -> list[Node]:
+    """Return the nodes of a tensor, in the graphs of all levels of ``torch.func``."""
+    found = [tensor.grad_fn]
+    while is_wrapped(tensor):
+        tensor = unwrapped(tensor)
+        found.append(tensor.grad_fn)
+    return [node for node in found if node is not None]
 
 
 def _leads_to(node: Node, start: Node) -> bool:

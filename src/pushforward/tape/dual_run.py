@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from pushforward.errors import UnsupportedError
 from pushforward.tape.node_types import JVP_ONLY, WITH_JVP
-from pushforward.tape.private_torch import dual_numbers, unwrap_for_grad
+from pushforward.tape.private_torch import dual_numbers, function_of, unwrap_for_grad
 from pushforward.tape.reader import Reading
 from pushforward.tape.run import Run, tracked_copy
 
@@ -27,9 +27,31 @@ _lock = threading.RLock()  # the level of dual numbers belongs to the process
 _FORWARD = {"jvp", "jacfwd", "linearize", "jacobian"}
 
 
-def is_needed(name: str, reading: Reading) -> bool:
-    """Tell whether the transform ``name`` needs a forward derivative that what was read cannot give."""
-    return JVP_ONLY in reading.types or (name in _FORWARD and WITH_JVP in reading.types)
+def is_needed(run: Run, reading: Reading) -> bool:
+    """Tell whether a run is to be made again with dual numbers.
+
+    So it is where a transform in forward mode meets a function with a ``jvp``; but for nested ones, as PyTorch's dual
+    numbers have one level: there the backward serves, which is the same derivative.
+
+    Raises:
+        UnsupportedError: There is none.
+    """
+    has_jvp_only = JVP_ONLY in reading.types
+    if not has_jvp_only and not (run.name in _FORWARD and WITH_JVP in reading.types):
+        return False
+    is_inside = forward_ad._current_level >= 0 or any(
+        run.is_plain and function_of(node) is not node._forward_cls
+        for node, kind in zip(reading.nodes, reading.types, strict=True)
+        if kind in (JVP_ONLY, WITH_JVP)
+    )
+    if not (run.has_inner or is_inside):
+        return True
+    if has_jvp_only:
+        raise UnsupportedError(
+            f"{run.name}: an autograd.Function with a jvp and without a backward, in nested transforms: got the two, "
+            "expected a backward. Implement it."
+        )
+    return False
 
 
 class DualRun(Run):
@@ -44,11 +66,6 @@ class DualRun(Run):
         self._zeros = [torch.zeros_like(x.detach()) for x in inputs]
 
     def _tracked(self) -> list[Tensor]:
-        if forward_ad._current_level >= 0 and self._level is None:
-            raise UnsupportedError(
-                f"{self.name}: an autograd.Function with a jvp, inside dual numbers of torch.autograd.forward_ad: got "
-                "two levels of them, expected one. Use torch.func.jvp or pushforward.jvp around this."
-            )
         tangents = [tracked_copy(zero, self._level) for zero in self._zeros]
         self._stack.enter_context(_lock)
         self._dual_level = self._stack.enter_context(dual_numbers())

@@ -59,6 +59,7 @@ class Run:
     """
 
     __slots__ = (
+        "_count",
         "_given",
         "_inference",
         "_is_eager",
@@ -117,6 +118,7 @@ class Run:
         depth = getattr(_thread, "depth", 0)
         self.is_outermost = not depth
         _thread.depth = depth + 1
+        self._count = _thread.count = getattr(_thread, "count", 0) + 1
         self._inference = torch.inference_mode(False) if self.is_inference else None
         if self._inference is not None:
             self._inference.__enter__()
@@ -190,6 +192,16 @@ class Run:
             "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "
             "expected none. Call it again: it is watched now."
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no transform of ``torch.func`` is around it."""
+        return self._level is None and self.batch is None
+
+    @property
+    def has_inner(self) -> bool:
+        """Whether other runs began while this one went on."""
+        return bool(_thread.count != self._count)
 
     @property
     def is_quiet(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block import seeds
-from pushforward.linear.block_sum import to_dense
+from pushforward.linear.block_sum import to_rows
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
@@ -54,11 +54,13 @@ class Tape:
         randomness: str = "same",
         is_kept: bool = False,
         takes_apart: bool = False,
-        tangents: Sequence[Tensor] | None = None,
+        tangents: Callable[[], Sequence[Tensor]] | None = None,
+        batch: tuple[int, ...] = (),
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it.
 
-        With ``tangents`` of the inputs the function may be recorded in pieces: of the last, these are in ``tangents``.
+        With ``tangents``, which makes those of the inputs (after axes ``batch``), the function may be recorded in
+        pieces. If it was, the tangents at the start of the last piece are in ``tangents``, else None.
         """
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
@@ -68,7 +70,7 @@ class Tape:
         may_cut = may_take_apart and not is_trusted
         if tangents is not None and may_cut and pieces.fits(leaves):
             run: Run = pieces.PieceRun(
-                name, leaves, randomness, tangents, functools.partial(_pushed, name)
+                name, leaves, randomness, tangents, functools.partial(_pushed, name, batch)
             )
         else:
             run = Run(name, leaves, randomness, takes_apart, not is_trusted)
@@ -82,13 +84,13 @@ class Tape:
             trust.keep_whole(func)
             run = Run(name, leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
-        if seen_with_jvp and dual_run.is_needed(name, self._reading):
+        if seen_with_jvp and dual_run.is_needed(run, self._reading):
             run = dual_run.DualRun(name, selected.leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
         self.inputs, self.batch = run.inputs, run.batch
-        self.tangents = tangents
-        if isinstance(run, pieces.PieceRun):
-            self.inputs = self.tangents = run.tangents  # alike in shape and dtype
+        self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
+        if self.tangents is not None:
+            self.inputs = self.tangents  # as many, and alike in dtype and device
         self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
@@ -246,19 +248,19 @@ class Tape:
             set_grad_enabled(before)
         return [[self.batch.wrapped(t) for t in row] for row in rows]
 
-    def pushed(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """Push one tangent of every input; return those of the outputs."""
+    def pushed(self, tangents: Sequence[Tensor], batch: tuple[int, ...] = ()) -> list[Tensor]:
+        """Push one tangent, or a batch, of every input; a batch is the first axis, here and of the results."""
 
         def compute() -> Rows:
-            blocks = self.program.push([(seeds(t, (), 0),) for t in tangents])
+            blocks = self.program.push([(seeds(t, batch, 0),) for t in tangents])
             return [
                 [
-                    to_dense(b, tuple(y.shape), (), like=y)
+                    to_rows(b, tuple(y.shape), batch, like=y)
                     for b, y in zip(blocks, self.outputs, strict=True)
                 ]
             ]
 
-        (row,) = self.swept("pushed", compute, given=tangents)
+        (row,) = self.swept(("pushed", batch), compute, given=tangents)
         return row
 
     def physical(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -296,11 +298,15 @@ class Tape:
 
 
 def _pushed(
-    name: str, reading: Reading, outputs: Sequence[Tensor], tangents: Sequence[Tensor]
+    name: str,
+    batch: tuple[int, ...],
+    reading: Reading,
+    outputs: Sequence[Tensor],
+    tangents: Sequence[Tensor],
 ) -> list[Tensor]:
     """Push tangents through a piece of a tape."""
     with torch.no_grad():
-        return Tape.around(name, reading, tangents, outputs).pushed(tangents)
+        return Tape.around(name, reading, tangents, outputs).pushed(tangents, batch)
 
 
 def _has_version(tensor: Tensor) -> bool:
