@@ -26,10 +26,10 @@ from pushforward.tape.run import Run, run_depth
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import BACKWARD, Watcher
 
-MIN_BYTES = 2**18  # of the inputs: smaller programs are recorded whole
-MAX_PIECE = (
-    2**18
-)  # bytes of results that are recorded before the tape is cut, or half as many as the inputs have
+MAX_COLUMNS = (
+    8  # tangents that are pushed at once: more are worth their structure, which a cut loses
+)
+MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
 
 # Takes what was read, the variables at its end, and the tangents at its start; gives those of the variables.
 Push = Callable[[Reading, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
@@ -54,8 +54,7 @@ class _Cut(torch.autograd.Function):
 def fits(inputs: Sequence[Tensor]) -> bool:
     """Tell whether a function of these inputs, called as things are now, may be recorded in pieces."""
     return (
-        sum(x.nbytes for x in inputs) >= MIN_BYTES
-        and functorch_level() is None
+        functorch_level() is None
         and dual_level() < 0
         and not num_dispatch_modes()
         and not any(x.requires_grad or x.is_inference() for x in inputs)
@@ -67,50 +66,51 @@ def fits(inputs: Sequence[Tensor]) -> bool:
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("_push", "_tangents", "_token")
+    __slots__ = ("_first", "_make_tangents", "_push", "_token", "_was_cut")
 
     def __init__(
         self,
         name: str,
         inputs: Sequence[Tensor],
         randomness: str,
-        tangents: Sequence[Tensor],
+        make_tangents: Callable[[], Sequence[Tensor]],
         push: Push,
     ) -> None:
-        """Prepare, as `Run`; ``push`` takes tangents through a piece."""
+        """Prepare, as `Run`; ``make_tangents`` gives those of the inputs, ``push`` takes some through a piece."""
         super().__init__(name, inputs, randomness)
-        self._push, self._tangents = push, tangents
+        self._push, self._make_tangents = push, make_tangents
+        self._first: dict[Node, Tensor] = {}  # the tangents of the inputs, once the tape was cut
+        self._was_cut = False
 
     @property
-    def tangents(self) -> list[Tensor]:
-        """The tangents at the start of the last piece."""
-        starts: list[Any] = self._starts
-        return [node.tangent for node in starts]
+    def tangents(self) -> list[Tensor] | None:
+        """The tangents at the start of the last piece; None if there is but one."""
+        return self._start_tangents() if self._was_cut else None
 
-    def _tracked(self) -> list[Tensor]:
-        self._token = torch.zeros((), requires_grad=True)
-        self.tracked = [
-            _cut(x.detach().clone(), self._token, tangent)
-            for x, tangent in zip(self.inputs, self._tangents, strict=True)
-        ]
-        return self.tracked
+    def _start_tangents(self) -> list[Tensor]:
+        first, starts = self._first, self._starts
+        return [first[node] if node in first else node.tangent for node in starts]
 
     def _new_watcher(self) -> Watcher:
-        limit = max(MAX_PIECE, sum(x.nbytes for x in self.inputs) // 2)
-        return _CuttingWatcher(self.name, limit, self._cut)
+        return _CuttingWatcher(self.name, self._cut)
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
-        self._starts = _starts([node for node, _ in ends if node is not None])
+        if self._was_cut:
+            self._starts = self._starts_of([node for node, _ in ends if node is not None])
         return super()._read(ends)
 
     def _cut(self, variables: list[Tensor]) -> bool:
         """Cut the tape behind ``variables``; tell whether it may be cut again."""
         if run_depth() != 1 or functorch_level() is not None:
             return True  # a recording inside needs its tape whole; later, then
+        if not self._was_cut:
+            self._first = dict(zip(self._starts, self._make_tangents(), strict=True))
+            self._token = torch.zeros((), requires_grad=True)
         reading = self.reading(variables)
         if reading.is_followed and self.grad_mode:
             return False  # somebody will go back over it
-        tangents = self._push(reading, variables, self.tangents)
+        tangents = self._push(reading, variables, self._start_tangents())
+        self._was_cut = True
         edges = reading.outputs
         del reading
         writes = self._watcher.writes
@@ -122,16 +122,32 @@ class PieceRun(Run):
         for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
             if number >= 0:
                 _cut(variable, self._token, tangent)
-        self._starts = []
         return True
+
+    def _starts_of(self, ends: list[Node]) -> list[Node]:
+        """Return the starts of pieces that ``ends`` lead back to."""
+        found: list[Node] = []
+        seen: set[Node] = set()
+        stack = ends
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if type(node) is _CUT_NODE or node in self._first:
+                found.append(node)
+            else:
+                stack.extend(target for target, _ in node.next_functions if target is not None)
+        return found[::-1]
 
 
 class _CuttingWatcher(Watcher):
     """Notes what the function makes, and has the tape cut."""
 
-    def __init__(self, name: str, limit: int, cut: Callable[[list[Tensor]], bool]) -> None:
+    def __init__(self, name: str, cut: Callable[[list[Tensor]], bool]) -> None:
         super().__init__(name, 0)
-        self._limit, self._cut = limit, cut
+        self._cut = cut
+        self._limit = MIN_PIECE
         self._num_bytes = 0
         self._was_cut = False
         self._made: list[weakref.ref[Tensor]] = []
@@ -158,7 +174,7 @@ class _CuttingWatcher(Watcher):
             self._was_cut = self.has_acted = True  # watch it the next time too
             variables = self._variables()
             if not self._cut(variables):
-                self._limit = 2**62
+                self._num_bytes = -(2**62)
             self._made = [weakref.ref(t) for t in variables]
         return result
 
@@ -166,7 +182,10 @@ class _CuttingWatcher(Watcher):
         if tensor.requires_grad and tensor.grad_fn is not None:
             self._made.append(weakref.ref(tensor))
             if tensor._base is None:
-                self._num_bytes += tensor.nbytes
+                size = tensor.nbytes
+                self._num_bytes += size
+                if size > self._limit:
+                    self._limit = size // 2
 
     def _variables(self) -> list[Tensor]:
         """Return what is alive and can start anew: no views, which follow their bases."""
@@ -182,23 +201,6 @@ class _CuttingWatcher(Watcher):
             elif base.requires_grad and base.grad_fn is not None:
                 found[id(base)] = base
         return [base for name, base in found.items() if name not in left]
-
-
-def _starts(ends: list[Node]) -> list[Node]:
-    """Return the starts of pieces that ``ends`` lead back to."""
-    found: list[Node] = []
-    seen: set[Node] = set()
-    stack = list(ends)
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if type(node) is _CUT_NODE:
-            found.append(node)
-        else:
-            stack.extend(target for target, _ in node.next_functions if target is not None)
-    return found[::-1]
 
 
 _cut: Any = _Cut.apply

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pushforward.linear.block_sum import Blocks, to_dense
+from pushforward.tape.pieces import MAX_COLUMNS
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
@@ -79,6 +80,10 @@ def jacfwd(
         check_randomness(NAME, randomness)
         check_chunk_size(NAME, chunk_size)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
+        leaves = selected.leaves
+        count = sum(math.prod(directions(x)) for x in leaves)
+        is_whole = chunk_size is None
+        has_few = is_whole and 0 < count <= MAX_COLUMNS
         with Tape(
             NAME,
             func,
@@ -86,10 +91,15 @@ def jacfwd(
             kwargs,
             has_aux=has_aux,
             randomness=randomness,
-            takes_apart=chunk_size is None,
+            takes_apart=is_whole,
+            tangents=functools.partial(_unit_tangents, leaves, count) if has_few else None,
+            batch=(count,),
         ) as tape:
-            compute = functools.partial(pushed_columns, tape, chunk_size)
-            rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
+            if tape.tangents is not None:
+                rows = _columns(tape.pushed(tape.tangents, (count,)), tape, leaves)
+            else:
+                compute = functools.partial(pushed_columns, tape, chunk_size)
+                rows = tape.swept(NAME, compute) if is_whole else tape.computed(compute)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 
@@ -128,6 +138,32 @@ def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tenso
                 piece.append(to_dense(blocks, shape, (len(columns),), like=primal))
         for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
             row.append(_joined(piece, primal, x))
+    return rows
+
+
+def _unit_tangents(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Return, for each input, its tangents along all ``count`` directions: unit ones along its own."""
+    found, begin = [], 0
+    for x in inputs:
+        end = begin + math.prod(directions(x))
+        own = unit_seeds(x.detach(), torch.arange(end - begin, device=x.device)).values
+        found.append(own.new_zeros((count, *x.shape)))
+        found[-1][begin:end] = own
+        begin = end
+    return found
+
+
+def _columns(pushed: Sequence[Tensor], tape: Tape, inputs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the Jacobians, from the tangents ``(count, *y.shape)`` of each output."""
+    rows: list[list[Tensor]] = []
+    for y, tangents in zip(tape.outputs, pushed, strict=True):
+        row, begin = [], 0
+        for x in inputs:
+            end = begin + math.prod(directions(x))
+            columns = tangents[begin:end].movedim(0, -1)
+            row.append(_joined([columns], y, x))
+            begin = end
+        rows.append(row)
     return rows
 
 

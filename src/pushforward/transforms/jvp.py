@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
-from pushforward.linear.block import seeds
-from pushforward.linear.block_sum import to_dense
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, check_function, match_leaf
 from pushforward.transforms.record import Tape
@@ -58,30 +55,18 @@ def jvp(
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
     with Tape(
-        NAME, func, selected, {}, has_aux=has_aux, takes_apart=True, tangents=directions
+        NAME, func, selected, {}, has_aux=has_aux, takes_apart=True, tangents=lambda: directions
     ) as tape:
         if strict and any(number < 0 for number, _ in tape.edges):
             raise ArgumentValueError(
                 "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
-        pushed = tape.pushed(tape.physical(tape.tangents or ()))
+        given = tape.tangents  # of the last piece
+        pushed = tape.pushed(tape.physical(directions) if given is None else given)
     output = unflatten(tape.results, tape.spec)
     tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)
-
-
-def pushed_directions(
-    tape: Tape, directions: list[Tensor], batch: tuple[int, ...] = ()
-) -> list[list[Tensor]]:
-    """Push one tangent, or a batch, of every input; a batch is the last axis of the results."""
-    pushed = tape.program.push([(seeds(t, batch, 0),) for t in directions])
-    return [
-        [
-            to_dense(blocks, tuple(y.shape), batch, like=y)
-            for blocks, y in zip(pushed, tape.outputs, strict=True)
-        ]
-    ]
 
 
 def check_primals(name: str, primals: Any) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function
-from pushforward.transforms.jvp import (
-    check_primals,
-    match_tangents,
-    owned,
-    pushed_directions,
-)
+from pushforward.transforms.jvp import check_primals, match_tangents, owned
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
@@ -42,10 +36,8 @@ class LinearFunction:
     def _push(self, tangents: tuple[Any, ...], batch: tuple[int, ...]) -> Any:
         tape = self._tape
         directions = match_tangents(NAME, self._primals, tangents, tape.inputs, len(batch))
-        compute = functools.partial(pushed_directions, tape, directions, batch)
-        (pushed,) = tape.swept((NAME, batch), compute, given=directions)
-        results = [owned(t, directions) for t in pushed]
-        return unflatten([t.movedim(-1, 0) for t in results] if batch else results, tape.spec)
+        results = [owned(t, directions) for t in tape.pushed(directions, batch)]
+        return unflatten(results, tape.spec)
 
     def __repr__(self) -> str:
         """Show the size of the program."""
