@@ -19,7 +19,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.trust import AskedError
-from pushforward.tape.watching import Watcher
+from pushforward.tape.watching import QUESTIONS, Watcher
 
 
 class BatchWatcher(Watcher):
@@ -33,7 +33,7 @@ class BatchWatcher(Watcher):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call, unless there is something to see."""
-        if func in _QUESTIONS:
+        if func in QUESTIONS:
             self.has_acted = True
             with without_functorch():
                 return func(_below_batches(args[0]))
@@ -48,9 +48,6 @@ def _below_batches(tensor: Tensor) -> Tensor:
     return tensor
 
 
-_QUESTIONS: set[Any] = {
-    getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf")
-}
 _NEEDING_A_LEVEL: set[Any] = {
     torch.autograd.grad,
     torch.autograd.backward,

@@ -71,6 +71,24 @@ class Watcher(TorchFunctionMode):
     ) -> Any:
         """Call, unless there is something to see."""
         handler = _HANDLERS.get(func)
+        if self.writes.has_views:
+            taken = self.writes.fresh(args)
+            if kwargs:
+                kwargs = self.writes.fresh(kwargs)
+            if handler is not None and taken and args and taken[0] is not args[0]:
+                result = self._called(handler, func, types, taken, kwargs)
+                return args[0] if result is taken[0] else result
+            args = taken
+        return self._called(handler, func, types, args, kwargs)
+
+    def _called(
+        self,
+        handler: Handler | None,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+    ) -> Any:
         try:
             if handler is not None:
                 self.has_acted = self.has_acted or not (handler is _write or func in _QUIET)
@@ -224,6 +242,11 @@ def _require(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[st
     return args[0]
 
 
+def _answer(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Say whether a tensor has a derivative: not the same under ``vmap``, so that this has to be seen."""
+    return func(*args, **kwargs)
+
+
 def _declared(operator: Any) -> None:
     """See the calls of a ``torch.library`` operator that the user declared."""
     is_packet = isinstance(operator, torch._ops.OpOverloadPacket)
@@ -267,6 +290,9 @@ def _branch(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
         return (if_true if taken else if_false)(*operands)
 
 
+QUESTIONS: set[Any] = {  # about derivatives
+    getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf")
+}
 _OF_PYTORCH = ("aten", "prims", "prim")
 _HANDLERS: dict[Any, Handler] = {}
 _QUIET: set[Any] = {torch.tensor, torch.as_tensor}  # whose handlers mostly just call
@@ -340,6 +366,8 @@ def _install() -> None:
     _HANDLERS[Tensor.__setitem__] = _set_item
     for function in BACKWARD:
         _HANDLERS[function] = _retain
+    for function in QUESTIONS:
+        _HANDLERS[function] = _answer
     _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]
     _HANDLERS[Tensor.detach] = _HANDLERS[torch.detach] = _detach
     for function in (Tensor.__float__, Tensor.__complex__):

@@ -1,0 +1,411 @@
+"""What we expect of the private names of PyTorch in `tape.private_torch`: a new PyTorch breaks here first."""
+
+import ast
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pushforward.tape import private_torch as private
+
+
+class Functions(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class Operators(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def leaf(*shape):
+    return torch.rand(shape).requires_grad_()
+
+
+# ---- Modes ----
+
+
+def test_set_grad_enabled_sets_grad_mode():
+    private.set_grad_enabled(False)
+    try:
+        assert not torch.is_grad_enabled()
+    finally:
+        private.set_grad_enabled(True)
+    assert torch.is_grad_enabled()
+
+
+def test_modes_are_counted():
+    assert (private.num_function_modes(), private.num_dispatch_modes(), private.num_modes()) == (
+        0,
+        0,
+        0,
+    )
+    with Functions(), Functions(), Operators():
+        assert (private.num_function_modes(), private.num_dispatch_modes()) == (2, 1)
+        assert private.num_modes() == 3
+
+
+def test_bare_tensors_pass_by_autograd_modes_and_transforms():
+    seen = []
+
+    class Seeing(Operators):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    weight = leaf(2)
+
+    def f(x):
+        with Seeing(), private.bare():
+            y = weight * torch.rand(2)
+            assert not y.requires_grad
+            assert not private.is_wrapped(y)
+        return x.sum()
+
+    f(torch.ones(2))
+    torch.func.grad(f)(torch.ones(2))
+    torch.func.vmap(f)(torch.ones(2, 2))
+    assert not seen
+    assert private.num_modes() == 0
+
+
+def test_autocast_is_seen():
+    assert not private.is_autocasting()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert private.is_autocasting()
+
+
+# ---- Transforms of torch.func ----
+
+
+def test_levels_are_counted_from_one():
+    assert private.functorch_level() is None
+    assert private.functorch_stack() is None
+    seen = []
+
+    def f(x):
+        stack = private.functorch_stack()
+        seen.append((private.functorch_level(), [i.level() for i in stack]))
+        return x.sum()
+
+    torch.func.grad(lambda x: f(x) + torch.func.grad(f)(x).sum())(torch.ones(2))
+    assert seen == [(1, [1]), (2, [1, 2])]
+
+
+def test_a_level_of_ones_own_wraps_records_and_unwraps():
+    x = torch.ones(2)
+    level = private.push_grad_level()
+    try:
+        inner = private.start_requiring_grad(private.wrap_for_grad(x, level))
+        y = inner.sin()
+        assert private.is_wrapped(y)
+        assert private.level_of(y) == level == private.functorch_level()
+        assert y.grad_fn.name() == "SinBackward0"
+        saved = private.unwrap_for_grad(y.grad_fn._saved_self, level)
+        assert not private.is_wrapped(saved)
+        assert torch.equal(private.unwrap_for_grad(y, level), x.sin())
+        assert torch.equal(private.unwrapped(y), x.sin())
+    finally:
+        private.pop_grad_level()
+    assert private.functorch_level() is None
+    assert private.outlives_level(y)
+    assert private.level_of(y) == private._DEAD_LEVEL
+    assert not private.outlives_level(x)
+    assert private.level_of(x) < 0
+
+
+def test_requires_grad_can_be_set_where_transforms_forbid_it():
+    def f(x):
+        y = x.detach()
+        with pytest.raises(RuntimeError, match="requires_grad_"):
+            y.requires_grad_()
+        assert private.start_requiring_grad(y) is y
+        assert y.requires_grad
+        with pytest.raises(RuntimeError, match="requires_grad_"):
+            x.detach().requires_grad_()
+        return x.sum()
+
+    torch.func.grad(f)(torch.ones(2))
+
+
+def test_batches_are_taken_apart_and_made():
+    xs = torch.rand(3, 4, 2)
+
+    def f(x):
+        (interpreter,) = private.functorch_stack()
+        level = interpreter.level()
+        assert private.vmap_size(interpreter) == 4
+        assert private.batch_axis(x) == private.batch_axis_at(x, level) == 1
+        assert private.batch_axis_at(x, level + 1) is None
+        assert private.batch_axis_at(xs, level) is None
+        assert private.batch_axis(xs) is None
+        with private.without_functorch():
+            physical = private.unwrapped(x)
+            assert torch.equal(physical, xs)
+            assert not private.is_wrapped(physical * 2)
+            with private.with_functorch():
+                assert private.is_wrapped(x * 2)
+        made = private.add_batch_axis(physical, 1, level)
+        return made + x
+
+    assert torch.equal(torch.func.vmap(f, in_dims=1)(xs), 2 * xs.movedim(1, 0))
+    torch.func.grad(lambda x: _no_vmap(x))(torch.ones(2))
+
+
+def _no_vmap(x):
+    assert private.vmap_size(private.functorch_stack()[0]) is None
+    return x.sum()
+
+
+def test_functionalized_tensors_are_known():
+    seen = []
+    torch.func.functionalize(lambda x: seen.append(private.is_functionalized(x)) or x)(
+        torch.ones(2)
+    )
+    assert seen == [True]
+    assert not private.is_functionalized(torch.ones(2))
+
+
+def test_levels_of_dual_numbers():
+    assert private.dual_level() < 0
+    with private.dual_numbers() as level:
+        assert level is None
+        assert private.dual_level() >= 0
+        assert (
+            forward_ad.unpack_dual(forward_ad.make_dual(torch.ones(2), torch.ones(2)).sin()).tangent
+            is not None
+        )
+    assert private.dual_level() < 0
+
+    def f(x):
+        outer = private.functorch_level()
+        with private.dual_numbers() as level:
+            assert level == outer + 1
+            dual = forward_ad.make_dual(x, x)
+            tangent = forward_ad.unpack_dual(dual.sin()).tangent
+            tangent = private.unwrap_for_grad(tangent, level)
+        assert private.functorch_level() == outer
+        return tangent
+
+    x = torch.rand(3, 2)
+    torch.testing.assert_close(torch.func.vmap(f)(x), x.cos() * x)
+    torch.func.jvp(lambda x: x if private.dual_level() >= 0 else None, (x,), (x,))
+
+
+# ---- Nodes ----
+
+
+def test_nodes_tell_what_they_saved_and_where_they_come_from():
+    x, y = leaf(2), leaf(2)
+    node = (x * y).sin().grad_fn
+    (product, number), *rest = node.next_functions
+    assert not rest
+    assert number == 0
+    assert torch.equal(node._saved_self, x * y)
+    assert product._saved_other is y
+    assert type(product.next_functions[0][0]) is private.AccumulateGrad
+    (metadata,) = private.output_metadata(node)
+    assert (tuple(metadata.shape), metadata.dtype, metadata.device.type) == (
+        (2,),
+        torch.float32,
+        "cpu",
+    )
+
+
+def test_nodes_are_numbered_in_the_order_in_which_a_thread_makes_them():
+    x = leaf(2)
+    number = private.next_sequence_number()
+    first, second = x.sin(), x.cos()
+    assert private.sequence_number(first.grad_fn) == number
+    assert private.sequence_number(second.grad_fn) == number + 1
+    assert private.next_sequence_number() == number + 2
+
+
+def test_a_node_can_be_called_alone():
+    x = leaf(2)
+    y = x.sin()
+    node = (y * y.exp()).grad_fn
+    cotangents = node(torch.ones(2))
+    torch.testing.assert_close(cotangents[0], y.exp())
+    torch.testing.assert_close(cotangents[1], y)
+
+
+class Doubled(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def test_python_nodes_tell_their_function():
+    assert isinstance(Doubled.apply(leaf(2)).grad_fn, private.PythonNode)
+    seen = []
+
+    def f(x):
+        y = Doubled.apply(x)
+        seen.append(private.function_of(y.grad_fn))
+        return y.sum()
+
+    f(leaf(2))
+    torch.func.grad(f)(torch.ones(2))
+    assert seen == [Doubled, Doubled]
+
+
+def test_module_hooks_leave_a_python_node():
+    layer = nn.Identity()
+    layer.register_full_backward_hook(lambda module, g_in, g_out: None)
+    found = layer(leaf(2) * 1).grad_fn
+    assert private.function_of(found) is private.BackwardHookFunction
+
+
+def test_decompositions_have_the_operators_signature():
+    assert callable(private.decomposition("native_layer_norm", "default"))
+
+
+# ---- Memory, views and writes ----
+
+
+def test_versions_in_the_error_about_overwritten_tensors():
+    x = leaf(2)
+    y = x.exp()
+    z = y.sin()
+    y.detach().mul_(2)
+    with pytest.raises(RuntimeError) as caught:
+        z.grad_fn._saved_self  # noqa: B018
+    assert private.expected_version(caught.value) == 0
+    assert torch.equal(private.raw_saved(z.grad_fn, "self"), y)
+    assert private.expected_version(RuntimeError("another")) is None
+    joined = torch.stack([x, x])
+    assert joined.grad_fn.name() == "StackBackward0"
+
+
+def test_views_of_several_outputs_are_known_and_refused():
+    y = leaf(2, 2) * 1
+    view, other = y.unbind(0)
+    assert private.is_one_of_several(view)
+    assert not private.is_one_of_several(y[0])
+    with pytest.raises(RuntimeError) as caught:
+        other.mul_(2)
+    assert private.is_refusal(caught.value)
+    assert not private.is_refusal(RuntimeError("another"))
+
+
+def test_inference_tensors_cannot_be_saved():
+    with torch.inference_mode():
+        weight = torch.ones(2)
+    with pytest.raises(RuntimeError) as caught:
+        weight * leaf(2)
+    assert private.is_about_inference(caught.value)
+    assert not private.is_about_inference(RuntimeError("another"))
+
+
+def test_owners_of_tensors_and_storages_are_counted():
+    x = torch.ones(2)
+    assert private.num_owners(x) == (1, 1)
+    view = x[:1]
+    assert private.num_owners(x)[1] == 2
+    assert private.shares_storage(x, view)
+    assert not private.shares_storage(x, torch.ones(2))
+    y = leaf(2) * 1
+    alone = private.num_owners(y)[0]
+    z = y.sin()  # saves it
+    assert private.num_owners(y)[0] == alone + 1
+    del z
+
+
+def test_wrappers_without_elements():
+    class Hollow(torch.Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            raise NotImplementedError
+
+    made = private.make_wrapper(Hollow, (2, 3), dtype=torch.float64, device=torch.device("cpu"))
+    assert (type(made), made.shape, made.dtype) == (Hollow, (2, 3), torch.float64)
+
+
+# ---- The compiler ----
+
+
+def test_compiled_functions_can_be_run_eagerly():
+    torch._dynamo.reset()
+    assert private.has_dynamo()
+    calls = []
+
+    def f(x):
+        return x * 2
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(f, backend=backend)
+    stance = sys.modules["torch._dynamo.eval_frame"]._stance
+    with private.compiled_functions_run_eagerly, private.compiled_functions_run_eagerly:
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+    assert not calls
+    assert sys.modules["torch._dynamo.eval_frame"]._stance is stance
+    compiled(torch.ones(2))
+    assert calls
+
+
+def test_the_compiler_leaves_marked_functions_alone():
+    torch._dynamo.reset()
+    compiling = []
+
+    def inner():
+        compiling.append(torch.compiler.is_dynamo_compiling())
+
+    @private.left_alone_by_dynamo
+    def marked(x):
+        inner()
+        return x * 2
+
+    compiled = torch.compile(lambda x: marked(x + 1) * 3, backend="eager")
+    assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 12.0))
+    assert compiling == [False]
+
+
+# ---- All of them ----
+
+
+def test_every_private_name_is_used_here():
+    names = {
+        name
+        for name, value in vars(private).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", private.__name__) in (private.__name__, None, "torch._C")
+        and name
+        not in (
+            "annotations",
+            "Any",
+            "Node",
+            "Tensor",
+            "TypeVar",
+            "Callable",
+            "Iterator",
+            "DispatchKey",
+        )
+    }
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(Path(__file__).read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    assert names <= used, names - used
