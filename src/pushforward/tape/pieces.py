@@ -88,8 +88,12 @@ class PieceRun(Run):
         return self._start_tangents() if self._was_cut else None
 
     def _start_tangents(self) -> list[Tensor]:
-        first, starts = self._first, self._starts
-        return [first[node] if node in first else node.tangent for node in starts]
+        return [self._tangent_of(node) for node in self._starts]
+
+    def _tangent_of(self, start: Node) -> Tensor:
+        found = self._first.get(start)
+        tangent: Tensor = start.tangent if found is None else found
+        return tangent
 
     def _new_watcher(self) -> Watcher:
         return _CuttingWatcher(self.name, self._cut)
@@ -181,7 +185,7 @@ class _CuttingWatcher(Watcher):
     def _note(self, tensor: Tensor) -> None:
         if tensor.requires_grad and tensor.grad_fn is not None:
             self._made.append(weakref.ref(tensor))
-            if tensor._base is None:
+            if tensor._base is None and tensor.layout is torch.strided:
                 size = tensor.nbytes
                 self._num_bytes += size
                 if size > self._limit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -84,7 +84,7 @@ def check_primals(name: str, primals: Any) -> None:
 
 
 def match_tangents(
-    name: str, primals: Any, tangents: Any, leaves: list[Tensor], num_batch_axes: int
+    name: str, primals: Any, tangents: Any, leaves: Sequence[Tensor], num_batch_axes: int
 ) -> list[Tensor]:
     """Return the tangents of the tensor leaves, checked, in the primals' dtypes."""
     all_primals, spec = flatten(primals)

@@ -129,6 +129,7 @@ class Tape:
             check_outputs(self._name, output, leaves)
             run.check_randomness()
             run.check_writes()
+            leaves = run.followed(leaves)
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
             reading.anchors = self.outputs
@@ -159,7 +160,8 @@ class Tape:
     @property
     def num_bytes(self) -> int:
         """How much memory is kept by what the nodes saved."""
-        return sum({id(t): t.nbytes for t in self._saved()}.values())
+        saved = {id(t): t.nbytes for t in self._saved() if t.layout is torch.strided}
+        return sum(saved.values())
 
     def _saved(self) -> list[Tensor]:
         """Return the tensors that the nodes saved."""
