@@ -152,8 +152,6 @@ def test_no_import_cycle():
         ("rules/views.py", "from pushforward.tape.thing import x"),
         ("tape/run.py", "from pushforward.planning.thing import x"),
         ("tape/run.py", "from pushforward.transforms.thing import x"),
-        ("planning/costs.py", "from pushforward.sparse.thing import x"),
-        ("sparse/pattern.py", "from pushforward.planning.thing import x"),
         ("errors.py", "from pushforward.linear.thing import x"),
         ("transforms/jvp.py", "from pushforward import jacfwd"),
         ("transforms/jvp.py", "import pushforward"),
@@ -172,13 +170,13 @@ def test_a_planted_violation_is_found(tmp_path: Path, where: str, source: str):
     ("where", "source"),
     [
         ("transforms/jvp.py", "from pushforward.linear.thing import x"),
-        ("transforms/jvp.py", "from pushforward.planning import thing\nimport pushforward.sparse"),
+        ("transforms/jvp.py", "from pushforward.planning import thing\nimport pushforward.tape"),
         ("planning/costs.py", "from pushforward.tape.thing import x"),
         ("rules/views.py", "from pushforward.rules.thing import x\nfrom . import thing"),
         ("linear/map.py", "from pushforward import errors, trees\nfrom ..errors import message"),
         ("trees.py", "from pushforward.errors import message"),
         ("__init__.py", "from pushforward.transforms.thing import x as x"),
-        ("sparse/thing.py", "def f():\n    import scipy.sparse"),
+        ("transforms/thing.py", "def f():\n    import scipy.sparse"),
     ],
 )
 def test_an_import_that_points_downwards_is_not_reported(tmp_path: Path, where: str, source: str):
