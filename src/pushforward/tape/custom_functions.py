@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from pushforward.errors import MissingRuleError
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
+    CheckpointFunction,
     Node,
     PythonNode,
     is_wrapped,
@@ -24,17 +25,19 @@ from pushforward.tape.private_torch import (
     unwrapped,
 )
 
+_BY_ENGINE = (BackwardHookFunction, CheckpointFunction)
+
 Call = Callable[[Node, int, int, Tensor], Tensor | None]
 
 
 def is_called_by_engine(node: Node) -> bool:
     """Tell whether it takes PyTorch's engine to call a node.
 
-    Of several outputs the engine alone knows whether cotangents that are missing are to be zeros or None; and it calls
-    the hooks of modules.
+    Of several outputs the engine alone knows whether cotangents that are missing are to be zeros or None; it calls the
+    hooks of modules; and it refuses checkpoints that would write to the gradients of parameters.
     """
     return isinstance(node, PythonNode) and (
-        len(output_metadata(node)) != 1 or node._forward_cls is BackwardHookFunction
+        len(output_metadata(node)) != 1 or node._forward_cls in _BY_ENGINE
     )
 
 

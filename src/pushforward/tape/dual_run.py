@@ -39,7 +39,9 @@ def is_needed(run: Run, reading: Reading) -> bool:
     has_jvp_only = JVP_ONLY in reading.types
     if not has_jvp_only and not (run.name in _FORWARD and WITH_JVP in reading.types):
         return False
-    is_inside = forward_ad._current_level >= 0 or any(
+    with _lock:  # another thread's run has a level while it goes on
+        has_duals = forward_ad._current_level >= 0
+    is_inside = has_duals or any(
         run.is_plain and function_of(node) is not node._forward_cls
         for node, kind in zip(reading.nodes, reading.types, strict=True)
         if kind in (JVP_ONLY, WITH_JVP)

@@ -183,7 +183,7 @@ class _CuttingWatcher(Watcher):
         return result
 
     def _note(self, tensor: Tensor) -> None:
-        if tensor.requires_grad and tensor.grad_fn is not None:
+        if tensor.requires_grad and not tensor.is_leaf:  # grad_fn raises of stale views
             self._made.append(weakref.ref(tensor))
             if tensor._base is None and tensor.layout is torch.strided:
                 size = tensor.nbytes

@@ -60,6 +60,7 @@ AccumulateGrad: Any = type(
 
 PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
 BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
+CheckpointFunction: Any = torch.utils.checkpoint.CheckpointFunction  # the reentrant one
 
 
 def function_of(node: Node) -> Any:
@@ -203,10 +204,20 @@ def next_sequence_number() -> int:
     return number
 
 
+def num_holders(tensor: Tensor) -> int:
+    """Return how many hold a tensor: a variable of Python, views, nodes that saved it."""
+    return tensor._use_count()  # type: ignore[attr-defined, no-any-return]
+
+
+def is_plain_view(view: Tensor) -> bool:
+    """Tell whether autograd follows writes to a view: not to one made without it, or by an operator with several."""
+    return int(torch._C._autograd._get_creation_meta(view)) == 0
+
+
 def num_owners(tensor: Tensor) -> tuple[int, int]:
     """Return how many hold a tensor, and how many tensors hold its storage."""
     storages = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - 1  # the one asked
-    return tensor._use_count(), storages  # type: ignore[attr-defined]
+    return num_holders(tensor), storages
 
 
 def shares_storage(a: Tensor, b: Tensor) -> bool:
