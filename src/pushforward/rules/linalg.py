@@ -321,10 +321,11 @@ rule(
         None,
     ),
 )
-rule(
-    aten.cholesky.default,
-    lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper),
-)
+if hasattr(aten, "cholesky"):  # until PyTorch 2.13
+    rule(
+        aten.cholesky.default,
+        lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper),
+    )
 
 
 def _cholesky_inverse(self: Tensor, upper: bool = False, *, out: Tensor) -> AbstractLinearMap:

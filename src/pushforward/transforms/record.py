@@ -21,6 +21,7 @@ from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
     functorch_level,
     is_autocasting,
+    is_wrapped,
     num_dispatch_modes,
     set_grad_enabled,
     without_functorch,
@@ -312,4 +313,4 @@ def _pushed(
 
 
 def _has_version(tensor: Tensor) -> bool:
-    return not tensor.is_inference() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not (tensor.is_inference() or is_wrapped(tensor))
