@@ -20,6 +20,7 @@ from pushforward.tape.private_torch import (
     is_refusal,
     is_wrapped,
     next_sequence_number,
+    num_holders,
     num_owners,
     raw_saved,
     sequence_number,
@@ -83,7 +84,7 @@ def kept(target: Tensor, base: Tensor, is_wrapped: bool) -> Write | None:
         if target is base:
             if tensors == 1 and storages == 1:
                 return None
-        elif tensors == 2 and storages == 2 and num_owners(target)[0] == 1:
+        elif tensors == 2 and storages == 2 and num_holders(target) == 1:
             return None
     if base.is_inference():
         return None

@@ -183,7 +183,8 @@ class _CuttingWatcher(Watcher):
         return result
 
     def _note(self, tensor: Tensor) -> None:
-        if tensor.requires_grad and not tensor.is_leaf:  # grad_fn raises of stale views
+        # Views are not asked: a stale one raises, and one of the caller's would get a history.
+        if tensor.requires_grad and (tensor._base is not None or tensor.grad_fn is not None):
             self._made.append(weakref.ref(tensor))
             if tensor._base is None and tensor.layout is torch.strided:
                 size = tensor.nbytes

@@ -89,6 +89,26 @@ functorch_stack = _functorch.get_interpreter_stack
 add_batch_axis = _functorch._add_batch_dim
 
 
+JaggedTensor: Any = torch.nested._internal.nested_tensor.NestedTensor
+jagged_function: Any = torch.nested._internal.ops.jagged_torch_function
+below_autograd: Any = torch._C._AutoDispatchBelowADInplaceOrView
+
+
+def jagged_parts(nested: Any) -> dict[str, Any]:
+    """Return what a jagged tensor is made of, by the names that its class takes."""
+    return {"values": nested._values, **torch.nested._internal.ops.extract_kwargs(nested)}
+
+
+def dispatch_keys() -> tuple[Any, Any]:
+    """Return the dispatch keys that this thread includes and excludes."""
+    return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+def with_dispatch_keys(keys: tuple[Any, Any]) -> Any:
+    """Return a context with the dispatch keys that `dispatch_keys` gave."""
+    return torch._C._ForceDispatchKeyGuard(*keys)
+
+
 def decomposition(name: str, overload: str) -> Any:
     """Return PyTorch's own way of computing an operator from others."""
     return torch._decomp.decomposition_table[getattr(getattr(torch.ops.aten, name), overload)]

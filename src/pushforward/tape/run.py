@@ -203,10 +203,16 @@ class Run:
         """Whether other runs began while this one went on."""
         return bool(_thread.count != self._count)
 
+    def followed(self, leaves: list[Any]) -> list[Any]:
+        """Return what the function returned, where that is a view of what was written to, with its history."""
+        writes = self._watcher.writes
+        return writes.fresh(leaves) if writes.has_views else leaves  # type: ignore[no-any-return]
+
     @property
     def is_quiet(self) -> bool:
         """Whether the function did nothing that has to be seen."""
-        return not self._watcher.has_acted
+        writes = self._watcher.writes
+        return not (self._watcher.has_acted or writes.has_helped or writes.kept)
 
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
+from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_torch import (
     add_batch_axis,
     batch_axis_at,
@@ -72,23 +73,17 @@ class Watcher(TorchFunctionMode):
         """Call, unless there is something to see."""
         handler = _HANDLERS.get(func)
         if self.writes.has_views:
-            taken = self.writes.fresh(args)
-            if kwargs:
-                kwargs = self.writes.fresh(kwargs)
-            if handler is not None and taken and args and taken[0] is not args[0]:
-                result = self._called(handler, func, types, taken, kwargs)
-                return args[0] if result is taken[0] else result
-            args = taken
-        return self._called(handler, func, types, args, kwargs)
-
-    def _called(
-        self,
-        handler: Handler | None,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-    ) -> Any:
+            fresh = self.writes.fresh(args)
+            named = self.writes.fresh(kwargs)
+            self.writes.has_views = False
+            try:
+                result = self.__torch_function__(func, types, fresh, named)
+            finally:
+                self.writes.has_views = True
+            if args and result is fresh[0]:
+                return args[0]
+            self.writes.own(result)
+            return result
         try:
             if handler is not None:
                 self.has_acted = self.has_acted or not (handler is _write or func in _QUIET)
@@ -379,7 +374,7 @@ def _install() -> None:
     _HANDLERS[torch.ops.higher_order.cond] = _branch
     for function, equivalent in (EQUIVALENTS | STEPPED).items():
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
-    for function, maker in MAKERS.items():
+    for function, maker in (MAKERS | JAGGED_MAKERS).items():
         _HANDLERS[function] = functools.partial(_make_sparse, maker)
     _QUIET.update(EQUIVALENTS)
     _QUIET.update(RANDOM_FUNCTIONS)

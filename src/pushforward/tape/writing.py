@@ -21,8 +21,10 @@ from pushforward.tape.private_torch import (
     functorch_level,
     is_functionalized,
     is_one_of_several,
+    is_plain_view,
     level_of,
     num_function_modes,
+    num_holders,
     unwrapped,
     without_functorch,
 )
@@ -36,7 +38,9 @@ COPY = Tensor.copy_
 class Writes:
     """What is to be known of the writes of one run."""
 
-    __slots__ = ("again", "geometries", "kept", "level", "originals", "written")
+    __slots__ = (
+        "_own", "again", "geometries", "has_helped", "has_views", "kept", "level", "originals", "written",
+    )  # fmt: skip
 
     def __init__(self, level: int) -> None:
         """Start; tensors with a higher level of ``torch.func`` than the run's are looked into."""
@@ -47,6 +51,9 @@ class Writes:
         # Where the function is run a second time: what it has written to before, with its value now.
         self.again: list[tuple[Tensor, Tensor]] | None = None
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
+        self.has_helped = False  # and did not just call what was called
+        self.has_views = False  # of tensors without history before they were written to
+        self._own: set[int] = set()  # views made since, by id
 
     def inner(self, tensor: Tensor) -> Tensor:
         """Return the tensor that the run records."""
@@ -55,8 +62,11 @@ class Writes:
                 tensor = unwrapped(tensor)
         return tensor
 
-    def begin(self, target: Tensor) -> Write | None:
-        """Note that ``target`` is about to be written to: it may be the caller's, or saved by a node."""
+    def begin(self, target: Tensor, is_ours: bool = False) -> Write | None:
+        """Note that ``target`` is about to be written to: it may be the caller's, or saved by a node.
+
+        It ``is_ours`` if it is a view that the function has not.
+        """
         now = functorch_level()
         if now is not None:
             target = self.inner(target)
@@ -67,6 +77,8 @@ class Writes:
             if self.again is not None and base._version and id(base) not in self.written:
                 self.again.append((base, base.detach().clone()))
             self.written[id(base)] = base
+            if (target is not base and not is_ours) or num_holders(base) > 1 + is_ours:
+                self.has_views = True
         if now is None or now == self.level:
             write = kept(target, base, now is not None)
         elif not self.level:
@@ -101,6 +113,31 @@ class Writes:
             offset: Any = view.storage_offset() - base.storage_offset()
             self.geometries[node] = (base.shape, base.stride(), view.shape, view.stride(), offset)
 
+    def fresh(self, tree: Any) -> Any:
+        """Take views that were made before their base was written to from the base anew.
+
+        They may be the caller's, and would get a history that nothing can take from them afterwards.
+        """
+        return map_tensors(self._fresh, tree)
+
+    def _fresh(self, view: Tensor) -> Tensor:
+        inner = self.inner(view)
+        base = inner._base
+        if base is None or id(base) not in self.written or id(view) in self._own:
+            return view
+        if not base.requires_grad or not is_plain_view(inner):
+            return view
+        return self._anew(view, inner, base)
+
+    def own(self, result: Any) -> None:
+        """Remember a view that the function made itself."""
+        if isinstance(result, Tensor):
+            if self.inner(result)._base is not None:
+                self._own.add(id(result))
+        elif isinstance(result, (tuple, list)):
+            for item in result:
+                self.own(item)
+
     def retaken(self, tree: Any, taken: Taken) -> Any:
         """Take views that came from operators with several outputs from their bases anew, each by itself."""
         return map_tensors(lambda view: self._retaken(view, taken), tree)
@@ -111,16 +148,22 @@ class Writes:
         if base is None or not is_one_of_several(inner):
             return view
         if id(view) not in taken:
-            is_wrapped = inner is not view
-            with without_functorch() if is_wrapped else contextlib.nullcontext():
-                new = base.as_strided(inner.shape, inner.stride(), inner.storage_offset())
-            if is_wrapped:
-                axis = batch_axis_at(view, level_of(view))
-                if axis is None or unwrapped(view) is not inner:
-                    return view
-                new = add_batch_axis(new, axis, level_of(view))
+            new = self._anew(view, inner, base)
+            if new is view:
+                return view
             taken[id(view)] = (view, new)
         return taken[id(view)][1]
+
+    def _anew(self, view: Tensor, inner: Tensor, base: Tensor) -> Tensor:
+        is_wrapped = inner is not view
+        with without_functorch() if is_wrapped else contextlib.nullcontext():
+            new = base.as_strided(inner.shape, inner.stride(), inner.storage_offset())
+        if not is_wrapped:
+            return new
+        axis = batch_axis_at(view, level_of(view))
+        if axis is None or unwrapped(view) is not inner:
+            return view
+        return add_batch_axis(new, axis, level_of(view))
 
 
 def given_back(result: Any, taken: Taken) -> Any:
@@ -180,7 +223,9 @@ def write(
             args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
         func, args, kwargs = COPY, (target, twin(*args, **kwargs)), {}
     elif not is_view and inner.requires_grad:
-        args = (target, *[_apart(value, target) for value in args[1:]])
+        apart = (target, *[_apart(value, target) for value in args[1:]])
+        writes.has_helped |= any(a is not b for a, b in zip(apart, args, strict=True))
+        args = apart
     begun = writes.begin(target)
     try:
         if not is_view or func is not COPY:
@@ -250,7 +295,8 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
         is_view = writes.inner(view)._base is not None
         if is_view and _is_same(view, value):
             return
-    begun = writes.begin(view if is_view else target)
+    is_whole = is_view and writes.inner(target)._base is None
+    begun = writes.begin(view, is_whole) if is_view else writes.begin(target)
     try:
         if is_view:
             while value.dim() > view.dim() and value.shape[0] == 1:
