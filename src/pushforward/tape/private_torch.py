@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import operator
 import re
 import sys
@@ -21,7 +22,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 _functorch: Any = torch._C._functorch
 
-_MULTI_OUTPUT_NODE = int(torch._C._autograd.CreationMeta.MULTI_OUTPUT_NODE)
+_creation_meta: Any = torch._C._autograd._get_creation_meta
+_creation_metas: Any = torch._C._autograd.CreationMeta
+_MULTI_OUTPUT_NODE = int(_creation_metas.MULTI_OUTPUT_NODE)
 _DEAD_LEVEL = -2  # what PyTorch says of a wrapper whose transform is over; -1 of a plain tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -90,13 +93,22 @@ add_batch_axis = _functorch._add_batch_dim
 
 
 JaggedTensor: Any = torch.nested._internal.nested_tensor.NestedTensor
-jagged_function: Any = torch.nested._internal.ops.jagged_torch_function
 below_autograd: Any = torch._C._AutoDispatchBelowADInplaceOrView
+
+
+def _jagged_ops() -> Any:
+    """Return the module that PyTorch imports with the first use of a jagged tensor: it takes long."""
+    return importlib.import_module("torch.nested._internal.ops")
+
+
+def jagged_function(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Carry out what jagged tensors do above autograd; other functions raise ``NotImplementedError``."""
+    return _jagged_ops().jagged_torch_function(func, *args, **kwargs)
 
 
 def jagged_parts(nested: Any) -> dict[str, Any]:
     """Return what a jagged tensor is made of, by the names that its class takes."""
-    return {"values": nested._values, **torch.nested._internal.ops.extract_kwargs(nested)}
+    return {"values": nested._values, **_jagged_ops().extract_kwargs(nested)}
 
 
 def dispatch_keys() -> tuple[Any, Any]:
@@ -231,7 +243,7 @@ def num_holders(tensor: Tensor) -> int:
 
 def is_plain_view(view: Tensor) -> bool:
     """Tell whether autograd follows writes to a view: not to one made without it, or by an operator with several."""
-    return int(torch._C._autograd._get_creation_meta(view)) == 0
+    return bool(int(_creation_meta(view)) == 0)
 
 
 def num_owners(tensor: Tensor) -> tuple[int, int]:
@@ -253,7 +265,7 @@ def raw_saved(node: Node, name: str) -> Any:
 
 def is_one_of_several(view: Tensor) -> bool:
     """Tell whether a view is an output of an operator with several, which autograd does not let anybody write to."""
-    return int(torch._C._autograd._get_creation_meta(view)) == _MULTI_OUTPUT_NODE
+    return bool(int(_creation_meta(view)) == _MULTI_OUTPUT_NODE)
 
 
 def is_autocasting() -> bool:

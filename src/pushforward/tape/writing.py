@@ -163,7 +163,8 @@ class Writes:
         axis = batch_axis_at(view, level_of(view))
         if axis is None or unwrapped(view) is not inner:
             return view
-        return add_batch_axis(new, axis, level_of(view))
+        wrapped: Tensor = add_batch_axis(new, axis, level_of(view))
+        return wrapped
 
 
 def given_back(result: Any, taken: Taken) -> Any:
