@@ -66,7 +66,7 @@ def fits(inputs: Sequence[Tensor]) -> bool:
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("_first", "_make_tangents", "_push", "_token", "_was_cut")
+    __slots__ = ("__weakref__", "_first", "_make_tangents", "_push", "_token", "_was_cut")
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class PieceRun(Run):
         return tangent
 
     def _new_watcher(self) -> Watcher:
-        return _CuttingWatcher(self.name, self._cut)
+        return _CuttingWatcher(self.name, self)
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         if self._was_cut:
@@ -148,9 +148,9 @@ class PieceRun(Run):
 class _CuttingWatcher(Watcher):
     """Notes what the function makes, and has the tape cut."""
 
-    def __init__(self, name: str, cut: Callable[[list[Tensor]], bool]) -> None:
+    def __init__(self, name: str, run: PieceRun) -> None:
         super().__init__(name, 0)
-        self._cut = cut
+        self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
         self._limit = MIN_PIECE
         self._num_bytes = 0
         self._was_cut = False
@@ -177,7 +177,9 @@ class _CuttingWatcher(Watcher):
             self._num_bytes = 0
             self._was_cut = self.has_acted = True  # watch it the next time too
             variables = self._variables()
-            if not self._cut(variables):
+            run = self._run()
+            assert run is not None
+            if not run._cut(variables):
                 self._num_bytes = -(2**62)
             self._made = [weakref.ref(t) for t in variables]
         return result
