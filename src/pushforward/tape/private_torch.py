@@ -106,6 +106,11 @@ def jagged_function(func: Any, *args: Any, **kwargs: Any) -> Any:
     return _jagged_ops().jagged_torch_function(func, *args, **kwargs)
 
 
+def is_done_on_values(func: Any, *args: Any, **kwargs: Any) -> bool:
+    """Tell whether PyTorch has a function for an operator on jagged tensors; others are taken apart."""
+    return _jagged_ops().lookup_jagged(func, *args, **kwargs) is not None
+
+
 def jagged_parts(nested: Any) -> dict[str, Any]:
     """Return what a jagged tensor is made of, by the names that its class takes."""
     return {"values": nested._values, **_jagged_ops().extract_kwargs(nested)}
