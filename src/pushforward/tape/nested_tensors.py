@@ -45,7 +45,7 @@ class OpenJagged(JaggedTensor):  # type: ignore[misc]
         kwargs = kwargs or {}
         if func in _READING_VALUES:
             return args[0]._values
-        if func is _REQUIRES_GRAD:
+        if func == _REQUIRES_GRAD:
             return args[0]._values.requires_grad
         if func in METADATA:
             return super().__torch_function__(func, types, args, kwargs)
