@@ -339,6 +339,42 @@ def test_wrappers_without_elements():
     assert (type(made), made.shape, made.dtype) == (Hollow, (2, 3), torch.float64)
 
 
+# ---- Jagged tensors ----
+
+
+def test_autograd_can_be_passed_by_and_be_had_back_below():
+    x, keys = leaf(2), private.dispatch_keys()
+    with private.below_autograd():
+        assert not x.sin().requires_grad
+        with private.with_dispatch_keys(keys):
+            assert x.sin().requires_grad
+        assert not x.sin().requires_grad
+
+
+def test_jagged_tensors_are_taken_apart_and_made():
+    values, offsets = torch.rand(5, 2), torch.tensor([0, 2, 5])
+    nested = torch.nested.nested_tensor_from_jagged(values, offsets)
+    assert type(nested) is private.JaggedTensor
+    parts = private.jagged_parts(nested)
+    assert torch.equal(parts["values"], values)
+    assert torch.equal(private.JaggedTensor(**parts).values(), values)
+
+
+def test_what_jagged_tensors_do_on_values_is_told():
+    nested = torch.nested.nested_tensor_from_jagged(torch.rand(5, 2), torch.tensor([0, 2, 5]))
+    aten = torch.ops.aten
+    assert private.is_done_on_values(aten.sin.default, nested)
+    assert not private.is_done_on_values(aten.softmax.int, nested, -1)
+    assert private.jagged_function(torch.flatten, nested, 1, 1) is nested
+    with pytest.raises(NotImplementedError):
+        private.jagged_function(torch.sin, nested)
+
+
+def test_reentrant_checkpoints_leave_a_node_of_their_own():
+    y = torch.utils.checkpoint.checkpoint(torch.sin, leaf(2), use_reentrant=True)
+    assert private.function_of(y.grad_fn) is private.CheckpointFunction
+
+
 # ---- The compiler ----
 
 
