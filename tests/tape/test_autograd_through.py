@@ -23,8 +23,8 @@ FUNCTIONS = {
 def _assign(x, w):
     y = torch.zeros(4, dtype=F64)
     y[:3] = x * w
-    y[3] = y[0] * y[1]
-    return y
+    y[3] = x[0] * w[1]
+    return y * y.sum()
 
 
 def rand(*shape):
@@ -202,6 +202,33 @@ def test_backward_inside_with_a_graph_to_a_retained_gradient(transform):
 
     x = rand(3)
     assert_close(transform(f)(x), central_jacobian(torch.func.grad(energy), x))
+
+
+def test_backpropagation_where_the_function_itself_cannot_be_is_right_or_refused():
+    """Autograd's node of the product saved parts of ``y``, which is written to afterwards."""
+
+    def f(x, w):
+        y = torch.zeros(4, dtype=F64)
+        y[:3] = x * w
+        y[3] = y[0] * y[1]
+        return y
+
+    def without_writes(x, w):
+        y = x * w
+        return torch.cat([y, y[:1] * y[1:2]])
+
+    x, w = rand(3).requires_grad_(), rand(3).requires_grad_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        f(x, w).sum().backward()
+    jac = jacfwd(lambda x: f(x, w))(x)
+    expected = torch.func.jacfwd(lambda x: without_writes(x, w))(x)
+    assert_close(jac, expected)
+    try:
+        found = torch.autograd.grad(jac.sum(), (x, w))
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+    else:
+        assert_close(found[1], torch.autograd.grad(expected.sum(), w)[0])
 
 
 FUNCTIONAL = {

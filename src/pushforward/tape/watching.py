@@ -36,6 +36,7 @@ from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
+from pushforward.tape.statistics import batch_norm
 from pushforward.tape.writing import (
     SAVING_NOTHING,
     Taken,
@@ -145,6 +146,13 @@ def _write_if_asked(
     return write(watcher.writes, args[0], func, twin, args, kwargs)
 
 
+def _get_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Take a part, and remember that the view is the function's own."""
+    result = func(*args)
+    watcher.writes.own(result)
+    return result
+
+
 def _set_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Assign to a part."""
     assign(watcher.writes, func, *args)
@@ -242,6 +250,19 @@ def _answer(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
     return func(*args, **kwargs)
 
 
+def _batch_norm(
+    handler: Handler,
+    watcher: Watcher,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Follow the running statistics: the function may read them again."""
+    watcher.has_acted = watcher.has_acted or kwargs.get("training", args[5:6] == (True,))
+    call = functools.partial(handler, watcher, func)
+    return batch_norm(watcher.writes, call, args, kwargs)
+
+
 def _declared(operator: Any) -> None:
     """See the calls of a ``torch.library`` operator that the user declared."""
     is_packet = isinstance(operator, torch._ops.OpOverloadPacket)
@@ -290,7 +311,11 @@ QUESTIONS: set[Any] = {  # about derivatives
 }
 _OF_PYTORCH = ("aten", "prims", "prim")
 _HANDLERS: dict[Any, Handler] = {}
-_QUIET: set[Any] = {torch.tensor, torch.as_tensor}  # whose handlers mostly just call
+_QUIET: set[Any] = {
+    torch.tensor,
+    torch.as_tensor,
+    Tensor.__getitem__,
+}  # whose handlers mostly just call
 _TWINS: dict[Any, Any] = {}
 # These change no elements.
 _NO_WRITES = {
@@ -307,21 +332,9 @@ BACKWARD = {
     Tensor.backward: ("self", "gradient", "retain_graph", "create_graph", "inputs"),
 }  # fmt: skip
 _IN_PLACE_NUMBERS = [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "div",
-    "floordiv",
-    "mod",
-    "pow",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-    "matmul",
-]
+    "add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift",
+    "rshift", "matmul",
+]  # fmt: skip
 
 
 def _install() -> None:
@@ -359,6 +372,7 @@ def _install() -> None:
         for owner, pattern in ((Tensor, "{}_"), (Tensor, "__i{}__"), (torch, "{}_")):
             SAVING_NOTHING.add(getattr(owner, pattern.format(name), None))
     _HANDLERS[Tensor.__setitem__] = _set_item
+    _HANDLERS[Tensor.__getitem__] = _get_item
     for function in BACKWARD:
         _HANDLERS[function] = _retain
     for function in QUESTIONS:
@@ -376,6 +390,8 @@ def _install() -> None:
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
     for function, maker in (MAKERS | JAGGED_MAKERS).items():
         _HANDLERS[function] = functools.partial(_make_sparse, maker)
+    normalize = torch.nn.functional.batch_norm
+    _HANDLERS[normalize] = functools.partial(_batch_norm, _HANDLERS[normalize])
     _QUIET.update(EQUIVALENTS)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
