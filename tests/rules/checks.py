@@ -65,6 +65,7 @@ REFUSED = (
     "are specified up to multiplication",
     "the derivative for 'geqrf' is not implemented",
     "when mode='r'",
+    "the derivative for '_standard_gamma_grad' is not implemented",
 )
 
 
@@ -97,7 +98,7 @@ def differentiated(rule: Rule, sample: Sample) -> list[Slot]:
 
 def _is_of(kind: NodeType, sample: Sample) -> bool:
     if kind is RULED:
-        return lookup(sample.op).operator in BY_RULE
+        return lookup(functional(sample.op)).operator in BY_RULE
     return kind.op is not None and functional(kind.op) == functional(sample.op)
 
 
@@ -407,7 +408,7 @@ def _call(sample: Sample, primals: dict[Slot, Tensor], is_kept: bool = True) -> 
     if sample.op._schema.is_mutable and is_kept:
         args, kwargs = map_tensors((args, kwargs), torch.clone)
     torch.manual_seed(0)
-    operator = lookup(sample.op).operator
+    operator = lookup(functional(sample.op)).operator
     if operator in BY_RULE:
         return call_ruled(operator, sample.op, args, kwargs)
     return sample.op(*args, **kwargs)
@@ -439,7 +440,8 @@ def recorded(
     edges = [(numbers.get(target, -1), nr) for target, nr in node.next_functions]
     saved: list[Any] = []
     kind.read(node, [], saved)
-    found = maps_by_rule(kind, node, edges, saved)
+    wanted = [o.output_nr for o in outs if isinstance(o, Tensor) and o.grad_fn is node]
+    found = maps_by_rule(kind, node, edges, saved, wanted)
     assert found is not None, "a black box"
     names = list(inner)
     by_slot = {names[i]: maps for (i, _), _, maps in found}

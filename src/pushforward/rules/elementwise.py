@@ -348,9 +348,7 @@ def _angle(x: Tensor) -> Tensor | Number:
 
 
 rule(aten._conj, _conjugate)
-rule(aten._conj_copy, _conjugate)
 rule(aten._conj_physical, _conjugate)
-rule(aten.conj_physical, _conjugate)
 elementwise(aten.angle, _angle)
 elementwise(aten.complex, lambda a, b: 1, lambda a, b: 1j)
 
@@ -386,7 +384,7 @@ elementwise(aten.logit, _logit)
 elementwise(aten.lgamma, lambda x: torch.digamma(x))
 elementwise(aten.digamma, lambda x: torch.polygamma(1, x))
 elementwise(aten.polygamma, None, lambda n, x: torch.polygamma(n + 1, x))
-elementwise(aten.polygamma_, lambda x, n: torch.polygamma(n + 1, x))
+elementwise(aten.polygamma_.default, lambda x, n: torch.polygamma(n + 1, x))
 elementwise(
     aten.mvlgamma,
     lambda x, p: torch.digamma(x.unsqueeze(-1) - 0.5 * _count(p, x)).sum(-1),

@@ -18,7 +18,6 @@ from pushforward.rules import losses as losses
 from pushforward.rules import lu as lu
 from pushforward.rules import margins as margins
 from pushforward.rules import matmul as matmul
-from pushforward.rules import nested as nested
 from pushforward.rules import normalization as normalization
 from pushforward.rules import pooling as pooling
 from pushforward.rules import reductions as reductions

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
-from pushforward.rules.factorizations import Factor, Maps, eye_like, row
+from pushforward.rules.factorizations import Factor, Maps, eye_like, row, singular_values
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -38,7 +38,9 @@ def _lstsq(which: int) -> Callable[..., Maps]:
         batch = tuple(x.shape[:-2])
         a = self.expand(*batch, *self.shape[-2:])
         rhs = rhs.expand(*batch, *rhs.shape[-2:])
-        inverse = torch.linalg.pinv(a)
+        # Of a node nothing is known of it, nor are singular values followed.
+        rtol = rcond if isinstance(rcond, float) else None
+        inverse = torch.linalg.pinv(a, rtol=rtol)
         rest = rhs - a @ x
         solution = _lstsq_matrix(a, x, inverse, rest) if which == 0 else _lstsq_rhs(inverse)
         residual = _lstsq_residuals(x if which == 0 else None, rest)
@@ -52,7 +54,11 @@ def _lstsq(which: int) -> Callable[..., Maps]:
             compose(*spread, factor.between(full, tuple(moved.shape), len(batch)))
             for factor, moved in ((solution, out[0]), (residual, out[1]))
         )
-        return first, second if out[1].numel() else None, None, None
+        values = None
+        if which == 0 and out[3] is not None and out[3].numel():  # of the drivers gelsd and gelss
+            u, _, vh = torch.linalg.svd(self, full_matrices=False)
+            values = singular_values(self, u, vh)
+        return first, second if out[1].numel() else None, None, values
 
     return partial
 

@@ -99,6 +99,17 @@ def _attention(
         )
 
 
+def _lstsq(
+    A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None, out: Any = None
+) -> Any:
+    """The node saves no ``rcond``, and singular values are not followed."""
+    if out is not None or (rcond is None and driver not in ("gelsd", "gelss")):
+        return None
+    operator = torch.ops.aten.linalg_lstsq.default
+    found = call_ruled(operator, operator, (A, B, rcond), {"driver": driver})
+    return torch.return_types.linalg_lstsq(found)
+
+
 def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     """Of R alone it has no derivative."""
     if mode != "r" or out is not None:
@@ -197,6 +208,7 @@ for _function, _operator in (
 ):
     EQUIVALENTS[_function] = _by_rule(_operator, _function)
 EQUIVALENTS[torch.linalg.qr] = _qr
+EQUIVALENTS[torch.linalg.lstsq] = _lstsq
 EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
 EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
 EQUIVALENTS[torch.nn.functional.batch_norm] = _batch_norm
