@@ -57,6 +57,6 @@ _NEEDING_A_LEVEL: set[Any] = {
     Tensor.requires_grad_,
     Tensor.requires_grad.__set__,  # type: ignore[attr-defined]
     Tensor.retain_grad,
-    Tensor.grad.__get__,  # type: ignore[attr-defined]
+    getattr(Tensor, "grad").__get__,  # noqa: B009  a property, whatever its type says
     Tensor.retains_grad.__get__,  # type: ignore[attr-defined]
 }

@@ -45,6 +45,7 @@ from pushforward.tape.reader import (
     read,
     sign_tensors,
 )
+from pushforward.tape.scripts import Script, script_of
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
@@ -67,7 +68,9 @@ class Run:
         "_oldest",
         "_random_state",
         "_randomness",
+        "_ends",
         "_recorded",
+        "_scripts",
         "_starts",
         "_versions",
         "_watcher",
@@ -88,6 +91,7 @@ class Run:
         randomness: str,
         takes_apart: bool = False,
         is_watched: bool = True,
+        scripts: Sequence[Script] = (),
     ) -> None:
         """Prepare.
 
@@ -97,11 +101,12 @@ class Run:
             randomness: ``'error'`` refuses what draws from the default generator.
             takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
             is_watched: Whether a `Watcher` sees what the function calls.
+            scripts: For graphs that the function left before.
 
         Raises:
             Unwatched: The function has to be watched, and was not; all is as before, but for what it did outside PyTorch.
         """
-        self.is_watched = is_watched
+        self.is_watched, self._scripts = is_watched, scripts
         self.batch: Batch | None = current_batch() if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
@@ -245,7 +250,7 @@ class Run:
     def _put_back(self, is_own: bool = False) -> bool:
         """Put the generators back, and tell whether the function drew from them; ``is_own``: no other thread did."""
         before = self._random_state
-        if before == generator_state(self.inputs):
+        if before is None or before == generator_state(self.inputs):
             return False
         if not is_own and threading.active_count() > 1 and not self._watcher.has_drawn:
             return False  # another thread drew
@@ -263,6 +268,11 @@ class Run:
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         among = (self._starts, ends, self._oldest)
+        if not self.is_watched:
+            scripted = self._by_script(ends)
+            if scripted is not None:
+                return scripted
+        self._ends = ends
         writes = self._watcher.writes
         try:
             found = read(*among, writes.geometries)
@@ -288,6 +298,27 @@ class Run:
         if seen_module_hooks and MODULE_HOOKS in found.types:
             found.calls_back = True
         return found
+
+    def _by_script(self, ends: list[tuple[Node | None, int]]) -> Reading | None:
+        """Read the graph by a script, if one fits."""
+        for script in self._scripts:
+            try:
+                found = script.read(self._starts, ends, self._oldest)
+            except RuntimeError as error:
+                raise Unwatched from error
+            if found is not None:
+                if self._level is not None:
+                    level = self._level
+                    found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
+                    found.is_followed = True
+                elif not found.is_followed:
+                    found.is_followed = any(x.requires_grad for x in self.inputs)
+                return found
+        return None
+
+    def script(self, reading: Reading) -> Script | None:
+        """Return a script for graphs like the one that was read last."""
+        return script_of(reading, self._starts, self._ends, self._oldest)
 
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the function's outputs as autograd sees them."""

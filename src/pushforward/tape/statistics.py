@@ -9,33 +9,38 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.private_torch import functorch_level
-from pushforward.tape.writing import COPY, Writes, write
+from pushforward.tape.writing import COPY, write
 
 _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
 def batch_norm(
-    writes: Writes, call: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    handler: Callable[..., Tensor],
+    watcher: Any,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Tensor:
-    """Return a batch norm, by ``call(args, kwargs)``; its statistics are written with their derivative."""
+    """Call a batch norm, by another handler; write its statistics with their derivative."""
     given = dict(zip(_NAMES, args, strict=False)) | kwargs
     x, momentum = given["input"], given.get("momentum", 0.1)
-    buffers = [given.get("running_mean"), given.get("running_var")]
+    buffers: list[Any] = [given.get("running_mean"), given.get("running_var")]
     if (
         not given.get("training", False)
         or None in buffers
         or functorch_level() is not None
         or not torch.is_grad_enabled()
-        or not writes.is_followed(x)
+        or not watcher.writes.is_followed(x)
     ):
-        return call(args, kwargs)
-    after = [
-        buffer.detach().clone() for buffer in buffers
-    ]  # the node saves them, so that they stay
-    result = call((), given | {"running_mean": after[0], "running_var": after[1]})
+        return handler(watcher, func, args, kwargs)
+    watcher.has_acted = True
+    # The node saves those that it is given, so that they must stay.
+    after = [buffer.detach().clone() for buffer in buffers]
+    given |= {"running_mean": after[0], "running_var": after[1]}
+    result = handler(watcher, func, (), given)
     axes = (0, *range(2, x.dim()))
     for buffer, new, value in zip(buffers, (x.mean(axes), x.var(axes)), after, strict=True):
         followed = (1 - momentum) * buffer + momentum * new.to(buffer.dtype)
         value = value + (followed - followed.detach()).nan_to_num(0)  # inf - inf
-        write(writes, buffer, COPY, None, (buffer, value), {})
+        write(watcher.writes, buffer, COPY, None, (buffer, value), {})
     return result

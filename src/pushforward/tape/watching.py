@@ -250,19 +250,6 @@ def _answer(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
     return func(*args, **kwargs)
 
 
-def _batch_norm(
-    handler: Handler,
-    watcher: Watcher,
-    func: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """Follow the running statistics: the function may read them again."""
-    watcher.has_acted = watcher.has_acted or kwargs.get("training", args[5:6] == (True,))
-    call = functools.partial(handler, watcher, func)
-    return batch_norm(watcher.writes, call, args, kwargs)
-
-
 def _declared(operator: Any) -> None:
     """See the calls of a ``torch.library`` operator that the user declared."""
     is_packet = isinstance(operator, torch._ops.OpOverloadPacket)
@@ -391,7 +378,7 @@ def _install() -> None:
     for function, maker in (MAKERS | JAGGED_MAKERS).items():
         _HANDLERS[function] = functools.partial(_make_sparse, maker)
     normalize = torch.nn.functional.batch_norm
-    _HANDLERS[normalize] = functools.partial(_batch_norm, _HANDLERS[normalize])
+    _HANDLERS[normalize] = functools.partial(batch_norm, _HANDLERS[normalize])
     _QUIET.update(EQUIVALENTS)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
