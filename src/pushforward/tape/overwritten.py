@@ -6,6 +6,7 @@ then had back by undoing the writes that were made after its node.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from pushforward.tape.private_torch import (
     sequence_number,
     set_grad_enabled,
     shares_storage,
+    without_functorch,
 )
 
 
@@ -74,24 +76,30 @@ class Write:
         return shares_storage(tensor, base)
 
 
-def kept(target: Tensor, base: Tensor, is_wrapped: bool) -> Write | None:
+def kept(target: Tensor, base: Tensor, num_wrappers: int) -> Write | None:
     """Keep what is about to be overwritten, if anything but the function's own variable may still hold it.
 
-    A tensor that a node saved, or its storage, has more owners than we see. Not so one that ``is_wrapped``.
+    A tensor that a node saved, or its storage, has more owners than we see: ``num_wrappers`` stand between it and the
+    function.
     """
-    if not is_wrapped:
+    if not is_wrapped(base):
         tensors, storages = num_owners(base)
         if target is base:
-            if tensors == 1 and storages == 1:
+            if tensors == 1 + num_wrappers and storages == 1:
                 return None
-        elif tensors == 2 and storages == 2 and num_holders(target) == 1:
+        elif (
+            tensors == 2 + num_wrappers
+            and storages == 2
+            and num_holders(target) == 1 + num_wrappers
+        ):
             return None
     if base.is_inference():
         return None
     before = torch.is_grad_enabled()
     set_grad_enabled(True)  # the history is needed for derivatives of what is saved
     try:
-        old = target.clone()
+        with without_functorch() if num_wrappers else contextlib.nullcontext():
+            old = target.clone()
     finally:
         set_grad_enabled(before)
     number = next_sequence_number()

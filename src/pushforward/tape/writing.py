@@ -65,27 +65,24 @@ class Writes:
     def begin(self, target: Tensor, is_ours: bool = False) -> Write | None:
         """Note that ``target`` is about to be written to: it may be the caller's, or saved by a node.
 
-        It ``is_ours`` if it is a view that the function has not.
+        It ``is_ours`` if it is a view of our own, which the function has not.
         """
+        is_ours = is_ours or id(target) in self._own
         now = functorch_level()
-        if now is not None:
-            target = self.inner(target)
-        base = target._base
+        inner = target if now is None else self.inner(target)
+        num_wrappers = int(inner is not target)
+        base = inner._base
         if base is None:
-            base = target
+            base = inner
         if not base.requires_grad:
             if self.again is not None and base._version and id(base) not in self.written:
                 self.again.append((base, base.detach().clone()))
             self.written[id(base)] = base
-            if (target is not base and not is_ours) or num_holders(base) > 1 + is_ours:
+            if (inner is not base and not is_ours) or num_holders(base) > 1 + (inner is not base) + num_wrappers:
                 self.has_views = True
-        if now is None or now == self.level:
-            write = kept(target, base, now is not None)
-        elif not self.level:
-            with without_functorch():
-                write = kept(target, base, is_wrapped=False)
-        else:
-            return None
+        if self.level and now != self.level:
+            return None  # what is a level deeper cannot be copied in this one
+        write = kept(inner, base, num_wrappers)
         if write is not None:
             self.kept.append(write)
         return write
@@ -132,7 +129,8 @@ class Writes:
     def own(self, result: Any) -> None:
         """Remember a view that the function made itself."""
         if isinstance(result, Tensor):
-            if self.inner(result)._base is not None:
+            inner = result if functorch_level() is None else self.inner(result)
+            if inner._base is not None:
                 self._own.add(id(result))
         elif isinstance(result, (tuple, list)):
             for item in result:
@@ -294,7 +292,7 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     ):
         view = target[index]
         is_view = writes.inner(view)._base is not None
-        if is_view and _is_same(view, value):
+        if is_view and _is_same(writes.inner(view), writes.inner(value)):
             return
     is_whole = is_view and writes.inner(target)._base is None
     begun = writes.begin(view, is_whole) if is_view else writes.begin(target)
