@@ -379,6 +379,26 @@ def test_checkpoint():
     assert_close(pf.jacfwd(pf.jacrev(f))(x), pf.jacfwd(pf.jacrev(g))(x))
 
 
+@pytest.mark.parametrize("transform", [pf.jacfwd, pf.jacrev, pf.hessian])
+def test_a_checkpoint_is_not_computed_again_for_every_tensor(transform):
+    calls = []
+
+    def f(x):
+        def region(x):
+            calls.append(1)
+            for _ in range(10):
+                x = x.sin() * x.exp()
+            return x.sum()
+
+        return checkpoint(region, x, use_reentrant=False)
+
+    x = rand(2)
+    for _ in range(4):
+        calls.clear()
+        transform(f)(x)
+        assert len(calls) <= 3
+
+
 @pytest.mark.parametrize("transform", [pf.jacfwd, pf.jacrev])
 def test_reentrant_checkpoints_are_refused_and_leave_parameters_alone(transform):
     """Their backward adds to the gradients of parameters: PyTorch's own ``autograd.grad`` refuses them, too."""

@@ -300,6 +300,10 @@ def test_views_of_several_outputs_are_known_and_refused():
     view, other = y.unbind(0)
     assert private.is_one_of_several(view)
     assert not private.is_one_of_several(y[0])
+    assert private.is_plain_view(y[0])
+    assert not private.is_plain_view(view)
+    with torch.no_grad():
+        assert not private.is_plain_view(y[0])
     with pytest.raises(RuntimeError) as caught:
         other.mul_(2)
     assert private.is_refusal(caught.value)
@@ -318,6 +322,7 @@ def test_inference_tensors_cannot_be_saved():
 def test_owners_of_tensors_and_storages_are_counted():
     x = torch.ones(2)
     assert private.num_owners(x) == (1, 1)
+    assert private.num_holders(x) == 1
     view = x[:1]
     assert private.num_owners(x)[1] == 2
     assert private.shares_storage(x, view)
@@ -337,6 +342,14 @@ def test_wrappers_without_elements():
 
     made = private.make_wrapper(Hollow, (2, 3), dtype=torch.float64, device=torch.device("cpu"))
     assert (type(made), made.shape, made.dtype) == (Hollow, (2, 3), torch.float64)
+
+
+def test_modes_can_be_pushed_and_popped():
+    before = private.num_function_modes()
+    private.push_function_mode(Functions())
+    assert private.num_function_modes() == before + 1
+    private.pop_function_mode()
+    assert private.num_function_modes() == before
 
 
 # ---- Jagged tensors ----

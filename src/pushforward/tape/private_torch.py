@@ -33,6 +33,8 @@ Node = Any  # torch.autograd.graph.Node
 
 set_grad_enabled = torch._C._set_grad_enabled
 num_function_modes = torch._C._len_torch_function_stack
+push_function_mode = torch._C._push_on_torch_function_stack
+pop_function_mode = torch._C._pop_torch_function_stack
 functorch_level = _functorch.maybe_current_level
 num_dispatch_modes = torch._C._len_torch_dispatch_stack
 push_grad_level = _functorch._grad_increment_nesting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ from pushforward.tape.reader import (
     sign_tensors,
 )
 from pushforward.tape.scripts import Script, script_of
+from pushforward.tape.recomputation import read_once
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
@@ -275,7 +277,7 @@ class Run:
         self._ends = ends
         writes = self._watcher.writes
         try:
-            found = read(*among, writes.geometries)
+            found = self._found(*among, writes.geometries)
         except RuntimeError as error:
             if not self.is_watched:
                 raise Unwatched from error
@@ -319,6 +321,14 @@ class Run:
     def script(self, reading: Reading) -> Script | None:
         """Return a script for graphs like the one that was read last."""
         return script_of(reading, self._starts, self._ends, self._oldest)
+
+    def _found(self, *arguments: Any) -> Reading:
+        if not self.is_watched:
+            return read(*arguments)
+        found, has_recomputed = read_once(functools.partial(read, *arguments))
+        if has_recomputed:
+            self._watcher.has_acted = True
+        return found
 
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the function's outputs as autograd sees them."""
