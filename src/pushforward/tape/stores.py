@@ -103,7 +103,7 @@ class Stores:
             edges = [self.at(edge) for edge in reading.edges(place)]
             geometry = reading.geometries.get(node)
             if geometry is not None:
-                self._add_store((number, 0), node, edges, geometry)
+                self._add_store((number, 0), node, edges, _concrete(geometry))
             elif len(edges) == 1 and (edges[0] in self.versions or edges[0] in self._views):
                 self._add_views(reading, number, node, edges[0])
 
@@ -163,6 +163,13 @@ class Stores:
             first -= 1
         start = chain.stores[first - 1].edge if first else chain.start
         return start, chain, first, last
+
+
+def _concrete(geometry: Geometry) -> Geometry:
+    """Return a geometry in numbers, also where sizes are traced: places are constants."""
+    shape, stride, view_shape, view_stride, offset = geometry
+    sizes = [tuple(map(int, each)) for each in (shape, stride, view_shape, view_stride)]
+    return sizes[0], sizes[1], sizes[2], sizes[3], int(offset)
 
 
 def _views(node: Node, region: Region) -> list[Region | None]:
