@@ -198,6 +198,12 @@ def _sinc(x: Tensor, *, out: Tensor) -> Tensor:
     return torch.where(small, math.pi * series, away)
 
 
+def _squared_radius(x: Tensor, y: Tensor) -> Tensor:
+    """Return x² + y²; inf at the origin, where slopes are taken to be 0."""
+    square = x * x + y * y
+    return torch.where(square == 0, math.inf, square)
+
+
 elementwise(aten.sin, lambda x: x.cos())
 elementwise(aten.cos, lambda x: -x.sin())
 elementwise(aten.tan, lambda x, *, out: 1 + out * out)
@@ -206,8 +212,8 @@ elementwise(aten.acos, lambda x: -(1 - x * x).rsqrt())
 elementwise(aten.atan, lambda x: 1 / (1 + x * x))
 elementwise(
     aten.atan2,
-    lambda y, x: x / (x * x + y * y),
-    lambda y, x: -y / (x * x + y * y),
+    lambda y, x: x / _squared_radius(x, y),
+    lambda y, x: -y / _squared_radius(x, y),
 )
 elementwise(aten.sinh, lambda x: x.cosh())
 elementwise(aten.cosh, lambda x: x.sinh())

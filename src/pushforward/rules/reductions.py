@@ -304,14 +304,22 @@ def _extremum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor)
     return _weighted_sum(x, out, _evenly(x, _over(x, out, dim), dim), dim)
 
 
+def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
+    """As PyTorch has it, nan where a nan is the extremum."""
+    is_chosen = (x == _over(x, out, dim)).to(out.dtype)
+    axes = normalize_axes(dim, x.ndim)
+    count = is_chosen.sum(axes, keepdim=True) if x.ndim else is_chosen
+    return _weighted_sum(x, out, is_chosen / count, dim)
+
+
 def _aminmax(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-    return _extremum(x, dim, out=out[0]), _extremum(x, dim, out=out[1])
+    return tuple(_extremum_of_numbers(x, dim, out=o) for o in out)  # type: ignore[return-value]
 
 
-rule(aten.amax, _extremum)
-rule(aten.amin, _extremum)
+rule(aten.amax, _extremum_of_numbers)
+rule(aten.amin, _extremum_of_numbers)
 rule(aten.max.default, _extremum)
 rule(aten.min.default, _extremum)
 rule(aten.median.default, _extremum)
@@ -439,7 +447,7 @@ rule(aten.logcumsumexp, _logcumsumexp)
 
 
 def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> AbstractLinearMap:
-    finite = torch.where(torch.isinf(out), 0, out)
+    finite = torch.where(out == -math.inf, 0, out)
     return _weighted_sum(x, out, torch.exp(x - _over(x, finite, dim)), dim)
 
 

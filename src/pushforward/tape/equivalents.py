@@ -110,6 +110,14 @@ def _lstsq(
     return torch.return_types.linalg_lstsq(found)
 
 
+def _vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor | None:
+    """It overwrites what it saves."""
+    if x.ndim != 1 or (len(x) if N is None else N) < 2:
+        return None
+    powers = torch.linalg.vander(x, N=N)
+    return powers if increasing else powers.flip(-1)
+
+
 def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     """Of R alone it has no derivative."""
     if mode != "r" or out is not None:
@@ -208,6 +216,7 @@ for _function, _operator in (
 ):
     EQUIVALENTS[_function] = _by_rule(_operator, _function)
 EQUIVALENTS[torch.linalg.qr] = _qr
+EQUIVALENTS[torch.vander] = _vander
 EQUIVALENTS[torch.linalg.lstsq] = _lstsq
 EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
 EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
