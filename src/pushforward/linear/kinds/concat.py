@@ -119,7 +119,7 @@ def _merged(pieces: list[_Piece]) -> list[_Piece]:
 
 def join_groups(parts: Sequence[Part]) -> list[Block]:
     """Return what all the maps push, joined where the blocks fit, one by one where they do not."""
-    groups: dict[object, list[Part]] = {}
+    groups: list[tuple[object, list[Part]]] = []  # few; sizes that are traced have no hash
     result: list[Block] = []
     for linear_map, block in parts:
         concat = _as_concat(linear_map)
@@ -129,8 +129,12 @@ def join_groups(parts: Sequence[Part]) -> list[Block]:
         untied = block if concat.new_axis else block.untie((concat.axis,))
         shifted = _shifted(concat, untied)
         key = (concat.axis, concat.out_shape, block.source, block.seed_shape, shifted)
-        groups.setdefault(key, []).append((linear_map, untied))
-    for group in groups.values():
+        group = next((group for known, group in groups if known == key), None)
+        if group is None:
+            group = []
+            groups.append((key, group))
+        group.append((linear_map, untied))
+    for _, group in groups:
         joined = join(group) if len(group) > 1 else None
         if joined is not None:
             result.append(joined)
