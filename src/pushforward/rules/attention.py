@@ -135,7 +135,7 @@ def _declare(operator: Any, read: Callable[..., tuple[Tensor | None, float, bool
         return maps
 
     names = [argument.name for argument in operator._schema.arguments]
-    masks = {"attn_bias": partial(3)} if "attn_bias" in names else {}
+    masks: dict[str, Any] = {"attn_bias": partial(3)} if "attn_bias" in names else {}
     rule(operator, partial(0), partial(1), partial(2), **masks)
 
 

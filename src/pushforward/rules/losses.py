@@ -184,7 +184,7 @@ def _nll_picked(
     return places, torch.where(ignored, self.new_zeros(()), -chosen)
 
 
-def _nll_forward(has_space: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _nll_forward(has_space: bool) -> Callable[..., tuple[AbstractLinearMap, None]]:
     def parts(
         self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
     ) -> tuple[int, Tensor, Tensor]:

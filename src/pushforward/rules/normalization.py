@@ -140,7 +140,7 @@ def _layer_norm_weight(
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    x_hat, _ = standardized(input, axes, added_variance(input, axes, out[2]))
+    x_hat, _rstd = standardized(input, axes, added_variance(input, axes, out[2]))
     return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
 
 

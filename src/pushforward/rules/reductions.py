@@ -315,7 +315,7 @@ def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, o
 def _aminmax(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-    return tuple(_extremum_of_numbers(x, dim, out=o) for o in out)  # type: ignore[return-value]
+    return _extremum_of_numbers(x, dim, out=out[0]), _extremum_of_numbers(x, dim, out=out[1])
 
 
 rule(aten.amax, _extremum_of_numbers)

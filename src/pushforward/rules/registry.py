@@ -35,7 +35,6 @@ class Rule:
     operator: Operator
     partials: dict[int | str, Partial]
     is_elementwise: bool = False
-    domain: tuple[float, float] | None = None  # where the tests sample it
     declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
     is_own: bool = False  # declared by this package: its maps depend on the arguments alone
     like: int | None = None  # the argument whose shape and dtype the output has
@@ -84,7 +83,6 @@ def all_nondifferentiable() -> list[Operator]:
 def rule(
     operator: Operator,
     *partials: Partial | None,
-    domain: tuple[float, float] | None = None,
     like: int | None = None,
     **named: Partial,
 ) -> None:
@@ -94,7 +92,6 @@ def rule(
         operator: An overload or a packet of ``torch.ops``, or a plain Python function.
         *partials: For the first, second, ... argument a function that takes the operator's arguments and returns
             that argument's linear map (see `Rule`); None for an argument without one.
-        domain: The interval from which the tests sample the arguments.
         like: The position of an argument whose shape and dtype the output has: where it is a constant and the rule
             takes no more of it, autograd need not have saved it.
         **named: The same by argument name, for arguments that the caller may pass by keyword.
@@ -107,14 +104,13 @@ def rule(
         >>> lookup(torch.ops.aten.sin.default).operator
         <OpOverloadPacket(op='aten.sin')>
     """
-    _register(operator, partials, named, domain, is_elementwise=False)
+    _register(operator, partials, named, is_elementwise=False)
     _RULES[operator].like = like
 
 
 def elementwise(
     operator: Operator,
     *coefs: Callable[..., Tensor | complex] | None,
-    domain: tuple[float, float] | None = None,
 ) -> None:
     """Declare an elementwise operator by its partial derivatives, one function for each argument.
 
@@ -122,7 +118,6 @@ def elementwise(
         operator: As in `rule`.
         *coefs: Each takes the operator's arguments (and ``out``, its output, if it asks for it by name) and returns
             the derivative: a tensor that broadcasts to the output, or a number.
-        domain: The interval from which the tests sample the arguments.
 
     Raises:
         ValueError: The operator has a rule already.
@@ -132,7 +127,7 @@ def elementwise(
         >>> lookup(torch.ops.aten.mul.Tensor).is_elementwise
         True
     """
-    _register(operator, coefs, {}, domain, is_elementwise=True)
+    _register(operator, coefs, {}, is_elementwise=True)
 
 
 def nondifferentiable(*operators: Operator) -> None:
@@ -149,7 +144,6 @@ def _register(
     operator: Operator,
     partials: Sequence[Partial | None],
     named: dict[str, Partial],
-    domain: tuple[float, float] | None,
     is_elementwise: bool,
 ) -> None:
     if operator in _RULES or operator in _CONSTANT:
@@ -169,7 +163,7 @@ def _register(
     is_own = all(
         p is None or (p.__module__ or "").startswith("pushforward.rules.") for p in declared
     )
-    _RULES[operator] = Rule(operator, table, is_elementwise, domain, tuple(partials), is_own)
+    _RULES[operator] = Rule(operator, table, is_elementwise, tuple(partials), is_own)
     for listener in listeners:
         listener(operator)
 

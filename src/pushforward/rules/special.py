@@ -56,7 +56,8 @@ _second = _lower(aten.special_chebyshev_polynomial_u, lambda k: 2.0 * (k + 1), s
 
 
 def _first(x: Tensor, n: Degree) -> Tensor:
-    return _degree(n) * followed(aten.special_chebyshev_polynomial_u, x, _degree(n) - 1)
+    slope: Tensor = _degree(n) * followed(aten.special_chebyshev_polynomial_u, x, _degree(n) - 1)
+    return slope
 
 
 def _third(x: Tensor, n: Degree) -> Tensor:

@@ -107,14 +107,14 @@ def _lstsq(
         return None
     operator = torch.ops.aten.linalg_lstsq.default
     found = call_ruled(operator, operator, (A, B, rcond), {"driver": driver})
-    return torch.return_types.linalg_lstsq(found)
+    return torch.return_types.linalg_lstsq(found)  # type: ignore[attr-defined]
 
 
 def _vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor | None:
     """It overwrites what it saves."""
     if x.ndim != 1 or (len(x) if N is None else N) < 2:
         return None
-    powers = torch.linalg.vander(x, N=N)
+    powers: Tensor = torch.linalg.vander(x, N=N)
     return powers if increasing else powers.flip(-1)
 
 
@@ -122,7 +122,7 @@ def _qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     """Of R alone it has no derivative."""
     if mode != "r" or out is not None:
         return None
-    return torch.return_types.linalg_qr((A.new_empty(0), torch.linalg.qr(A).R))
+    return torch.return_types.linalg_qr((A.new_empty(0), torch.linalg.qr(A).R))  # type: ignore[attr-defined]
 
 
 def _layer_norm(

@@ -30,6 +30,7 @@ MISSING: Edge = (-1, 0)
 # A linear map for each output of a node that has one.
 Maps = dict[int, AbstractLinearMap]
 Part = tuple[Edge, AbstractLinearMap, torch.dtype]
+Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,7 +40,7 @@ class Slot:
     key: int | str  # the argument's position, or its name where it is keyword-only
     place: int | None  # in the argument, where that is a list
     edge: Edge
-    primal: Tensor  # as saved, or a stand-in
+    primal: Any  # the tensor as saved, or a stand-in
     index: int = 0  # among the node's edges
 
 
@@ -130,7 +131,11 @@ def _parts(
     if inner and irregular.is_end(reading, place, inner):
         found = irregular.maps(reading, place, inner, wanted)
         origin = "sparse or nested tensors by PyTorch"
-    elif (by_rule := maps_by_rule(kind, node, edges, reading.saved(place), wanted)) is None:
+    elif (
+        by_rule := maps_by_rule(
+            kind, node, edges, reading.saved(place), wanted, reading.joined.get(place)
+        )
+    ) is None:
         node = node.node if isinstance(node, RestoredNode) else node
         found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
         origin = f"{node.name()} by PyTorch"
@@ -151,7 +156,7 @@ def _by_rule_of_user(
     found: list[tuple[Edge, torch.dtype, Maps]] = []
     for index, (edge, key, x) in enumerate(zip(edges, node.call.keys(), tensors, strict=True)):
         if edge[0] >= 0:
-            slots = [Slot(*key, edge, x, index)]
+            slots = [Slot(key[0], key[1], edge, x, index)]
             call = Call(node.call.operator, args, kwargs, out, slots)
             found += _applied(node.call.rule(key), call, RULED)
     return found
@@ -163,10 +168,12 @@ def maps_by_rule(
     edges: Sequence[Edge],
     saved: list[Any],
     wanted: Sequence[int] | None = None,
+    joined: Shapes | None = None,
 ) -> list[tuple[Edge, torch.dtype, Maps]] | None:
     """Return (edge, dtype, maps) for each active input of a node; None where no rule of ours can say.
 
-    The maps are those of the outputs ``wanted``, or of all.
+    The maps are those of the outputs ``wanted``, or of all. ``joined`` are the shapes of what was joined, if constants
+    are among it.
     """
     if kind.name in MOVEMENTS:
         return probing.moved_maps(node, edges, saved)
@@ -180,7 +187,7 @@ def maps_by_rule(
     rule = lookup(kind.op) or lookup(op)
     if rule is None:
         return None
-    call = called(kind, node, edges, saved, like=rule.like)
+    call = called(kind, node, edges, saved, like=rule.like, joined=joined)
     if any(rule.partial(slot.key) is None for slot in call.slots):
         return None
     try:
@@ -248,7 +255,13 @@ def functional(op: Any) -> Any:
 
 
 def called(
-    kind: NodeType, node: Node, edges: Sequence[Edge], saved: list[Any], *, like: int | None = None
+    kind: NodeType,
+    node: Node,
+    edges: Sequence[Edge],
+    saved: list[Any],
+    *,
+    like: int | None = None,
+    joined: Shapes | None = None,
 ) -> Call:
     """Put the call of a node's operator together; the output is like the argument at ``like``."""
     tensors = dict(zip(kind.tensor_names, saved, strict=True))
@@ -268,8 +281,8 @@ def called(
             value = _differentiated(
                 name, key, argument.is_list, mine, tensors, values, outs[0], slots
             )
-            if kind.joined is not None:
-                value = _joined(value, kind.joined(node), outs[0])
+            if joined is not None:
+                value = _joined(value, joined, outs[0])
             if type(value) is Unknown and name in tensors and argument.is_optional:
                 value = None  # such arguments are saved whenever they are given
             elif type(value) is Unknown and position == like:

@@ -82,6 +82,12 @@ def node_type(node: Node) -> NodeType:
     return found
 
 
+def is_plain(kind: NodeType, has_constants: bool) -> bool:
+    """Tell whether a node of the type is read by looking at it, and not asked."""
+    is_asked = kind.joined is not None and has_constants
+    return kind.op is not None and not is_asked and getattr(kind.read, "is_plain", False)
+
+
 def signed(value: Any) -> Any:
     """Undo the conversion of negative numbers to unsigned ones."""
     if type(value) is int:
@@ -102,7 +108,8 @@ def _described(node: Node, name: str) -> NodeType:
     arguments = {a.name: a for a in op._schema.arguments}
     outputs = dict(saved_outputs)
     there = {a.removeprefix("_saved_") for a in dir(node) if a.startswith("_saved_")}
-    tensor_names, value_names = [], []
+    tensor_names: list[str] = []
+    value_names: list[str] = []
     for attribute in sorted(there):
         if attribute in outputs:
             tensor_names.append(attribute)
@@ -187,6 +194,7 @@ def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
     scope: dict[str, Any] = {}
     exec("\n".join(lines), scope)  # the names are PyTorch's, from its own table
     read: Read = scope["read"]
+    read.is_plain = True  # type: ignore[attr-defined]
     return read
 
 

@@ -43,7 +43,7 @@ def joined_shapes(node: Node, axes: Sequence[int]) -> tuple[Shape, ...]:
             waiting = place if waiting is None else waiting
             found.append(nothing)
             continue
-        if waiting is not None and math.prod(shape):
+        if waiting is not None and 0 not in shape:
             start = {a: end[a] + rest[a] if is_single else _start(node, place, a) for a in axes}
             gap = [start[a] - end[a] if a in axes else n for a, n in enumerate(out)]
             found[waiting], end, waiting = tuple(gap), start, None

@@ -18,7 +18,7 @@ class UnsavedError(Exception):
 class Unsaved(Tensor):
     """A tensor without elements: rules may ask for its metadata, and for new tensors like it."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
