@@ -88,6 +88,17 @@ def test_with_gradients_followed_the_first_derivative_is_right(function):
             got.sum().backward()
 
 
+@pytest.mark.parametrize("function", HIDING[:2])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3)])
+def test_of_every_shape(function, shape):
+    x = rand(*shape)
+    size = x.numel()
+    for transform in (pf.jacfwd, pf.jacrev):
+        got = transform(function.apply)(x)
+        assert got.shape == shape + shape
+        assert_close(got.reshape(size, size), torch.diag(2 * x.reshape(size)))
+
+
 SECOND = {
     "forward over reverse": lambda f: pf.jacfwd(pf.jacrev(f)),
     "reverse over forward": lambda f: pf.jacrev(pf.jacfwd(f)),

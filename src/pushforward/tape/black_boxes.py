@@ -205,16 +205,16 @@ def by_rows(
     pull: LinearFunction, out_shape: tuple[int, ...], out_dtype: torch.dtype, tangents: Tensor
 ) -> Tensor:
     """Push by the rows of the Jacobian, which ``pull`` gives."""
-    basis = torch.eye(math.prod(out_shape), dtype=out_dtype, device=tangents.device)
+    count, num_seeds, size = math.prod(out_shape), tangents.shape[0], math.prod(tangents.shape[1:])
+    basis = torch.eye(count, dtype=out_dtype, device=tangents.device)
     products = []
     for rows in (basis, 1j * basis) if out_dtype.is_complex else (basis,):
-        pulls = pull(rows.reshape(-1, *out_shape)).flatten(1)
-        product = tangents.flatten(1).to(torch.promote_types(pulls.dtype, tangents.dtype)) @ (
-            pulls.conj().transpose(0, 1)
-        )
+        pulls = pull(rows.reshape(count, *out_shape)).reshape(count, size)
+        columns = tangents.reshape(num_seeds, size)
+        product = columns.to(torch.promote_types(pulls.dtype, columns.dtype)) @ pulls.conj().t()
         products.append(product.real if product.is_complex() else product)
     flat = torch.complex(*products) if len(products) == 2 else products[0]
-    return flat.reshape(-1, *out_shape)
+    return flat.reshape(num_seeds, *out_shape)
 
 
 def _missing(name: str, node: Node, error: Exception | None) -> MissingRuleError:

@@ -77,7 +77,9 @@ def standing_for(coordinates: Coordinates) -> Tensor:
 
 
 def _real(coordinates: Coordinates) -> Tensor:
-    coo = torch.sparse_coo_tensor(coordinates.indices, coordinates.values, coordinates.shape)
+    coo = torch.sparse_coo_tensor(
+        coordinates.indices, coordinates.values, coordinates.shape, check_invariants=False
+    )
     if coordinates.layout is not torch.sparse_coo:
         return coo.to_sparse(layout=coordinates.layout)
     return coo.coalesce() if coordinates.is_coalesced else coo

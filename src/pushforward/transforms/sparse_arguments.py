@@ -69,5 +69,7 @@ def _at_places(gradient: Any, tensor: Any) -> Any:
     if not isinstance(tensor, Tensor) or tensor.layout not in LAYOUTS:
         return gradient
     places = _coalesced(tensor)._indices()
-    coo = torch.sparse_coo_tensor(places, gradient, tensor.shape, is_coalesced=True)
+    coo = torch.sparse_coo_tensor(
+        places, gradient, tensor.shape, is_coalesced=True, check_invariants=False
+    )
     return coo if tensor.layout is torch.sparse_coo else coo.to_sparse(layout=tensor.layout)
