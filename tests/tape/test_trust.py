@@ -29,7 +29,7 @@ def test_a_quiet_function_is_trusted_after_some_calls() -> None:
 
     trusted = []
     for _ in range(CALLS):
-        trusted.append(trust.is_trusted(f))
+        trusted.append(trust.record_of(f).is_trusted)
         jacfwd(f)(torch.ones(2))
     assert trusted == [False] * trust.WATCHED_FIRST + [True]
 
@@ -42,7 +42,7 @@ def test_a_function_that_writes_is_watched_for_good() -> None:
 
     for _ in range(2 * CALLS):
         jacfwd(f)(torch.ones(2))
-    assert not trust.is_trusted(f)
+    assert not trust.record_of(f).is_trusted
 
 
 def test_another_graph_ends_the_trust() -> None:
@@ -52,9 +52,9 @@ def test_another_graph_ends_the_trust() -> None:
     x = torch.ones(2)
     for _ in range(CALLS):
         jacfwd(f)(x)
-    assert trust.is_trusted(f)
+    assert trust.record_of(f).is_trusted
     torch.testing.assert_close(jacfwd(f)(-x), torch.diag(x.sin()))
-    assert not trust.is_trusted(f)
+    assert not trust.record_of(f).is_trusted
 
 
 def _hooked(x: Tensor) -> Tensor:

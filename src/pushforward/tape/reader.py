@@ -22,6 +22,25 @@ Edge = tuple[
 _first = itemgetter(0)
 
 
+class Signature:
+    """All that a reading says but the tensors' elements; hashed once."""
+
+    __slots__ = ("_hash", "entries")
+
+    def __init__(self, entries: tuple[Any, ...]) -> None:
+        """Hash the entries."""
+        self.entries = entries
+        self._hash = hash(entries)
+
+    def __hash__(self) -> int:
+        """Return what was worked out."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the entries."""
+        return self is other or (isinstance(other, Signature) and self.entries == other.entries)
+
+
 @dataclasses.dataclass(slots=True)
 class Reading:
     """The part of a graph between inputs and outputs.
@@ -32,7 +51,7 @@ class Reading:
     num_inputs: int
     nodes: list[Node]
     types: list[NodeType]
-    signature: list[Any]
+    signature: Any  # entries while it is read, then a `Signature`
     tensors: list[
         Any
     ]  # what the nodes saved, one after the other; a node of no known operator stands for itself
@@ -41,6 +60,9 @@ class Reading:
     outputs: list[Edge]
     is_followed: bool  # whether other leaves, or older nodes, are reached
     geometries: dict[Node, Geometry]
+    # Shapes of what was joined, by place, where constants are among it; None until the node was asked.
+    joined: dict[int, Any] = dataclasses.field(default_factory=dict)
+    known_edges: list[list[Edge]] | None = None  # of each node, where it was read by a script
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(
@@ -52,10 +74,20 @@ class Reading:
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
+        if self.known_edges is not None:
+            return self.known_edges[place]
         return [
             (self.numbers.get(node, -1) if node is not None else -1, nr)
             for node, nr in self.nodes[place].next_functions
         ]
+
+    def ask(self) -> None:
+        """Ask the nodes whose inputs' shapes nobody saved."""
+        for place in self.joined:
+            asked = self.types[place].joined
+            assert asked is not None
+            self.joined[place] = shapes = asked(self.nodes[place])
+            self.signature.append(shapes)
 
     def saved(self, place: int) -> list[Any]:
         """Return what a node saved."""
@@ -88,6 +120,7 @@ def read(
     nodes: list[Node] = []
     types: list[NodeType] = []
     starts: list[int] = []
+    joined: dict[int, Any] = {}
     count = num_inputs = len(inputs)
     known, number_of = _TYPES.get, numbers.get
     for _, node, edges in made:
@@ -123,6 +156,8 @@ def read(
             for metadata in output_metadata(node):
                 signature.append(tuple(metadata.shape))
                 signature.append(metadata.dtype)
+            if is_cut and described.joined is not None:
+                joined[len(nodes) - 1] = None
     found = [(-1 if node is None else number_of(node, -1), nr) for node, nr in outputs]
     signature += found
     return Reading(
@@ -136,6 +171,7 @@ def read(
         found,
         is_followed,
         geometries,
+        joined,
     )
 
 

@@ -27,6 +27,7 @@ from pushforward.tape.private_torch import (
     functorch_level,
     has_dynamo,
     is_refusal,
+    num_function_modes,
     outlives_level,
     pop_grad_level,
     push_grad_level,
@@ -71,6 +72,8 @@ class Run:
         "_random_state",
         "_randomness",
         "_ends",
+        "_hiding",
+        "_is_hidden",
         "_recorded",
         "_scripts",
         "_starts",
@@ -120,6 +123,7 @@ class Run:
 
     def __enter__(self) -> Run:
         """Start to record."""
+        self._hide()
         has_state = self._randomness == "error" or not self.is_watched or self.batch is not None
         self._random_state = generator_state(self.inputs) if has_state else None
         depth = getattr(_thread, "depth", 0)
@@ -147,6 +151,14 @@ class Run:
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
         return self
 
+    def _hide(self) -> None:
+        """Keep modes of recordings around this one from seeing, and counting, what this one does by itself."""
+        plain = (Tensor, torch.nn.Parameter)
+        self._is_hidden = bool(num_function_modes()) and all(type(x) in plain for x in self.inputs)
+        self._hiding = torch._C.DisableTorchFunction() if self._is_hidden else None
+        if self._hiding is not None:
+            self._hiding.__enter__()
+
     def _new_watcher(self) -> Watcher:
         if self.batch is not None:
             return BatchWatcher(self.name, 0)
@@ -164,7 +176,15 @@ class Run:
         return tracked
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the function."""
+        """Call the function; modes around this run see what it does, but nothing of the run itself."""
+        if self._is_hidden:
+            with torch._C._EnableTorchFunction():
+                return self._called(func, args, kwargs)
+        return self._called(func, args, kwargs)
+
+    def _called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         if self.is_watched:
             with self._watcher:
                 result = func(*args, **kwargs)
@@ -238,6 +258,8 @@ class Run:
         if self._inference is not None:
             self._inference.__exit__(None, None, None)
         _thread.depth -= 1
+        if self._hiding is not None:
+            self._hiding.__exit__(*exception)
         write_back(unwritten)
 
     def check_randomness(self) -> None:
@@ -295,6 +317,8 @@ class Run:
         elif not found.is_followed:
             found.is_followed = any(x.requires_grad for x in self.inputs)
         sign_tensors(found.tensors, found.signature)
+        if found.joined:
+            found.ask()
         if self._watcher.hooks:
             hooks.note(found, self._watcher.hooks)
         if seen_module_hooks and MODULE_HOOKS in found.types:

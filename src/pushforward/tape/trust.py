@@ -13,10 +13,14 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from pushforward.tape.reader import Signature
+from pushforward.tape.scripts import Script
+
 WATCHED_FIRST = 2  # calls
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
+MAX_SCRIPTS = 2  # of each function
 
 _EMPTY = types.CellType()
 
@@ -30,13 +34,50 @@ class AskedError(BaseException):
 
 
 @dataclasses.dataclass(slots=True)
-class _Record:
+class Record:
+    """What is known of one function."""
+
     asks: bool = False  # autograd, so that batches have to be left whole
     quiet: int = 0  # calls since the last that was not
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
+    signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
+    scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that was right first
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the function may run without a watcher."""
+        return self.quiet >= WATCHED_FIRST
+
+    def knows(self, kinds: int) -> bool:
+        """Tell whether the function left a graph of these kinds of nodes before, while it was watched."""
+        return kinds in self.graphs
+
+    def learn(self, kinds: int, is_quiet: bool) -> None:
+        """Note what a watched run left, and whether it did nothing that has to be seen."""
+        if not is_quiet:
+            self.quiet = 0
+            return
+        self.quiet += 1
+        if len(self.graphs) >= MAX_GRAPHS:
+            self.graphs.clear()
+        self.graphs.add(kinds)
+
+    def known(self, signature: Signature) -> Signature | None:
+        """Return the same signature as it came before, None if it comes for the first time."""
+        found = self.signatures.get(signature)
+        if found is None:
+            if len(self.signatures) >= MAX_GRAPHS:
+                self.signatures.clear()
+            self.signatures[signature] = signature
+        return found
+
+    def keep_script(self, script: Script) -> None:
+        """Read such graphs by a script from now on."""
+        self.scripts.insert(0, script)
+        del self.scripts[MAX_SCRIPTS:]
 
 
-_records: dict[Any, _Record] = {}
+_records: dict[Any, Record] = {}
 
 
 def _key(func: Callable[..., Any], depth: int = 0) -> Any:
@@ -58,51 +99,15 @@ def _key(func: Callable[..., Any], depth: int = 0) -> Any:
     return (code, *called) if called else code
 
 
-def is_trusted(func: Callable[..., Any]) -> bool:
-    """Tell whether ``func`` may run without a watcher."""
-    record = _records.get(_key(func))
-    return record is not None and record.quiet >= WATCHED_FIRST
-
-
-def knows(func: Callable[..., Any], kinds: int) -> bool:
-    """Tell whether ``func`` left a graph of these kinds of nodes before, while it was watched."""
-    record = _records.get(_key(func))
-    return record is not None and kinds in record.graphs
-
-
-def learn(func: Callable[..., Any], kinds: int, is_quiet: bool, was_watched: bool) -> None:
-    """Note what a run left: the hash of its kinds of nodes, and whether it did nothing that has to be seen."""
+def record_of(func: Callable[..., Any]) -> Record:
+    """Return what is known of ``func``."""
     key = _key(func)
     record = _records.get(key)
     if record is None:
         if len(_records) >= MAX_FUNCTIONS:
             _records.clear()
-        record = _records[key] = _Record()
-    if not is_quiet:
-        record.quiet = 0
-    elif was_watched:
-        record.quiet += 1
-        if len(record.graphs) >= MAX_GRAPHS:
-            record.graphs.clear()
-        record.graphs.add(kinds)
-
-
-def may_take_apart(func: Callable[..., Any]) -> bool:
-    """Tell whether a batch of ``vmap`` may become an axis while ``func`` runs."""
-    record = _records.get(_key(func))
-    return record is None or not record.asks
-
-
-def keep_whole(func: Callable[..., Any]) -> None:
-    """Leave batches whole from now on."""
-    _records[_key(func)] = _Record(asks=True)
-
-
-def distrust(func: Callable[..., Any]) -> None:
-    """Watch ``func`` again."""
-    record = _records.get(_key(func))
-    if record is not None:
-        record.quiet = 0
+        record = _records[key] = Record()
+    return record
 
 
 def clear() -> None:

@@ -126,7 +126,8 @@ def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return func(*args, **kwargs)
     target = args[0]
     # What has a history, and is no view, autograd follows by itself.
-    watcher.has_acted = watcher.has_acted or not target.requires_grad or target._base is not None
+    if target._base is not None or not (target.requires_grad or watcher.writes.owns(target)):
+        watcher.has_acted = True
     return write(watcher.writes, args[0], func, _TWINS.get(func), args, kwargs)
 
 
@@ -144,6 +145,13 @@ def _write_if_asked(
         return func(*args, **(kwargs | {"inplace": False}))
 
     return write(watcher.writes, args[0], func, twin, args, kwargs)
+
+
+def _make(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a tensor of nothing, and remember that it is the function's own."""
+    result = func(*args, **kwargs)
+    watcher.writes.own_new(result)
+    return result
 
 
 def _get_item(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -304,6 +312,10 @@ _QUIET: set[Any] = {
     Tensor.__getitem__,
 }  # whose handlers mostly just call
 _TWINS: dict[Any, Any] = {}
+_MAKERS = (
+    "zeros", "ones", "empty", "full", "eye", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros",
+    "new_ones", "new_empty", "new_full",
+)  # fmt: skip
 # These change no elements.
 _NO_WRITES = {
     "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "squeeze_", "unsqueeze_", "transpose_",
@@ -360,6 +372,11 @@ def _install() -> None:
             SAVING_NOTHING.add(getattr(owner, pattern.format(name), None))
     _HANDLERS[Tensor.__setitem__] = _set_item
     _HANDLERS[Tensor.__getitem__] = _get_item
+    for name in _MAKERS:
+        for owner in (torch, Tensor):
+            if hasattr(owner, name):
+                _HANDLERS[getattr(owner, name)] = _make
+                _QUIET.add(getattr(owner, name))
     for function in BACKWARD:
         _HANDLERS[function] = _retain
     for function in QUESTIONS:

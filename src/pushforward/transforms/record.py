@@ -26,7 +26,7 @@ from pushforward.tape.private_torch import (
     set_grad_enabled,
     without_functorch,
 )
-from pushforward.tape.reader import Reading, map_saved
+from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.run import Run, detached, write_back
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
@@ -36,7 +36,7 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "_grad_mode", "_is_kept", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions", "aux",
+        "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions", "aux",
         "batch", "inputs", "outputs", "results", "spec", "tangents",
     )  # fmt: skip
 
@@ -65,24 +65,25 @@ class Tape:
         """
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
-        is_trusted = trust.is_trusted(func)
-        may_take_apart = trust.may_take_apart(func)
-        takes_apart = takes_apart and may_take_apart
-        may_cut = may_take_apart and not is_trusted
+        self._known = known = trust.record_of(func)
+        is_trusted = known.is_trusted
+        takes_apart = takes_apart and not known.asks
+        may_cut = not (known.asks or is_trusted)
         if tangents is not None and may_cut and pieces.fits(leaves):
             run: Run = pieces.PieceRun(
                 name, leaves, randomness, tangents, functools.partial(_pushed, name, batch)
             )
         else:
-            run = Run(name, leaves, randomness, takes_apart, not is_trusted)
+            run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
         try:
             self._record(run, func, selected, kwargs, has_aux)
         except trust.Unwatched:
-            trust.distrust(func)
+            known.quiet = 0
             run = Run(name, leaves, randomness, takes_apart)
             self._record(run, func, selected, kwargs, has_aux, is_again=True)
         except trust.AskedError:
-            trust.keep_whole(func)
+            known.asks = True
+            known.quiet = 0
             run = Run(name, leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
         if seen_with_jvp and dual_run.is_needed(run, self._reading):
@@ -97,9 +98,24 @@ class Tape:
         self._signature: tuple[Any, ...] | None = None
         self._versions: list[tuple[Tensor, int]] = []
         if not num_dispatch_modes():  # under which sizes may not hash
-            trust.learn(func, hash(tuple(self._reading.types)), run.is_quiet, run.is_watched)
+            self._learn(run)
         if is_kept:
             self._keep()
+
+    def _learn(self, run: Run) -> None:
+        """Note what may make the next call cheaper."""
+        known, reading = self._known, self._reading
+        if run.is_watched:
+            known.learn(hash(tuple(reading.types)), run.is_quiet)
+        if reading.known_edges is not None:  # by a script
+            return
+        signature = Signature(tuple(reading.signature))
+        before = known.known(signature)
+        reading.signature = signature if before is None else before
+        if before is not None and not run.is_watched:
+            script = run.script(reading)
+            if script is not None:
+                known.keep_script(script)
 
     @classmethod
     def around(
@@ -134,7 +150,8 @@ class Tape:
             self.outputs = run.physical(leaves)
             self._reading = reading = run.reading(self.outputs)
             reading.anchors = self.outputs
-            if not (run.is_watched or trust.knows(func, hash(tuple(reading.types)))):
+            is_known = run.is_watched or reading.known_edges is not None
+            if not (is_known or self._known.knows(hash(tuple(reading.types)))):
                 raise trust.Unwatched
             self.results: list[Tensor] = run.outputs(leaves, reading)
             if has_aux:
@@ -180,7 +197,10 @@ class Tape:
     def signature(self) -> tuple[Any, ...]:
         """All that what is computed from the tape depends on but the tensors' elements."""
         if self._signature is None:
-            entries = self._reading.signature
+            reading = self._reading
+            if type(reading.signature) is list:
+                reading.signature = Signature(tuple(reading.signature))
+            entries: list[Any] = [reading.signature]
             for x in self.inputs:
                 entries += (type(x), x.shape, x.dtype, x.device)
             for y in self.outputs:

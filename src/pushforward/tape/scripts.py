@@ -1,0 +1,183 @@
+"""Scripts: a graph that was read before is read by straight-line code, which checks that it is the same all over.
+
+The reader takes more than a microsecond for a node; a script a third of that. It checks everything that the signature
+says (types, edges, numbers, shapes, strides, dtypes), so that no signature has to be put together and looked up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.tape.node_types import ALWAYS, is_plain
+from pushforward.tape.private_torch import Node, output_metadata, sequence_number
+from pushforward.tape.reader import Reading, sign_tensors
+
+End = tuple[Node | None, int]
+# Takes the nodes of inputs and outputs, and the oldest sequence number; gives what was saved, and the nodes.
+_Code = Callable[[Sequence[Node], Sequence[End], int], tuple[list[Any], list[Node]] | None]
+
+MAX_NODES = 4096  # of a graph that gets a script
+MAX_FAILURES = 8  # in a row: another graph comes more often
+
+
+@dataclasses.dataclass(slots=True)
+class Script:
+    """Reads one graph."""
+
+    code: _Code
+    template: Reading
+    failures: int = 0
+
+    def read(self, starts: Sequence[Node], ends: Sequence[End], oldest: int) -> Reading | None:
+        """Return the reading of a graph like the one that the script was made for, None of any other."""
+        try:
+            found = self.code(starts, ends, oldest)
+        except ValueError:  # another number of edges
+            found = None
+        if found is None:
+            self.failures += 1
+            return None
+        self.failures = 0
+        tensors, nodes = found
+        known = self.template
+        return Reading(
+            known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
+            known.outputs, known.is_followed, known.geometries, known_edges=known.known_edges,
+        )  # fmt: skip
+
+
+def script_of(
+    reading: Reading, starts: Sequence[Node], ends: Sequence[End], oldest: int
+) -> Script | None:
+    """Return the script of a graph that was just read, None where it has nodes that have to be asked."""
+    if len(reading.nodes) > MAX_NODES or reading.geometries or reading.calls_back or reading.hooks:
+        return None
+    for place, kind in enumerate(reading.types):
+        if not is_plain(kind, has_constants=any(n < 0 for n, _ in reading.edges(place))):
+            return None
+    writer = _Writer(reading, starts, oldest)
+    code = writer.code(ends)
+    if code is None:
+        return None
+    template = dataclasses.replace(
+        reading,
+        nodes=[],
+        tensors=[],
+        numbers={},
+        anchors=(),
+        known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
+    )
+    return Script(code, template)
+
+
+class _Writer:
+    """Writes the code of one script."""
+
+    def __init__(self, reading: Reading, starts: Sequence[Node], oldest: int) -> None:
+        self._reading, self._oldest = reading, oldest
+        self._names: dict[Node, str] = {node: f"s{i}" for i, node in enumerate(starts)}
+        self._starts = set(starts)
+        self._scope: dict[str, Any] = {"sequence_number": sequence_number, "sign": sign_tensors}
+        self._lines: list[str] = []
+        self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
+        self._places = {node: place for place, node in enumerate(reading.nodes)}
+
+    def code(self, ends: Sequence[End]) -> _Code | None:
+        """Return the function; None where a node's type is shared with others."""
+        lines = self._lines
+        if self._starts:
+            lines.append(f"{''.join(f'{name}, ' for name in self._names.values())}= starts")
+        lines.append(f"{''.join(f'(e{i}, k{i}), ' for i in range(len(ends)))}= ends")
+        stack: list[tuple[str, Node | None]] = []
+        for i, (node, nr) in enumerate(ends):
+            lines.append(f"if k{i} != {nr}: return None")
+            stack.append((f"e{i}", node))
+        while stack:
+            name, node = stack.pop()
+            if not self._visit(name, node, stack):
+                return None
+        tensors = [name for place in sorted(self._saved) for name in self._saved[place]]
+        nodes = [self._names[node] for node in self._reading.nodes]
+        lines.append(f"return [{', '.join(tensors)}], [{', '.join(nodes)}]")
+        text = "def script(starts, ends, oldest):\n    " + "\n    ".join(lines)
+        exec(text, self._scope)  # the source is ours alone
+        code: _Code = self._scope["script"]
+        return code
+
+    def _visit(self, name: str, node: Node | None, stack: list[tuple[str, Node | None]]) -> bool:
+        if node is None:
+            self._check(f"{name} is not None")
+            return True
+        if node in self._names:
+            self._check(f"{name} is not {self._names[node]}")
+            return True
+        self._names[node] = name
+        edges = node.next_functions
+        if edges and sequence_number(node) < self._oldest:
+            self._check(f"{name} is None or sequence_number({name}) >= oldest")
+            return True
+        if type(node).__name__ == "CppFunction":
+            return False
+        self._check(f"type({name}) is not {self._constant(type(node))}")
+        if not edges:
+            return True
+        names = []
+        for i, (target, nr) in enumerate(edges):
+            inner = f"{name}_{i}" if len(name) < 40 else f"x{len(self._names)}_{i}"
+            names.append((inner, nr))
+            stack.append((inner, target))
+        unpacked = "".join(f"({inner}, k{i}), " for i, (inner, _) in enumerate(names))
+        self._lines.append(f"{unpacked}= {name}.next_functions")
+        self._check(" or ".join(f"k{i} != {nr}" if nr else f"k{i}" for i, (_, nr) in enumerate(names)))
+        if node in self._places:
+            self._read(name, node, self._places[node])
+        return True
+
+    def _read(self, name: str, node: Node, place: int) -> None:
+        """Write how what the node saved is read and checked."""
+        reading = self._reading
+        kind, edges = reading.types[place], reading.edges(place)
+        saved = self._saved[place] = []
+        for attribute, value in zip(kind.tensor_names, reading.saved(place), strict=True):
+            variable = f"v{place}_{len(saved)}"
+            saved.append(variable)
+            self._lines.append(f"{variable} = {name}._saved_{attribute}")
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                shape, stride = self._constant(value.shape), self._constant(value.stride())
+                dtype = self._constant(value.dtype)
+                self._check(
+                    f"{variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
+                    f"or {variable}.dtype is not {dtype}"
+                )
+            elif value is None:
+                self._check(f"{variable} is not None")
+            else:
+                signature: list[Any] = []
+                sign_tensors((value,), signature)
+                self._lines.append(f"found = []; sign(({variable},), found)")
+                self._check(f"found != {self._constant(signature)}")
+        for attribute in kind.value_names:
+            value = getattr(node, f"_saved_{attribute}")
+            expected = self._constant(value if value else repr(value))
+            self._lines.append(f"found = {name}._saved_{attribute}")
+            self._check(f"(found if found else repr(found)) != {expected}")
+        needs = kind.needs_shape
+        is_cut = any(number < 0 for number, _ in edges)
+        if needs and (is_cut or needs == ALWAYS):
+            expected = self._constant([(tuple(m.shape), m.dtype) for m in output_metadata(node)])
+            self._check(
+                f"[(tuple(m.shape), m.dtype) for m in {name}._input_metadata] != {expected}"
+            )
+
+    def _check(self, condition: str) -> None:
+        self._lines.append(f"if {condition}: return None")
+
+    def _constant(self, value: Any) -> str:
+        name = f"c{len(self._scope)}"
+        self._scope[name] = value
+        return name
