@@ -154,9 +154,10 @@ def _function_type(node: Node) -> NodeType:
     """Return the type of a node of an ``autograd.Function``: by what the function declares."""
     function, base = function_of(node), torch.autograd.Function
     if function is Ruled:
+        calling_back.add(RULED)
         return RULED
     if function is BackwardHookFunction:
-        seen_module_hooks.add(True)
+        calling_back.add(MODULE_HOOKS)
         return MODULE_HOOKS
     if function.jvp is base.jvp or function is Refused:  # whose jvp raises, as its backward
         return BACKWARD_ONLY
@@ -209,4 +210,4 @@ BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS = (
 RULED = NodeType("operator with a rule", None, (), (), (), {}, None, _read_ruled, ALWAYS)
 # Empty as long as none was read in this process, so that nobody has to look for them.
 seen_with_jvp: set[bool] = set()
-seen_module_hooks: set[bool] = set()
+calling_back: set[NodeType] = set()  # what calls functions of the user's, which may change

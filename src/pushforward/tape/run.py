@@ -17,7 +17,7 @@ from pushforward.errors import RandomnessError, UnsupportedError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
-from pushforward.tape.node_types import MODULE_HOOKS, seen_module_hooks
+from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
     Node,
@@ -26,6 +26,7 @@ from pushforward.tape.private_torch import (
     expected_version,
     functorch_level,
     has_dynamo,
+    in_backward_pass,
     is_refusal,
     num_function_modes,
     outlives_level,
@@ -48,7 +49,7 @@ from pushforward.tape.reader import (
     sign_tensors,
 )
 from pushforward.tape.scripts import Script, script_of
-from pushforward.tape.recomputation import read_once
+from pushforward.tape.recomputation import in_pass_of_its_own, read_once
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
@@ -321,7 +322,7 @@ class Run:
             found.ask()
         if self._watcher.hooks:
             hooks.note(found, self._watcher.hooks)
-        if seen_module_hooks and MODULE_HOOKS in found.types:
+        if calling_back and not calling_back.isdisjoint(found.types):
             found.calls_back = True
         return found
 
@@ -347,6 +348,8 @@ class Run:
         return script_of(reading, self._starts, self._ends, self._oldest)
 
     def _found(self, *arguments: Any) -> Reading:
+        if in_backward_pass():
+            return in_pass_of_its_own(functools.partial(read, *arguments))
         if not self.is_watched:
             return read(*arguments)
         found, has_recomputed = read_once(functools.partial(read, *arguments))
