@@ -79,12 +79,13 @@ def _start(node: Node, place: int, axis: int) -> int:
 def read_moved(node: Node, signature: list[object], tensors: list[object]) -> None:
     """Read where a node moved its inputs' elements; it has to be called where it does more than that."""
     found: list[Tensor | None] = []
-    for place, (target, _) in enumerate(node.next_functions):
-        index = None if target is None else _taken(node, place)
-        if target is not None and index is None:
-            signature.append("computes")
-            return
-        found.append(index)
+    with torch._C.DisableTorchFunction():  # nothing of the function's is computed again
+        for place, (target, _) in enumerate(node.next_functions):
+            index = None if target is None else _taken(node, place)
+            if target is not None and index is None:
+                signature.append("computes")
+                return
+            found.append(index)
     tensors.extend(found)
 
 
