@@ -275,6 +275,16 @@ def is_one_of_several(view: Tensor) -> bool:
     return bool(int(_creation_meta(view)) == _MULTI_OUTPUT_NODE)
 
 
+def has_saving_hooks() -> bool:
+    """Tell whether there are hooks on what autograd saves now."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def in_backward_pass() -> bool:
+    """Tell whether this thread is inside a backward pass."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 def is_autocasting() -> bool:
     """Tell whether autocast is on for any device."""
     return bool(torch._C._is_any_autocast_enabled())

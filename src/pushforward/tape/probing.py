@@ -13,7 +13,7 @@ from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.private_torch import Node, in_backward_pass, output_metadata
 
 Edge = tuple[int, int]
 
@@ -79,6 +79,9 @@ def _start(node: Node, place: int, axis: int) -> int:
 def read_moved(node: Node, signature: list[object], tensors: list[object]) -> None:
     """Read where a node moved its inputs' elements; it has to be called where it does more than that."""
     found: list[Tensor | None] = []
+    if in_backward_pass():  # in which a node cannot be asked
+        signature.append("computes")
+        return
     with torch._C.DisableTorchFunction():  # nothing of the function's is computed again
         for place, (target, _) in enumerate(node.next_functions):
             index = None if target is None else _taken(node, place)

@@ -29,6 +29,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.reader import Geometry
+from pushforward.tape.stores import axes_of
 
 Taken = dict[int, tuple[Tensor, Tensor]]  # views, and the same taken anew, by id
 
@@ -53,7 +54,9 @@ class Writes:
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
         self.has_helped = False  # and did not just call what was called
         self.has_views = False  # of tensors without history before they were written to
-        self._own: set[int] = set()  # views made since, by id
+        self._own: set[int] = (
+            set()
+        )  # what the function made itself, by id: the caller's live longer
 
     def inner(self, tensor: Tensor) -> Tensor:
         """Return the tensor that the run records."""
@@ -74,11 +77,13 @@ class Writes:
         base = inner._base
         if base is None:
             base = inner
-        if not base.requires_grad:
+        if not base.requires_grad and id(base) not in self._own:
             if self.again is not None and base._version and id(base) not in self.written:
                 self.again.append((base, base.detach().clone()))
             self.written[id(base)] = base
-            if (inner is not base and not is_ours) or num_holders(base) > 1 + (inner is not base) + num_wrappers:
+            if (inner is not base and not is_ours) or num_holders(base) > 1 + (
+                inner is not base
+            ) + num_wrappers:
                 self.has_views = True
         if self.level and now != self.level:
             return None  # what is a level deeper cannot be copied in this one
@@ -126,6 +131,14 @@ class Writes:
             return view
         return self._anew(view, inner, base)
 
+    def owns(self, tensor: Tensor) -> bool:
+        """Tell whether the function made a tensor itself, as far as that was seen."""
+        return id(tensor) in self._own
+
+    def own_new(self, tensor: Tensor) -> None:
+        """Remember a tensor that the function made of nothing."""
+        self._own.add(id(tensor))
+
     def own(self, result: Any) -> None:
         """Remember a view that the function made itself."""
         if isinstance(result, Tensor):
@@ -155,7 +168,7 @@ class Writes:
     def _anew(self, view: Tensor, inner: Tensor, base: Tensor) -> Tensor:
         is_wrapped = inner is not view
         with without_functorch() if is_wrapped else contextlib.nullcontext():
-            new = base.as_strided(inner.shape, inner.stride(), inner.storage_offset())
+            new = _part(base, inner)
         if not is_wrapped:
             return new
         axis = batch_axis_at(view, level_of(view))
@@ -163,6 +176,18 @@ class Writes:
             return view
         wrapped: Tensor = add_batch_axis(new, axis, level_of(view))
         return wrapped
+
+
+def _part(base: Tensor, view: Tensor) -> Tensor:
+    """Return the part of a base where a view of it lies; by indices if it can be, as they tell the most."""
+    offset = int(view.storage_offset() - base.storage_offset())
+    axes = axes_of(base.shape, base.stride(), (view.shape, view.stride(), offset))
+    if axes is not None:
+        index = [i if isinstance(i, int) else slice(i.start, i.stop, i.step) for i in axes]
+        part = base[tuple(index)]
+        if part.shape == view.shape and part.stride() == view.stride():
+            return part
+    return base.as_strided(view.shape, view.stride(), view.storage_offset())
 
 
 def given_back(result: Any, taken: Taken) -> Any:
