@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pushforward.tape.private_torch import pop_function_mode, push_function_mode
+from pushforward.tape.private_torch import (
+    has_saving_hooks,
+    pop_function_mode,
+    push_function_mode,
+)
 
 T = TypeVar("T")
 
@@ -30,8 +34,10 @@ class _Alarm(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Stop at the first function."""
-        raise _RecomputingError
+        """Stop at the first function that is called with hooks on what is saved: a checkpoint has them."""
+        if has_saving_hooks():
+            raise _RecomputingError
+        return func(*args, **(kwargs or {}))
 
 
 _ALARM = _Alarm()
@@ -47,17 +53,23 @@ def read_once(read: Callable[[], T]) -> tuple[T, bool]:
             pass
         finally:
             pop_function_mode()
-    return _in_backward_pass(read), True
+    return in_pass_of_its_own(read), True
 
 
-def _in_backward_pass(read: Callable[[], T]) -> T:
+def in_pass_of_its_own(function: Callable[[], T]) -> T:
+    """Return ``function()``, called in a backward pass of its own.
+
+    Nodes that are called inside one that is for certain inputs give nothing for others; in this they give all.
+    """
     found: list[T] = []
-    origin = torch.zeros((), requires_grad=True)
-    end = origin.clone()
+    is_enabled = torch.is_grad_enabled()
 
     def hook(cotangent: Tensor) -> None:
-        found.append(read())
+        with torch.set_grad_enabled(is_enabled):
+            found.append(function())
 
+    with torch.enable_grad():
+        end = torch.zeros((), requires_grad=True).clone()
     end.register_hook(hook)
-    torch.autograd.grad(end, origin, create_graph=True)
+    torch.autograd.backward(end)
     return found[0]

@@ -48,8 +48,8 @@ from pushforward.tape.reader import (
     read,
     sign_tensors,
 )
-from pushforward.tape.scripts import Script, script_of
 from pushforward.tape.recomputation import in_pass_of_its_own, read_once
+from pushforward.tape.scripts import Script, script_of
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
@@ -65,16 +65,16 @@ class Run:
 
     __slots__ = (
         "_count",
+        "_ends",
         "_given",
+        "_hiding",
         "_inference",
         "_is_eager",
+        "_is_hidden",
         "_level",
         "_oldest",
         "_random_state",
         "_randomness",
-        "_ends",
-        "_hiding",
-        "_is_hidden",
         "_recorded",
         "_scripts",
         "_starts",

@@ -20,6 +20,7 @@ from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
     functorch_level,
+    in_backward_pass,
     is_autocasting,
     is_wrapped,
     num_dispatch_modes,
@@ -27,6 +28,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.reader import Reading, Signature, map_saved
+from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.run import Run, detached, write_back
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
@@ -55,13 +57,12 @@ class Tape:
         randomness: str = "same",
         is_kept: bool = False,
         takes_apart: bool = False,
-        tangents: Callable[[], Sequence[Tensor]] | None = None,
-        batch: tuple[int, ...] = (),
+        tangents: pieces.MakeTangents | None = None,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it.
 
-        With ``tangents``, which makes those of the inputs (after axes ``batch``), the function may be recorded in
-        pieces. If it was, the tangents at the start of the last piece are in ``tangents``, else None.
+        With ``tangents``, which makes those of the inputs, the function may be recorded in pieces. If it was, the
+        tangents at the start of the last piece are in ``tangents``, else None.
         """
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
@@ -71,7 +72,7 @@ class Tape:
         may_cut = not (known.asks or is_trusted)
         if tangents is not None and may_cut and pieces.fits(leaves):
             run: Run = pieces.PieceRun(
-                name, leaves, randomness, tangents, functools.partial(_pushed, name, batch)
+                name, leaves, randomness, tangents, functools.partial(_pushed, name)
             )
         else:
             run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
@@ -262,6 +263,8 @@ class Tape:
         """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
         before = torch.is_grad_enabled()
         set_grad_enabled(is_recording)
+        if in_backward_pass():
+            compute = functools.partial(in_pass_of_its_own, compute)
         try:
             if self.batch is None:
                 return compute()
@@ -322,10 +325,10 @@ class Tape:
 
 def _pushed(
     name: str,
-    batch: tuple[int, ...],
     reading: Reading,
     outputs: Sequence[Tensor],
     tangents: Sequence[Tensor],
+    batch: tuple[int, ...],
 ) -> list[Tensor]:
     """Push tangents through a piece of a tape."""
     with torch.no_grad():
