@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
+from pushforward.tape.in_place import SWITCHED, TWINS
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_torch import (
     add_batch_axis,
@@ -38,7 +37,6 @@ from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
 from pushforward.tape.statistics import batch_norm
 from pushforward.tape.writing import (
-    SAVING_NOTHING,
     Taken,
     Writes,
     assign,
@@ -128,7 +126,7 @@ def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     # What has a history, and is no view, autograd follows by itself.
     if target._base is not None or not (target.requires_grad or watcher.writes.owns(target)):
         watcher.has_acted = True
-    return write(watcher.writes, args[0], func, _TWINS.get(func), args, kwargs)
+    return write(watcher.writes, args[0], func, TWINS.get(func), args, kwargs)
 
 
 def _write_if_asked(
@@ -149,6 +147,9 @@ def _write_if_asked(
 
 def _make(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Make a tensor of nothing, and remember that it is the function's own."""
+    if kwargs.get("out") is not None:
+        watcher.has_acted = True
+        return write_out(watcher.writes, watcher.name, func, args, kwargs)
     result = func(*args, **kwargs)
     watcher.writes.own_new(result)
     return result
@@ -311,17 +312,10 @@ _QUIET: set[Any] = {
     torch.as_tensor,
     Tensor.__getitem__,
 }  # whose handlers mostly just call
-_TWINS: dict[Any, Any] = {}
 _MAKERS = (
     "zeros", "ones", "empty", "full", "eye", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros",
     "new_ones", "new_empty", "new_full",
 )  # fmt: skip
-# These change no elements.
-_NO_WRITES = {
-    "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "squeeze_", "unsqueeze_", "transpose_",
-    "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "as_strided_", "set_", "sparse_resize_",
-    "sparse_resize_and_clear_",
-}  # fmt: skip
 BACKWARD = {
     torch.autograd.grad: (
         "outputs", "inputs", "grad_outputs", "retain_graph", "create_graph", "allow_unused", "is_grads_batched",
@@ -330,46 +324,14 @@ BACKWARD = {
     torch.autograd.backward: ("tensors", "grad_tensors", "retain_graph", "create_graph", "grad_variables", "inputs"),
     Tensor.backward: ("self", "gradient", "retain_graph", "create_graph", "inputs"),
 }  # fmt: skip
-_IN_PLACE_NUMBERS = [
-    "add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift",
-    "rshift", "matmul",
-]  # fmt: skip
 
 
 def _install() -> None:
-    for name in dir(Tensor):
-        if not name.endswith("_") or name.endswith("__") or name.startswith("_"):
-            continue
-        if name in _NO_WRITES:
-            continue
-        method = getattr(Tensor, name)
-        _HANDLERS[method] = _write
-        twin = getattr(Tensor, name[:-1], None)
-        if twin is not None and not isinstance(twin, types.GetSetDescriptorType):
-            _TWINS[method] = twin
-        function = getattr(torch, name, None)
-        if function is not None:
-            _HANDLERS[function] = _write
-            if twin is not None:
-                _TWINS[function] = twin
-    for name, function in vars(torch.nn.functional).items():
-        if name.endswith("_") and not name.startswith("_"):
-            _HANDLERS[function] = _write
-            _TWINS[function] = getattr(torch.nn.functional, name[:-1], None)
-        elif inspect.isfunction(function) and "inplace" in inspect.signature(function).parameters:
-            place = list(inspect.signature(function).parameters).index("inplace")
-            _HANDLERS[function] = functools.partial(_write_if_asked, place)
-            _QUIET.add(function)
-    for name in _IN_PLACE_NUMBERS:
-        method = getattr(Tensor, f"__i{name}__", None)
-        twin = getattr(Tensor, f"__{name}__", None)
-        if method is not None:
-            _HANDLERS[method] = _write
-            if twin is not None:
-                _TWINS[method] = twin
-    for name in ("add", "sub"):
-        for owner, pattern in ((Tensor, "{}_"), (Tensor, "__i{}__"), (torch, "{}_")):
-            SAVING_NOTHING.add(getattr(owner, pattern.format(name), None))
+    for function in TWINS:
+        _HANDLERS[function] = _write
+    for function, place in SWITCHED.items():
+        _HANDLERS[function] = functools.partial(_write_if_asked, place)
+        _QUIET.add(function)
     _HANDLERS[Tensor.__setitem__] = _set_item
     _HANDLERS[Tensor.__getitem__] = _get_item
     for name in _MAKERS:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.in_place import SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_torch import (
     Node,
@@ -260,9 +261,6 @@ def write(
     finally:
         if begun is not None:
             begun.end()
-
-
-SAVING_NOTHING: set[Any] = set()  # operators that save nothing of what they write to
 
 
 def _copied(target: Tensor, value: Any, *rest: Any, **kwargs: Any) -> Tensor:

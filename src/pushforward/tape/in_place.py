@@ -1,0 +1,60 @@
+"""PyTorch's in-place functions, each with the one that gives the new values instead of writing them."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_NUMBERS = (
+    "add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul",
+)  # fmt: skip
+# These change no elements.
+_NO_WRITES = {
+    "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "squeeze_", "unsqueeze_", "transpose_",
+    "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "as_strided_", "set_", "sparse_resize_",
+    "sparse_resize_and_clear_",
+}  # fmt: skip
+
+
+def _twins() -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for name in dir(Tensor):
+        if name.startswith("_") or not name.endswith("_") or name in _NO_WRITES:
+            continue
+        twin = getattr(Tensor, name[:-1], None)
+        if isinstance(twin, types.GetSetDescriptorType):
+            twin = None
+        found[getattr(Tensor, name)] = twin
+        if hasattr(torch, name):
+            found[getattr(torch, name)] = twin
+    for name, function in vars(functional).items():
+        if name.endswith("_") and not name.startswith("_"):
+            found[function] = getattr(functional, name[:-1], None)
+    for name in _NUMBERS:
+        method = getattr(Tensor, f"__i{name}__", None)
+        if method is not None:
+            found[method] = getattr(Tensor, f"__{name}__", None)
+    return found
+
+
+def _switched() -> dict[Any, int]:
+    found = {}
+    for function in vars(functional).values():
+        if inspect.isfunction(function):
+            names = list(inspect.signature(function).parameters)
+            if "inplace" in names:
+                found[function] = names.index("inplace")
+    return found
+
+
+TWINS = _twins()  # None: there is no such function
+SWITCHED = _switched()  # functions with an argument that says whether they write, and its place
+# Of what they write to.
+SAVING_NOTHING = {
+    Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__,
+}  # fmt: skip
