@@ -75,7 +75,7 @@ def test_inside_a_custom_backward(name):
         Outer.apply(tracked).backward()
         torch.func.grad(Outer.apply)(x)
         pf.grad(Outer.apply)(x)
-    assert len(found) == 12
+    assert len(found) >= 12
     for each in found:
         assert_close(each, expected)
 

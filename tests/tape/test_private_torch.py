@@ -352,6 +352,36 @@ def test_modes_can_be_pushed_and_popped():
     assert private.num_function_modes() == before
 
 
+def test_backward_passes_are_known_and_can_be_run_inside_transforms():
+    def f(x):
+        y = leaf(2)
+        z, seen = y.sin(), []
+        z.register_hook(lambda g: seen.append((private.in_backward_pass(), g)))
+        private.run_backward(z, torch.ones(2))
+        assert seen[0][0]
+        assert not private.in_backward_pass()
+        return x.sum()
+
+    f(torch.ones(2))
+    torch.func.grad(f)(torch.ones(2))
+
+
+def test_hooks_on_what_is_saved_are_known():
+    assert not private.has_saving_hooks()
+    with torch.autograd.graph.save_on_cpu():
+        assert private.has_saving_hooks()
+
+
+def test_a_node_called_in_a_pass_for_certain_inputs_gives_nothing_for_others():
+    y, x = leaf(2).sin(), leaf(2)
+    z, found = x.clone(), []
+    z.register_hook(lambda g: found.append(y.grad_fn(torch.ones(2))))
+    torch.autograd.grad(z.sum(), x, retain_graph=True)
+    assert found.pop() is None
+    z.sum().backward()
+    assert found.pop() is not None
+
+
 # ---- Jagged tensors ----
 
 

@@ -280,6 +280,13 @@ def has_saving_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
+def run_backward(tensor: Tensor, cotangent: Tensor) -> None:
+    """Run a backward pass, also where a transform of ``torch.func`` forbids that to its function."""
+    torch.autograd.Variable._execution_engine.run_backward(
+        (tensor,), (cotangent,), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
 def in_backward_pass() -> bool:
     """Tell whether this thread is inside a backward pass."""
     return bool(torch._C._current_graph_task_id() != -1)
@@ -337,6 +344,9 @@ _eval_frame: Any = torch._C._dynamo.eval_frame
 _SKIP = _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_frame._FrameAction.SKIP)
 
 
+_skipped: set[Any] = set()  # code that dynamo was told of
+
+
 def left_alone_by_dynamo(function: _Function) -> _Function:
     """Mark a function that ``torch.compile`` is to call as it is, with all that this calls.
 
@@ -344,7 +354,10 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
     """
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = "pushforward records it"  # type: ignore[attr-defined]
-    _eval_frame.set_code_exec_strategy(function.__code__, _SKIP)  # type: ignore[attr-defined]
+    code = function.__code__  # type: ignore[attr-defined]
+    if code not in _skipped:
+        _skipped.add(code)
+        _eval_frame.set_code_exec_strategy(code, _SKIP)
     return function
 
 

@@ -17,6 +17,8 @@ from pushforward.tape.private_torch import (
     has_saving_hooks,
     pop_function_mode,
     push_function_mode,
+    run_backward,
+    without_functorch,
 )
 
 T = TypeVar("T")
@@ -68,8 +70,9 @@ def in_pass_of_its_own(function: Callable[[], T]) -> T:
         with torch.set_grad_enabled(is_enabled):
             found.append(function())
 
-    with torch.enable_grad():
+    with torch.enable_grad(), without_functorch():
         end = torch.zeros((), requires_grad=True).clone()
+        one = torch.ones(())
     end.register_hook(hook)
-    torch.autograd.backward(end)
+    run_backward(end, one)
     return found[0]
