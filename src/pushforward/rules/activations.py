@@ -5,19 +5,15 @@ At kinks the derivative is PyTorch's: that of the branch which its backward kern
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import normalize_axis
-from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.scale import Scale
-from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import elementwise, rule
 
@@ -305,97 +301,6 @@ elementwise(
     lambda y_bar, x, beta, threshold: _softplus(x, beta, threshold),
     _softplus_twice,
 )
-
-# Smooth gates: silu, gelu, mish, glu
-
-_TANH_CUBIC = 0.044715  # of Hendrycks and Gimpel, Gaussian error linear units, 2016, section 2
-
-
-def _silu(x: Tensor) -> Tensor:
-    gate = torch.sigmoid(x)
-    return gate * (1 + x * (1 - gate))
-
-
-def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    if approximate == "none":
-        density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-        return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
-    gate, slope, _ = _gelu_gate(x)
-    return 0.5 * (1 + gate) + 0.5 * x * (1 - gate * gate) * slope
-
-
-def _gelu_twice(x: Tensor, approximate: str) -> Tensor:
-    if approximate == "none":
-        return torch.exp(-x * x / 2) / math.sqrt(2 * math.pi) * (2 - x * x)
-    gate, slope, curvature = _gelu_gate(x)
-    steep = 1 - gate * gate
-    return steep * (slope + 0.5 * x * (curvature - 2 * gate * slope * slope))
-
-
-def _gelu_gate(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tanh u, u' and u'' for u = √(2/π) (x + c x³)."""
-    unit = math.sqrt(2 / math.pi)
-    square = x * x
-    gate = torch.tanh(unit * x * (1 + _TANH_CUBIC * square))
-    return gate, unit * (1 + 3 * _TANH_CUBIC * square), unit * 6 * _TANH_CUBIC * x
-
-
-def _mish(x: Tensor) -> Tensor:
-    gate = torch.tanh(torch.nn.functional.softplus(x))
-    return gate + x * (1 - gate * gate) * torch.sigmoid(x)
-
-
-elementwise(aten.silu, _silu)
-# oneDNN's kernel does not broadcast.
-elementwise(
-    aten.gelu,
-    lambda x, *, approximate="none": aten.gelu_backward.default(
-        torch.ones_like(x), x, approximate=approximate
-    ),
-)
-elementwise(
-    aten.gelu_backward,
-    lambda y_bar, x, *, approximate="none": _gelu(x, approximate),
-    lambda y_bar, x, *, approximate="none": y_bar * _gelu_twice(x, approximate),
-)
-elementwise(aten.mish, _mish)
-
-
-def _glu(x: Tensor, dim: int = -1) -> AbstractLinearMap:
-    # y = a σ(b) for the two halves of x along the axis.
-    axis = normalize_axis(dim, x.ndim)
-    a, b = x.chunk(2, axis)
-    gate = torch.sigmoid(b)
-    slope = a * gate * (1 - gate)
-
-    def push(tangent: Tensor) -> Tensor:
-        a_dot, b_dot = tangent.chunk(2, axis + 1)
-        return gate * a_dot + slope * b_dot
-
-    def pull(cotangent: Tensor) -> Tensor:
-        return torch.cat([gate * cotangent, slope * cotangent], axis + 1)
-
-    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
-    return General(tuple(x.shape), tuple(a.shape), push, pull, kept)
-
-
-def _glu_twice(y_bar: Tensor, x: Tensor, dim: int) -> AbstractLinearMap:
-    axis = normalize_axis(dim, x.ndim)
-    a, b = x.chunk(2, axis)
-    gate = torch.sigmoid(b)
-    mixed = y_bar * gate * (1 - gate)
-    second = a * mixed * (1 - 2 * gate)
-
-    def apply(tangent: Tensor) -> Tensor:
-        a_dot, b_dot = tangent.chunk(2, axis + 1)
-        return torch.cat([mixed * b_dot, mixed * a_dot + second * b_dot], axis + 1)
-
-    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
-    return General(tuple(x.shape), tuple(x.shape), apply, apply, kept)
-
-
-rule(aten.glu, _glu)
-rule(aten.glu_backward, lambda y_bar, x, dim: transpose(_glu(x, dim)), _glu_twice)
 
 # Dropout
 

@@ -16,7 +16,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules import indexing, losses
+from pushforward.rules import indexing, losses, padding
 from pushforward.rules.convolution import convolution_map, convolution_weight_map
 from pushforward.rules.registry import rule
 
@@ -202,11 +202,11 @@ def _declare_padding(operator: Any, forward: Callable[..., AbstractLinearMap]) -
 
 for _num_space in (1, 2, 3):
     _declare_padding(
-        getattr(aten, f"reflection_pad{_num_space}d_backward").default, indexing.reflection_pad_map
+        getattr(aten, f"reflection_pad{_num_space}d_backward").default, padding.reflection_pad_map
     )
     _declare_padding(
         getattr(aten, f"replication_pad{_num_space}d_backward").default,
-        indexing.replication_pad_map,
+        padding.replication_pad_map,
     )
 
 

@@ -29,7 +29,8 @@ def _zero(*args: Any, **kwargs: Any) -> float:
     return 0.0
 
 
-def _mask(x: Any, out: Tensor, mask: Tensor) -> Mask:
+def mask_map(x: Any, out: Tensor, mask: Tensor) -> Mask:
+    """Return the map of an argument ``x`` that is the output where ``mask`` says."""
     return Mask(tuple(x.shape), tuple(out.shape), mask)
 
 
@@ -254,90 +255,11 @@ elementwise(
 rule(
     aten.heaviside,
     lambda x, values, *, out: Scale(tuple(x.shape), tuple(out.shape), 0.0),
-    lambda x, values, *, out: _mask(values, out, x == 0),
+    lambda x, values, *, out: mask_map(values, out, x == 0),
 )
 
 # The next number towards y moves with x, unless it is y: PyTorch's convention.
 elementwise(aten.nextafter, lambda x, y: (x != y).to(x.dtype), lambda x, y: 0.0)
-
-# Choices: where, clamp, maximum
-
-
-def _clamp(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
-    inside = torch.ones((), dtype=torch.bool, device=x.device)
-    if min is not None:
-        inside = inside & (x >= min)
-    if max is not None:
-        inside = inside & (x <= max)
-    return _mask(x, out, inside)
-
-
-def _clamp_lower(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> Mask:
-    below = x < min
-    return _mask(min, out, below if max is None else below & (min < max))
-
-
-def _clamp_upper(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
-    assert max is not None
-    above = x > max
-    return _mask(max, out, above if min is None else above | (max < min))
-
-
-def _share(x: Tensor, is_less: Tensor, is_equal: Tensor) -> Tensor:
-    """Return 1 where the argument ``x`` is chosen, 0 where it is not, 1/2 at a tie."""
-    return torch.where(is_equal, 0.5, torch.logical_not(is_less).to(x.dtype))
-
-
-rule(
-    aten.where.self,
-    None,
-    lambda condition, x, y, *, out: _mask(x, out, _condition(condition)),
-    lambda condition, x, y, *, out: _mask(y, out, torch.logical_not(condition)),
-)
-
-
-def _condition(condition: Tensor) -> Tensor:
-    return condition if condition.dtype is torch.bool else condition != 0
-
-
-rule(
-    aten.masked_fill,
-    lambda x, mask, value, *, out: _mask(x, out, torch.logical_not(mask)),
-    None,
-    lambda x, mask, value, *, out: _mask(value, out, mask),
-)
-rule(aten.nan_to_num, lambda x, *args, out, **kwargs: _mask(x, out, torch.isfinite(x)))
-rule(aten.clamp, _clamp, _clamp_lower, _clamp_upper)
-rule(
-    aten.clamp_min,
-    lambda x, min, *, out: _mask(x, out, x >= min),
-    lambda x, min, *, out: _mask(min, out, x < min),
-)
-rule(
-    aten.clamp_max,
-    lambda x, max, *, out: _mask(x, out, x <= max),
-    lambda x, max, *, out: _mask(max, out, x > max),
-)
-elementwise(
-    aten.maximum,
-    lambda x, y: _share(x, x < y, x == y),
-    lambda x, y: _share(y, y < x, x == y),
-)
-elementwise(
-    aten.minimum,
-    lambda x, y: _share(x, x > y, x == y),
-    lambda x, y: _share(y, y > x, x == y),
-)
-rule(
-    aten.fmax,
-    lambda x, y, *, out: _mask(x, out, (x >= y) | y.isnan()),
-    lambda x, y, *, out: _mask(y, out, torch.logical_not((x >= y) | y.isnan())),
-)
-rule(
-    aten.fmin,
-    lambda x, y, *, out: _mask(x, out, (x <= y) | y.isnan()),
-    lambda x, y, *, out: _mask(y, out, torch.logical_not((x <= y) | y.isnan())),
-)
 
 # Complex numbers
 
@@ -427,4 +349,4 @@ for _operator in (
     aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams,
     aten.fake_quantize_per_channel_affine_cachemask,
 ):
-    rule(_operator, lambda x, *_, out: (_mask(x, out[0], out[1]), None))
+    rule(_operator, lambda x, *_, out: (mask_map(x, out[0], out[1]), None))

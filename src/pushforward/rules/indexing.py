@@ -8,7 +8,7 @@ one position wins.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pushforward.linear.axes import Shape, normalize_axis
 from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.mask import Mask
@@ -25,20 +24,13 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import nondifferentiable, rule
+from pushforward.rules.registry import rule
 from pushforward.rules.views import (
-    as_strided_index,
-    as_strided_map,
-    diagonal_map,
     flat_gather,
     identity_map,
-    permute_map,
     place_along,
-    select_map,
     shape_of,
     slice_map,
-    transpose_map,
-    unfold_map,
 )
 
 aten = torch.ops.aten
@@ -50,11 +42,11 @@ def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
     return identity_map(shape_of(x))
 
 
-def _zero(*_: Any, **__: Any) -> None:
+def zero(*_: Any, **__: Any) -> None:
     """Nothing of this argument is left in the output."""
 
 
-def _masked(x: Tensor, keep: Tensor) -> AbstractLinearMap:
+def masked(x: Tensor, keep: Tensor) -> AbstractLinearMap:
     """Return the map that keeps what ``keep``, which broadcasts to ``x``, says."""
     return Mask(shape_of(x), shape_of(x), keep)
 
@@ -73,14 +65,15 @@ def vector_shape(shape: Shape) -> Shape:
     return shape or (1,)
 
 
-def _along_axis(shape: Shape, axis: int, index: Tensor, is_total: bool = True) -> AbstractLinearMap:
+def along_axis(shape: Shape, axis: int, index: Tensor, is_total: bool = True) -> AbstractLinearMap:
     """Return the map that takes the positions ``index`` along one axis."""
     out_shape = (*shape[:axis], index.shape[0], *shape[axis + 1 :])
     return Gather(shape, out_shape, index, (axis,), (axis,), is_total)
 
 
-def _one_axis_mask(x: Tensor, axis: int, keep: Tensor) -> AbstractLinearMap:
-    return _masked(x, keep.reshape([-1 if i == axis else 1 for i in range(x.ndim)]))
+def one_axis_mask(x: Tensor, axis: int, keep: Tensor) -> AbstractLinearMap:
+    """Return the map that keeps what ``keep`` says of the places along one axis."""
+    return masked(x, keep.reshape([-1 if i == axis else 1 for i in range(x.ndim)]))
 
 
 # Advanced indexing
@@ -166,7 +159,7 @@ def _index_put_self(
         return identity_map(shape_of(x))
     if not indexing.tensors:
         return None
-    return _masked(x, indexing.keep(shape_of(indexing.place())))
+    return masked(x, indexing.keep(shape_of(indexing.place())))
 
 
 def index_put_values_map(
@@ -201,7 +194,7 @@ rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like=0)
 def _index_select(x: Tensor, dim: int, index: Tensor, *, out: Tensor) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    return between(_along_axis(shape, axis, index.reshape(-1)), shape_of(x), shape_of(out))
+    return between(along_axis(shape, axis, index.reshape(-1)), shape_of(x), shape_of(out))
 
 
 def _index_add_source(
@@ -209,7 +202,7 @@ def _index_add_source(
 ) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    added = transpose(_along_axis(shape, axis, index.reshape(-1)))
+    added = transpose(along_axis(shape, axis, index.reshape(-1)))
     scaled = compose(Scale(added.in_shape, added.in_shape, alpha), added)
     return between(scaled, shape_of(source), shape_of(x))
 
@@ -228,20 +221,20 @@ def _index_copy_source(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Ab
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
     in_shape = (*shape[:axis], index.numel(), *shape[axis + 1 :])
-    written = _along_axis(in_shape, axis, _winner_along(shape[axis], index), is_total=False)
+    written = along_axis(in_shape, axis, _winner_along(shape[axis], index), is_total=False)
     return between(written, shape_of(source), shape_of(x))
 
 
 def _index_fill_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    return _one_axis_mask(x, axis, _winner_along(shape[axis], index) < 0)
+    return one_axis_mask(x, axis, _winner_along(shape[axis], index) < 0)
 
 
 def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    filled = _one_axis_mask(x, axis, _winner_along(shape[axis], index) >= 0)
+    filled = one_axis_mask(x, axis, _winner_along(shape[axis], index) >= 0)
     return compose(Expand(shape_of(value), shape_of(x)), filled)
 
 
@@ -284,7 +277,7 @@ def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) ->
 
 def _scatter_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinearMap:
     ones = torch.ones(shape_of(x), dtype=torch.bool, device=index.device)
-    return _masked(x, torch.scatter(ones, dim, index, False))
+    return masked(x, torch.scatter(ones, dim, index, False))
 
 
 def _scatter_src(x: Tensor, dim: int, index: Tensor, src: Tensor) -> AbstractLinearMap:
@@ -348,7 +341,7 @@ def _put_self(
 ) -> AbstractLinearMap:
     if accumulate:
         return identity_map(shape_of(x))
-    return _masked(x, (_put_winner(x, index) < 0).reshape(shape_of(x)))
+    return masked(x, (_put_winner(x, index) < 0).reshape(shape_of(x)))
 
 
 def _put_source(
@@ -390,442 +383,3 @@ rule(aten.take, _take)
 rule(aten.put, _put_self, None, _put_source, like=0)
 rule(aten.masked_select, _masked_select)
 rule(aten.masked_scatter, _masked_scatter_self, None, _masked_scatter_source)
-
-
-# Embedding: rows of a table. The row at padding_idx is a constant, as PyTorch documents it.
-
-
-def _embedding(
-    weight: Tensor,
-    indices: Tensor,
-    padding_idx: int = -1,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> AbstractLinearMap:
-    shape = shape_of(weight)
-    looked_up = _embedding_map(shape, indices, padding_idx)
-    if not scale_grad_by_freq:
-        return looked_up
-    return compose(_divided_by_uses(weight, indices, shape), looked_up)
-
-
-def _embedding_map(shape: Shape, indices: Tensor, padding_idx: int) -> AbstractLinearMap:
-    index = indices.reshape(-1)
-    if padding_idx >= 0:
-        index = torch.where(index == padding_idx, -1, index)
-    out_shape = shape_of(indices) + shape[1:]
-    mixed_out = tuple(range(indices.ndim))
-    return Gather(shape, out_shape, index, (0,), mixed_out, is_total=padding_idx < 0)
-
-
-def _embedding_dense_backward(
-    y: Tensor, indices: Tensor, num_weights: int, padding_idx: int, *_: Any, out: Tensor
-) -> AbstractLinearMap:
-    """Without ``scale_grad_by_freq``: it is not saved, and PyTorch's second derivative leaves it out, too."""
-    return transpose(_embedding_map(shape_of(out), indices, padding_idx))
-
-
-def _divided_by_uses(like: Tensor, indices: Tensor, shape: Shape) -> AbstractLinearMap:
-    """Divide each row by how often it is used: PyTorch's scaling of gradients, here the same in every mode."""
-    return Scale(shape, shape, 1 / uses_of(indices, shape[0], like).unsqueeze(-1))
-
-
-def uses_of(indices: Tensor, num_rows: int, like: Tensor) -> Tensor:
-    """Return how often each row is looked up, at least 1."""
-    ones = torch.ones((indices.numel(),), dtype=like.dtype, device=like.device)
-    counts = torch.zeros((num_rows,), dtype=like.dtype, device=like.device)
-    return counts.index_add(0, indices.reshape(-1), ones).clamp(min=1)
-
-
-rule(aten.embedding, _embedding)
-rule(aten.embedding_dense_backward, _embedding_dense_backward)
-
-
-# Joining: one map for each piece
-
-
-def _cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[AbstractLinearMap | None]:
-    axis, out_shape = normalize_axis(dim, out.ndim), shape_of(out)
-    maps: list[AbstractLinearMap | None] = []
-    start = 0
-    for x in tensors:
-        if x.ndim != out.ndim:  # an empty tensor of one axis may be joined to anything
-            maps.append(None)
-            continue
-        maps.append(Concat(shape_of(x), out_shape, axis, start))
-        start += x.shape[axis]
-    return maps
-
-
-def _stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[AbstractLinearMap]:
-    axis, out_shape = normalize_axis(dim, out.ndim), shape_of(out)
-    shape = (*out_shape[:axis], *out_shape[axis + 1 :])
-    return [Concat(shape, out_shape, axis, i, new_axis=True) for i in range(len(tensors))]
-
-
-def _block_diag(tensors: Sequence[Tensor], *, out: Tensor) -> list[AbstractLinearMap]:
-    maps = []
-    top = left = 0
-    for x in tensors:
-        shape = (1,) * (2 - x.ndim) + shape_of(x)
-        wide = (shape[0], out.shape[1])
-        maps.append(
-            compose(
-                Reshape(shape_of(x), shape),
-                Concat(shape, wide, 1, left),
-                Concat(wide, shape_of(out), 0, top),
-            )
-        )
-        top, left = top + shape[0], left + shape[1]
-    return maps
-
-
-rule(aten.cat, _cat)
-rule(aten.stack, _stack)
-rule(aten.block_diag, _block_diag)
-
-
-# Padding: axis by axis, from the last
-
-
-def _constant_pad(x: Tensor, pad: Sequence[int], value: complex = 0) -> AbstractLinearMap:
-    maps = [identity_map(shape_of(x))]
-    for axis, before, behind in _pad_axes(x, pad):
-        shape = maps[-1].out_shape
-        taken = slice_map(shape, axis, max(-before, 0), shape[axis] - max(-behind, 0))
-        n = taken.out_shape[axis] + max(before, 0) + max(behind, 0)
-        maps.append(taken)
-        if before > 0 or behind > 0:
-            out_shape = at_axis(shape, axis, n)
-            maps.append(Concat(taken.out_shape, out_shape, axis, max(before, 0)))
-    return compose(*(maps[1:] or maps))
-
-
-def _pad_axes(x: Tensor, pad: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return (axis, places before, places behind) of the axes that are padded."""
-    triples = [(x.ndim - 1 - k, pad[2 * k], pad[2 * k + 1]) for k in range(len(pad) // 2)]
-    return [(axis, before, behind) for axis, before, behind in triples if before or behind]
-
-
-def _pad_by(
-    source: Callable[[Tensor, int], Tensor],
-) -> Callable[[Tensor, Sequence[int]], AbstractLinearMap]:
-    """Return the partial of a padding; ``source`` says which of n positions stands at a place."""
-
-    def partial(x: Tensor, padding: Sequence[int]) -> AbstractLinearMap:
-        maps = [identity_map(shape_of(x))]
-        for axis, before, behind in _pad_axes(x, padding):
-            n = x.shape[axis]
-            place = torch.arange(-before, n + behind, device=x.device)
-            maps.append(_along_axis(maps[-1].out_shape, axis, source(place, n)))
-        return compose(*(maps[1:] or maps))
-
-    return partial
-
-
-reflection_pad_map = _pad_by(lambda place, n: n - 1 - (n - 1 - place.abs()).abs())
-replication_pad_map = _pad_by(lambda place, n: place.clamp(0, n - 1))
-
-
-rule(aten.constant_pad_nd, _constant_pad)
-rule(aten.reflection_pad1d, reflection_pad_map)
-rule(aten.reflection_pad2d, reflection_pad_map)
-rule(aten.reflection_pad3d, reflection_pad_map)
-rule(aten.replication_pad1d, replication_pad_map)
-rule(aten.replication_pad2d, replication_pad_map)
-rule(aten.replication_pad3d, replication_pad_map)
-
-
-# Rolls, flips, repetitions
-
-
-def _roll(
-    x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] = ()
-) -> AbstractLinearMap:
-    shape = shape_of(x)
-    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
-    axes = [dims] if isinstance(dims, int) else list(dims)
-    if not axes:
-        n = x.numel()
-        rolled = _along_axis((n,), 0, (place_along(n, x) - shifts[0]) % max(n, 1))
-        return between(rolled, shape, shape)
-    maps = [identity_map(shape)]
-    for shift, dim in zip(shifts, axes, strict=True):
-        axis = normalize_axis(dim, x.ndim)
-        n = shape[axis]
-        maps.append(_along_axis(shape, axis, (place_along(n, x) - shift) % max(n, 1)))
-    return compose(*maps)
-
-
-def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:
-    shape = shape_of(x)
-    if not shape:
-        return identity_map(shape)
-    maps = [identity_map(shape)]
-    for dim in dims:
-        axis = normalize_axis(dim, x.ndim)
-        maps.append(_along_axis(shape, axis, shape[axis] - 1 - place_along(shape[axis], x)))
-    return compose(*(maps[1:] or maps))
-
-
-def _rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> AbstractLinearMap:
-    first, second = (normalize_axis(d, x.ndim) for d in dims)
-    quarter = k % 4
-    if quarter == 0:
-        return identity_map(shape_of(x))
-    if quarter == 2:
-        return _flip(x, (first, second))
-    flipped = _flip(x, (second,) if quarter == 1 else (first,))
-    return compose(flipped, transpose_map(shape_of(x), first, second))
-
-
-def _repeat(x: Tensor, repeats: Sequence[int]) -> AbstractLinearMap:
-    shape = (1,) * (len(repeats) - x.ndim) + shape_of(x)
-    paired = tuple(m for n in shape for m in (1, n))
-    repeated = tuple(m for r, n in zip(repeats, shape, strict=True) for m in (r, n))
-    out_shape = tuple(r * n for r, n in zip(repeats, shape, strict=True))
-    return compose(
-        Reshape(shape_of(x), paired), Expand(paired, repeated), Reshape(repeated, out_shape)
-    )
-
-
-rule(aten.roll, _roll)
-rule(aten.flip, _flip)
-rule(aten.rot90, _rot90)
-rule(aten.repeat, _repeat)
-
-
-# Triangles and diagonals
-
-
-def _tril(x: Tensor, diagonal: int = 0) -> AbstractLinearMap:
-    return _masked(x, _ones(x, shape_of(x)[-2:]).tril(diagonal))
-
-
-def _triu(x: Tensor, diagonal: int = 0) -> AbstractLinearMap:
-    return _masked(x, _ones(x, shape_of(x)[-2:]).triu(diagonal))
-
-
-def _ones(x: Tensor, shape: Shape) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool, device=x.device)
-
-
-def _diag_embed(
-    x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1, *, out: Tensor
-) -> AbstractLinearMap:
-    return transpose(diagonal_map(x, shape_of(out), offset, dim1, dim2))
-
-
-rule(aten.tril, _tril)
-rule(aten.triu, _triu)
-rule(aten.diag_embed, _diag_embed)
-
-
-# Writes into a copy: the first argument keeps what is not written
-
-
-def _select_scatter_self(x: Tensor, src: Tensor, dim: int, index: int) -> AbstractLinearMap:
-    axis = normalize_axis(dim, x.ndim)
-    return _one_axis_mask(x, axis, place_along(x.shape[axis], x) != index % x.shape[axis])
-
-
-def _select_scatter_src(x: Tensor, src: Tensor, dim: int, index: int) -> AbstractLinearMap:
-    axis = normalize_axis(dim, x.ndim)
-    written = Concat(shape_of(src), shape_of(x), axis, index % x.shape[axis], new_axis=True)
-    return written if x.ndim else identity_map(shape_of(x))
-
-
-def _slice_scatter_self(
-    x: Tensor,
-    src: Tensor,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> AbstractLinearMap:
-    axis = normalize_axis(dim, x.ndim)
-    keep = torch.ones(x.shape[axis], dtype=torch.bool, device=x.device)
-    written = torch.zeros_like(keep)[slice(start, end, step)]
-    return _one_axis_mask(x, axis, torch.slice_scatter(keep, written, 0, start, end, step))
-
-
-def _slice_scatter_src(
-    x: Tensor,
-    src: Tensor,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> AbstractLinearMap:
-    return between(
-        transpose(slice_map(shape_of(x), dim, start, end, step)), shape_of(src), shape_of(x)
-    )
-
-
-def _diagonal_scatter_self(
-    x: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> AbstractLinearMap:
-    ones = _ones(x, shape_of(x))
-    zeros = torch.zeros_like(ones.diagonal(offset, dim1, dim2))
-    return _masked(x, torch.diagonal_scatter(ones, zeros, offset, dim1, dim2))
-
-
-def _diagonal_scatter_src(
-    x: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> AbstractLinearMap:
-    return transpose(diagonal_map(x, shape_of(x), offset, dim1, dim2))
-
-
-def _as_strided_scatter_self(
-    x: Tensor,
-    src: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
-) -> AbstractLinearMap:
-    index = as_strided_index(x, size, stride, storage_offset)
-    keep = torch.ones(x.numel() + 1, dtype=torch.bool, device=x.device)
-    keep = keep.index_fill(0, index.remainder(x.numel() + 1), False)[:-1]
-    return _masked(x, keep.reshape(shape_of(x)))
-
-
-def _as_strided_scatter_src(
-    x: Tensor,
-    src: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
-) -> AbstractLinearMap:
-    return transpose(as_strided_map(x, size, stride, storage_offset))
-
-
-rule(aten.select_scatter, _select_scatter_self, _select_scatter_src, like=0)
-rule(aten.slice_scatter, _slice_scatter_self, _slice_scatter_src, like=0)
-rule(aten.diagonal_scatter, _diagonal_scatter_self, _diagonal_scatter_src, like=0)
-rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src, like=0)
-
-
-# Backward operators of views: the views, transposed
-
-
-def _select_backward(
-    y: Tensor, input_sizes: Sequence[int], dim: int, index: int
-) -> AbstractLinearMap:
-    return transpose(select_map(tuple(input_sizes), dim, index))
-
-
-def _slice_backward(
-    y: Tensor, input_sizes: Sequence[int], dim: int, start: int, end: int, step: int
-) -> AbstractLinearMap:
-    return transpose(slice_map(tuple(input_sizes), dim, start, end, step))
-
-
-def _diagonal_backward(
-    y: Tensor, input_sizes: Sequence[int], offset: int, dim1: int, dim2: int
-) -> AbstractLinearMap:
-    return transpose(diagonal_map(y, tuple(input_sizes), offset, dim1, dim2))
-
-
-def _unfold_backward(
-    y: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
-) -> AbstractLinearMap:
-    to_input = transpose(unfold_map(y, tuple(input_sizes), dim, size, step))
-    if to_input.in_shape == shape_of(y):
-        return to_input
-    return compose(Expand(shape_of(y), to_input.in_shape), to_input)  # the kernel broadcasts
-
-
-rule(aten.select_backward, _select_backward)
-rule(aten.slice_backward, _slice_backward)
-rule(aten.diagonal_backward, _diagonal_backward)
-rule(aten.unfold_backward, _unfold_backward)
-
-
-# Copies over another tensor
-
-
-def _copy_src(x: Tensor, src: Tensor, non_blocking: bool = False) -> AbstractLinearMap:
-    return Expand(shape_of(src), shape_of(x))
-
-
-def _fill_value(x: Tensor, value: Tensor) -> AbstractLinearMap:
-    return Expand(shape_of(value), shape_of(x))
-
-
-rule(aten.copy, _zero, _copy_src, like=0)
-rule(aten.fill.Tensor, _zero, _fill_value, like=0)
-
-nondifferentiable(aten.fill.Scalar)
-
-
-# Images: channels against pixels, windows against columns
-
-
-def _pixel_shuffle(x: Tensor, upscale_factor: int) -> AbstractLinearMap:
-    return _pixel_shuffle_map(shape_of(x), upscale_factor)
-
-
-def _pixel_unshuffle(x: Tensor, downscale_factor: int, *, out: Tensor) -> AbstractLinearMap:
-    return transpose(_pixel_shuffle_map(shape_of(out), downscale_factor))
-
-
-def _pixel_shuffle_map(shape: Shape, r: int) -> AbstractLinearMap:
-    """Return (..., C r², H, W) -> (..., C, r, r, H, W) -> (..., C, H, r, W, r) -> merged."""
-    *lead, channels, height, width = shape
-    lead = [*lead, channels // (r * r)]
-    split = Reshape(shape, (*lead, r, r, height, width))
-    k = len(lead)
-    moved = permute_map(split.out_shape, [*range(k), k + 2, k, k + 3, k + 1])
-    return compose(split, moved, Reshape(moved.out_shape, (*lead, height * r, width * r)))
-
-
-def _channel_shuffle(x: Tensor, groups: int) -> AbstractLinearMap:
-    batch, channels, *rest = shape_of(x)
-    split = Reshape(shape_of(x), (batch, groups, channels // groups, *rest))
-    moved = transpose_map(split.out_shape, 1, 2)
-    return compose(split, moved, Reshape(moved.out_shape, shape_of(x)))
-
-
-Pair = Sequence[int]
-
-
-def _im2col_map(
-    x: Tensor, shape: Shape, kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair
-) -> AbstractLinearMap:
-    """Return (..., C, H, W) -> (..., C, window, place) -> (..., C window, place)."""
-    *lead, channels, height, width = shape
-    # In float64, which im2col takes on every device; positions count from 1, padding is 0.
-    place = torch.arange(1, height * width + 1, dtype=torch.float64, device=x.device)
-    place = place.reshape(1, 1, height, width)
-    columns = aten.im2col(place, kernel_size, dilation, padding, stride)[0].long() - 1
-    window, places = columns.shape
-    split = (*lead, channels, window, places)
-    axes = (len(shape) - 2, len(shape) - 1)
-    taken = Gather(shape, split, columns.reshape(-1), axes, axes)
-    return compose(taken, Reshape(split, (*lead, channels * window, places)))
-
-
-def _im2col(
-    x: Tensor, kernel_size: Pair, dilation: Pair, padding: Pair, stride: Pair
-) -> AbstractLinearMap:
-    return _im2col_map(x, shape_of(x), kernel_size, dilation, padding, stride)
-
-
-def _col2im(
-    x: Tensor,
-    output_size: Pair,
-    kernel_size: Pair,
-    dilation: Pair,
-    padding: Pair,
-    stride: Pair,
-    *,
-    out: Tensor,
-) -> AbstractLinearMap:
-    return transpose(_im2col_map(x, shape_of(out), kernel_size, dilation, padding, stride))
-
-
-rule(aten.pixel_shuffle, _pixel_shuffle)
-rule(aten.pixel_unshuffle, _pixel_unshuffle)
-rule(aten.channel_shuffle, _channel_shuffle)
-rule(aten.im2col, _im2col)
-rule(aten.col2im, _col2im)

@@ -34,17 +34,19 @@ def _batch(x: Tensor) -> str:
     return string.ascii_lowercase[11 : 11 + x.ndim - 2]
 
 
-def _batched(x: Tensor, out_shape: Shape, push: Function, pull: Function) -> General:
+def batched(x: Tensor, out_shape: Shape, push: Function, pull: Function) -> General:
     """Return a map that acts on each matrix of ``x`` by itself."""
     kept = tuple((i, i) for i in range(x.ndim - 2))
     return General(tuple(x.shape), out_shape, push, pull, kept)
 
 
-def _symmetrized(x: Tensor) -> Tensor:
+def symmetrized(x: Tensor) -> Tensor:
+    """Return the Hermitian part."""
     return (x + x.mH) / 2
 
 
-def _triangle(x: Tensor, *, upper: bool) -> Tensor:
+def triangle_of(x: Tensor, *, upper: bool) -> Tensor:
+    """Return one triangle, with zeros in the other."""
     return x.triu() if upper else x.tril()
 
 
@@ -105,7 +107,7 @@ def _slogdet(
         moved: Tensor = 1j * angle[..., None, None] * inverse.conj()
         return moved
 
-    return _batched(A, shape[:-2], push, pull), log_map, None, None
+    return batched(A, shape[:-2], push, pull), log_map, None, None
 
 
 rule(aten._linalg_det.default, _det)
@@ -141,7 +143,7 @@ def _pseudoinverse(self: Tensor, *options: Any, out: Tensor, **named: Any) -> Ab
     def pull(seeds: Tensor) -> Tensor:
         return rows @ seeds.mH @ outer + inner @ seeds.mH @ cols - x.mH @ seeds @ x.mH
 
-    return _batched(a, tuple(x.shape), push, pull)
+    return batched(a, tuple(x.shape), push, pull)
 
 
 rule(aten.linalg_pinv.atol_rtol_tensor, _pseudoinverse)
@@ -293,101 +295,6 @@ def _triangular_solve(which: int) -> Callable[..., Any]:
 
 rule(aten.triangular_solve.default, _triangular_solve(1), _triangular_solve(0))
 
-# Cholesky. Seen as a function of the Hermitian part of A, as PyTorch does.
-
-
-def _cholesky_map(a: Tensor, factor: Tensor, *, upper: bool) -> AbstractLinearMap:
-    """Math: L̇ = L Φ(L⁻¹ Ȧ L⁻ᴴ), where Φ takes the lower triangle and half the diagonal."""
-    lower = factor.mH if upper else factor
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    inverse = torch.linalg.solve_triangular(lower, eye.expand(a.shape), upper=False)
-    half = (torch.ones_like(eye) - eye / 2).tril()
-
-    def push(seeds: Tensor) -> Tensor:
-        result: Tensor = lower @ (half * (inverse @ _symmetrized(seeds) @ inverse.mH))
-        return result.mH if upper else result
-
-    def pull(seeds: Tensor) -> Tensor:
-        seeds = seeds.mH if upper else seeds
-        return _symmetrized(inverse.mH @ (half * (lower.mH @ seeds)) @ inverse)
-
-    return _batched(a, tuple(factor.shape), push, pull)
-
-
-rule(
-    aten.linalg_cholesky_ex.default,
-    lambda self, *, upper=False, check_errors=False, out: (
-        _cholesky_map(self, out[0], upper=upper),
-        None,
-    ),
-)
-if hasattr(aten, "cholesky"):  # until PyTorch 2.13
-    rule(
-        aten.cholesky.default,
-        lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper),
-    )
-
-
-def _cholesky_inverse(self: Tensor, upper: bool = False, *, out: Tensor) -> AbstractLinearMap:
-    """Math: X = (L Lᴴ)⁻¹ moves by -X (L̇ Lᴴ + L L̇ᴴ) X."""
-    factor = _triangle(self, upper=upper)
-    lower = factor.mH if upper else factor
-    x = out
-
-    def push(seeds: Tensor) -> Tensor:
-        seeds = seeds.triu().mH if upper else seeds.tril()
-        product = x @ seeds @ lower.mH @ x
-        return -(product + product.mH)
-
-    def pull(seeds: Tensor) -> Tensor:
-        result = -(x @ (seeds + seeds.mH) @ x @ lower)
-        return result.mH.triu() if upper else result.tril()
-
-    return _batched(self, tuple(out.shape), push, pull)
-
-
-rule(aten.cholesky_inverse.default, _cholesky_inverse)
-
-
-def _cholesky_solve(which: int) -> Callable[..., Any]:
-    def partial(
-        self: Tensor, input2: Tensor, upper: bool = False, *, out: Tensor
-    ) -> AbstractLinearMap:
-        """Math: X = A⁻¹ B with A = L Lᴴ; Ẋ = A⁻¹ (Ḃ - (L̇ Lᴴ + L L̇ᴴ) X)."""
-        x, shape = out, tuple(out.shape)
-        own = tuple((input2 if which else self).shape)
-        full = (*shape[:-2], *own[-2:])
-        spread = [Expand(own, full)] if own != full else []
-        factor = input2.expand(*shape[:-2], *input2.shape[-2:])
-        if which == 0:
-
-            def solve(rhs: Tensor) -> Tensor:
-                return torch.cholesky_solve(rhs, factor, upper)
-
-            return compose(*spread, solution_map(shape, solve, solve, left=True))
-        triangle = _triangle(factor, upper=upper)
-        lower = triangle.mH if upper else triangle
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        # Not cholesky_inverse: LAPACK's takes the diagonal to be real.
-        inverse = torch.cholesky_solve(eye.expand(factor.shape), triangle, upper)
-
-        def push(seeds: Tensor) -> Tensor:
-            seeds = seeds.triu().mH if upper else seeds.tril()
-            product = seeds @ lower.mH
-            return -(inverse @ ((product + product.mH) @ x))
-
-        def pull(seeds: Tensor) -> Tensor:
-            product = -(inverse @ seeds @ x.mH)
-            result = (product + product.mH) @ lower
-            return result.mH.triu() if upper else result.tril()
-
-        return compose(*spread, _batched(factor, shape, push, pull))
-
-    return partial
-
-
-rule(aten.cholesky_solve.default, _cholesky_solve(0), _cholesky_solve(1))
-
 # Functions of matrices
 
 
@@ -404,7 +311,7 @@ def _matrix_exp(self: Tensor) -> AbstractLinearMap:
 
     shape = tuple(self.shape)
     adjoint = self.mH
-    return _batched(
+    return batched(
         self, shape, lambda seeds: along(self, seeds), lambda seeds: along(adjoint, seeds)
     )
 
@@ -435,7 +342,7 @@ def _eigh(
     def pull_values(seeds: Tensor) -> Tensor:
         return (vectors * seeds.unsqueeze(-2)) @ vectors.mH
 
-    values_map = _batched(A, shape[:-1], push_values, pull_values)
+    values_map = batched(A, shape[:-1], push_values, pull_values)
     if out[1].shape != A.shape:
         return values_map, None
     gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
@@ -443,12 +350,12 @@ def _eigh(
     factors = (1 - eye) / (gaps + eye)
 
     def push_vectors(seeds: Tensor) -> Tensor:
-        return vectors @ (factors * (vectors.mH @ _symmetrized(seeds) @ vectors))
+        return vectors @ (factors * (vectors.mH @ symmetrized(seeds) @ vectors))
 
     def pull_vectors(seeds: Tensor) -> Tensor:
-        return _symmetrized(vectors @ (factors * (vectors.mH @ seeds)) @ vectors.mH)
+        return symmetrized(vectors @ (factors * (vectors.mH @ seeds)) @ vectors.mH)
 
-    return values_map, _batched(A, shape, push_vectors, pull_vectors)
+    return values_map, batched(A, shape, push_vectors, pull_vectors)
 
 
 rule(aten._linalg_eigh.default, _eigh)

@@ -13,7 +13,7 @@ from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.indexing import uses_of
+from pushforward.rules.embedding import uses_of
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten

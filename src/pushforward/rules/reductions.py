@@ -22,10 +22,8 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
-from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.take_along import TakeAlong
-from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import rule
 
@@ -34,7 +32,7 @@ aten = torch.ops.aten
 Dim = int | Sequence[int] | None
 
 
-def _weighted_sum(x: Tensor, out: Tensor, weight: Tensor, dim: Dim) -> AbstractLinearMap:
+def weighted_sum(x: Tensor, out: Tensor, weight: Tensor, dim: Dim) -> AbstractLinearMap:
     """Return ẏ = Σ_dim weight ⊙ ẋ, with or without the reduced axes as ``out`` has them."""
     axes = normalize_axes(dim, x.ndim)
     shape = tuple(x.shape)
@@ -54,7 +52,7 @@ def _into(linear_map: AbstractLinearMap, out: Tensor) -> AbstractLinearMap:
     return compose(linear_map, Reshape(linear_map.out_shape, tuple(out.shape)))
 
 
-def _over(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
+def over(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
     """Return a result of reduction with its reduced axes put back, to broadcast against ``x``."""
     axes = normalize_axes(dim, x.ndim)
     return reduced.reshape([1 if i in axes else n for i, n in enumerate(x.shape)])
@@ -64,15 +62,18 @@ def _count(x: Tensor, dim: Dim) -> int:
     return math.prod(x.shape[i] for i in normalize_axes(dim, x.ndim))
 
 
-def _conj(x: Tensor) -> Tensor:
+def conj(x: Tensor) -> Tensor:
+    """Return the conjugate; ``x`` itself where it is real."""
     return torch.conj_physical(x) if x.is_complex() else x
 
 
-def _all_but(x: Tensor, axis: int) -> tuple[tuple[int, int], ...]:
+def all_but(x: Tensor, axis: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of axes that are kept where one is mixed."""
     return tuple((i, i) for i in range(x.ndim) if i != axis)
 
 
-def _identity(x: Tensor) -> Scale:
+def identity(x: Tensor) -> Scale:
+    """Return the map that changes nothing."""
     return Scale(tuple(x.shape), tuple(x.shape), 1)
 
 
@@ -129,15 +130,15 @@ def _product_of_others(x: Tensor, axis: int) -> Tensor:
 
 def _prod(x: Tensor, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
     weight = _product_of_others(x.reshape(-1), 0).reshape(x.shape)
-    return _weighted_sum(x, out, weight, None)
+    return weighted_sum(x, out, weight, None)
 
 
 def _prod_dim(
     x: Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None, out: Tensor
 ) -> AbstractLinearMap:
     if x.ndim == 0:
-        return _identity(x)
-    return _weighted_sum(x, out, _product_of_others(x, normalize_axis(dim, x.ndim)), dim)
+        return identity(x)
+    return weighted_sum(x, out, _product_of_others(x, normalize_axis(dim, x.ndim)), dim)
 
 
 rule(aten.prod.default, _prod)
@@ -150,7 +151,7 @@ def _var_weight(x: Tensor, dim: Dim, correction: float | None) -> Tensor:
     # 2 (x - mean) / (n - correction). That the mean moves too adds nothing: Σ (x - mean) = 0.
     freedom = max(0.0, _count(x, dim) - (1 if correction is None else correction))
     mean = x.mean(normalize_axes(dim, x.ndim), keepdim=True) if x.ndim else x
-    return _conj(x - mean) * (2 / freedom if freedom else math.inf)
+    return conj(x - mean) * (2 / freedom if freedom else math.inf)
 
 
 def _var(
@@ -161,7 +162,7 @@ def _var(
     keepdim: bool = False,
     out: Tensor,
 ) -> AbstractLinearMap:
-    return _weighted_sum(x, out, _var_weight(x, dim, correction), dim)
+    return weighted_sum(x, out, _var_weight(x, dim, correction), dim)
 
 
 def _std(
@@ -173,8 +174,8 @@ def _std(
     out: Tensor,
 ) -> AbstractLinearMap:
     # √v has derivative 1 / 2√v; 0 at v = 0.
-    twice = 2 * _over(x, torch.where(out == 0, math.inf, out), dim)
-    return _weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
+    twice = 2 * over(x, torch.where(out == 0, math.inf, out), dim)
+    return weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
 
 
 def _var_mean(
@@ -224,10 +225,10 @@ def _evenly(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
 def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
     """Return the gradient of the p-norm; 0 in zero vectors, and for the count p = 0."""
     if p == 2:
-        return _conj(x) / torch.where(norm == 0, math.inf, norm)
+        return conj(x) / torch.where(norm == 0, math.inf, norm)
     if p == 0:
         return torch.zeros_like(x)
-    sgn = _conj(torch.sgn(x))
+    sgn = conj(torch.sgn(x))
     if p == 1:
         return sgn
     size = x.abs()
@@ -248,8 +249,8 @@ def _norm(
     dtype: Any = None,
     out: Tensor,
 ) -> AbstractLinearMap:
-    norm = _over(x, out, dim)
-    return _weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
+    norm = over(x, out, dim)
+    return weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
 
 
 def _dist(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap:
@@ -285,8 +286,8 @@ def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> AbstractLinearMap:
         return factor * tangent + slope * x * stretch
 
     def pull(cotangent: Tensor) -> Tensor:
-        stretch = torch.real((_conj(x) * cotangent).sum(near, keepdim=True))
-        return factor * cotangent + slope * _conj(weight) * stretch
+        stretch = torch.real((conj(x) * cotangent).sum(near, keepdim=True))
+        return factor * cotangent + slope * conj(weight) * stretch
 
     return General(tuple(x.shape), tuple(x.shape), push, pull, ((axis, axis),))
 
@@ -301,15 +302,15 @@ rule(aten.renorm, _renorm)
 
 
 def _extremum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
-    return _weighted_sum(x, out, _evenly(x, _over(x, out, dim), dim), dim)
+    return weighted_sum(x, out, _evenly(x, over(x, out, dim), dim), dim)
 
 
 def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
     """As PyTorch has it, nan where a nan is the extremum."""
-    is_chosen = (x == _over(x, out, dim)).to(out.dtype)
+    is_chosen = (x == over(x, out, dim)).to(out.dtype)
     axes = normalize_axes(dim, x.ndim)
     count = is_chosen.sum(axes, keepdim=True) if x.ndim else is_chosen
-    return _weighted_sum(x, out, is_chosen / count, dim)
+    return weighted_sum(x, out, is_chosen / count, dim)
 
 
 def _aminmax(
@@ -364,154 +365,3 @@ rule(
 )
 rule(aten.cummax, lambda x, dim, *, out: _pick(x, out, dim))
 rule(aten.cummin, lambda x, dim, *, out: _pick(x, out, dim))
-
-# Scans
-
-
-def _cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> AbstractLinearMap:
-    if x.ndim == 0:
-        return _identity(x)
-    shape = tuple(x.shape)
-    return Scan(shape, shape, normalize_axis(dim, x.ndim))
-
-
-def _recur(factor: Tensor, values: Tensor, axis: int) -> Tensor:
-    """Solve h_i = factor_i h_{i-1} + values_i along an axis counted from the end.
-
-    By doubling: after step s every h_i holds the last 2s terms (Hillis and Steele, Data parallel
-    algorithms, 1986).
-    """
-    size = values.shape[axis]
-    step = 1
-    while step < size:
-        rest = size - step
-        late = factor.narrow(axis, step, rest)
-        added = values.narrow(axis, step, rest) + late * values.narrow(axis, 0, rest)
-        values = torch.cat([values.narrow(axis, 0, step), added], axis)
-        longer = late * factor.narrow(axis, 0, rest)
-        factor = torch.cat([factor.narrow(axis, 0, step), longer], axis)
-        step *= 2
-    return values
-
-
-def _recurrence(x: Tensor, factor: Tensor, scale: Tensor, axis: int) -> AbstractLinearMap:
-    """Return the map ẏ_i = factor_i ẏ_{i-1} + scale_i ẋ_i."""
-    back = axis - x.ndim
-    turned = _conj(factor).flip(back).roll(1, back)  # factor_{i+1}, last one first
-    turned_scale = _conj(scale)
-
-    def push(tangent: Tensor) -> Tensor:
-        return _recur(factor, scale * tangent, back)
-
-    def pull(cotangent: Tensor) -> Tensor:
-        return turned_scale * _recur(turned, cotangent.flip(back), back).flip(back)
-
-    return General(tuple(x.shape), tuple(x.shape), push, pull, _all_but(x, axis))
-
-
-def _shift(x: Tensor, axis: int, first: float) -> Tensor:
-    """Return x_{i-1} at i, and ``first`` at 0."""
-    start = torch.full_like(x.narrow(axis, 0, 1), first)
-    return torch.cat([start, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
-
-
-def _cumprod(x: Tensor, dim: int, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
-    # ẏ_i = x_i ẏ_{i-1} + y_{i-1} ẋ_i: no division, so right with zeros.
-    axis = normalize_axis(dim, x.ndim)
-    if x.ndim == 0 or x.numel() == 0:
-        return _identity(x)
-    return _recurrence(x, x.to(out.dtype), _shift(out, axis, 1.0), axis)
-
-
-def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
-    # ẏ_i = exp(y_{i-1} - y_i) ẏ_{i-1} + exp(x_i - y_i) ẋ_i: no exponent above 0.
-    axis = normalize_axis(dim, x.ndim)
-    if x.ndim == 0 or x.numel() == 0:
-        return _identity(x)
-    is_low = x.dtype in (torch.float16, torch.bfloat16)
-    if is_low:  # y_i - y_{i-1} is below the spacing of numbers near y
-        x_wide = x.float()
-        out = x_wide.logcumsumexp(axis)
-    else:
-        x_wide = x
-    end = torch.where(out == -math.inf, 0, out)
-    keep, add = torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x_wide - end)
-    return _recurrence(x, keep.to(x.dtype), add.to(x.dtype), axis)
-
-
-rule(aten.cumsum, _cumsum)
-rule(aten.cumprod, _cumprod)
-rule(aten.logcumsumexp, _logcumsumexp)
-
-# Softmax and its kin
-
-
-def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> AbstractLinearMap:
-    finite = torch.where(out == -math.inf, 0, out)
-    return _weighted_sum(x, out, torch.exp(x - _over(x, finite, dim)), dim)
-
-
-def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
-    """Return ẏ = y (ẋ - Σ y ẋ), which is its own adjoint."""
-    if y.ndim == 0:
-        return Scale((), (), y - y * y)
-    axis = normalize_axis(dim, y.ndim)
-    near = axis + 1
-
-    def apply(tangent: Tensor) -> Tensor:
-        weighted = y * tangent
-        return weighted - y * weighted.sum(near, keepdim=True)
-
-    return General(tuple(y.shape), tuple(y.shape), apply, apply, _all_but(y, axis))
-
-
-def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
-    """Return ẏ = ẋ - Σ p ẋ, with p = exp y."""
-    if y.ndim == 0:
-        return Scale((), (), 1 - y.exp())
-    axis = normalize_axis(dim, y.ndim)
-    near = axis + 1
-    share = y.exp()
-
-    def push(tangent: Tensor) -> Tensor:
-        return tangent - (share * tangent).sum(near, keepdim=True)
-
-    def pull(cotangent: Tensor) -> Tensor:
-        return cotangent - share * cotangent.sum(near, keepdim=True)
-
-    return General(tuple(y.shape), tuple(y.shape), push, pull, _all_but(y, axis))
-
-
-def _softmax_twice(y_bar: Tensor, y: Tensor, dim: int, input_dtype: Any) -> AbstractLinearMap:
-    # Of y (ȳ - Σ y ȳ) with respect to y.
-    if y.ndim == 0:
-        return Scale((), (), y_bar * (1 - 2 * y))
-    axis = normalize_axis(dim, y.ndim)
-    near = axis + 1
-    centred = y_bar - (y_bar * y).sum(axis, keepdim=True)
-
-    def push(tangent: Tensor) -> Tensor:
-        return centred * tangent - y * (y_bar * tangent).sum(near, keepdim=True)
-
-    def pull(cotangent: Tensor) -> Tensor:
-        return centred * cotangent - y_bar * (y * cotangent).sum(near, keepdim=True)
-
-    return General(tuple(y.shape), tuple(y.shape), push, pull, _all_but(y, axis))
-
-
-rule(aten.logsumexp, _logsumexp)
-rule(aten._softmax, lambda x, dim, half_to_float, *, out: _softmax_map(out, dim))
-rule(aten._safe_softmax, lambda x, dim, dtype=None, *, out: _softmax_map(out, dim))
-rule(aten._log_softmax, lambda x, dim, half_to_float, *, out: _log_softmax_map(out, dim))
-rule(
-    aten._softmax_backward_data,
-    lambda y_bar, y, dim, input_dtype: _softmax_map(y, dim),
-    _softmax_twice,
-)
-rule(
-    aten._log_softmax_backward_data,
-    lambda y_bar, y, dim, input_dtype: transpose(_log_softmax_map(y, dim)),
-    lambda y_bar, y, dim, input_dtype: Scale(
-        tuple(y.shape), tuple(y.shape), -y.exp() * y_bar.sum(dim, keepdim=True)
-    ),
-)
