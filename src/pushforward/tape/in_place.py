@@ -21,6 +21,12 @@ _NO_WRITES = {
 }  # fmt: skip
 
 
+def _filled(target: Tensor, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(target.dtype).expand(target.shape)
+    return torch.full_like(target, value)
+
+
 def _twins() -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for name in dir(Tensor):
@@ -39,6 +45,9 @@ def _twins() -> dict[Any, Any]:
         method = getattr(Tensor, f"__i{name}__", None)
         if method is not None:
             found[method] = getattr(Tensor, f"__{name}__", None)
+    for owner in (Tensor, torch):
+        found[owner.zero_] = torch.zeros_like
+        found[owner.fill_] = _filled
     return found
 
 
@@ -54,7 +63,7 @@ def _switched() -> dict[Any, int]:
 
 TWINS = _twins()  # None: there is no such function
 SWITCHED = _switched()  # functions with an argument that says whether they write, and its place
-# Of what they write to.
+# Those that save nothing of what they write to.
 SAVING_NOTHING = {
-    Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__,
+    Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__, Tensor.zero_, torch.zero_, Tensor.fill_, torch.fill_,
 }  # fmt: skip
