@@ -353,8 +353,9 @@ def test_modes_can_be_pushed_and_popped():
 
 
 def test_backward_passes_are_known_and_can_be_run_inside_transforms():
+    y = leaf(2)
+
     def f(x):
-        y = leaf(2)
         z, seen = y.sin(), []
         z.register_hook(lambda g: seen.append((private.in_backward_pass(), g)))
         private.run_backward(z, torch.ones(2))
