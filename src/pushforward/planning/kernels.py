@@ -6,7 +6,6 @@ products with one, views that change nothing, what does not depend on the values
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +14,9 @@ from torch import Tensor
 
 from pushforward.planning.calls import (
     MAKERS,
-    NEGATIONS,
     PLAIN,
     PRODUCTS,
     SUMS,
-    VIEWS,
     Call,
     Ref,
     only_read,
@@ -28,9 +25,27 @@ from pushforward.planning.calls import (
     replaced,
 )
 from pushforward.planning.noting import Noted, Rows, noted
+from pushforward.planning.simplifying import (
+    may_write,
+    targets,
+    with_stacks,
+    without_negations,
+    without_repetitions,
+    without_reshapes,
+    without_units,
+    without_unused,
+)
 from pushforward.tape.private_torch import is_wrapped
 
 Replay = Callable[[Sequence[Any]], Rows]
+
+_SIMPLIFYING = (
+    without_repetitions,
+    without_units,
+    without_reshapes,
+    without_negations,
+    with_stacks,
+)
 
 MAX_CONSTANT_BYTES = 2**20  # of a tensor that a kernel keeps instead of making it at each call
 
@@ -44,190 +59,27 @@ def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None
 def compiled(found: Noted) -> Replay:
     """Return one Python function that makes the calls which are needed."""
     calls, rows, tensors = found.calls, found.rows, found.tensors
-    for simplify in (_without_repetitions, _without_units, _without_reshapes, _without_negations):
+    for simplify in _SIMPLIFYING:
         calls, same = simplify(calls, refs_in(rows), tensors)
         rows = replaced(rows, same)
-    calls = _without_unused(calls, refs_in(rows))
+    calls = without_unused(calls, refs_in(rows))
     calls, constants = _without_constants(calls, refs_in(rows), tensors)
-    calls = _without_unused(calls, refs_in(rows))
+    calls = without_unused(calls, refs_in(rows))
     calls = _in_place(calls, refs_in(rows), tensors)
     return _function(calls, rows, constants)
-
-
-Simplified = tuple[
-    list[Call], dict[Ref, Ref]
-]  # the calls left, and what stands for the results of the others
-
-
-def _without_repetitions(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
-    """Leave out calls that were made before with the same arguments, unless the caller gets their results."""
-    del tensors
-    written_to = reached(calls, [*returned, *_targets(calls)])
-    before: dict[Any, Ref] = {}
-    same: dict[Ref, Ref] = {}
-    kept = []
-    for call in calls:
-        renamed = call.renamed(same)
-        if call.is_harmless and call.result not in written_to:
-            key = _hashable((renamed.func, renamed.args, tuple(renamed.kwargs.items())))
-            if key in before:
-                same[call.result] = before[key]
-                same.update(_parts(call.result, before[key], calls))
-                continue
-            before[key] = call.result
-        kept.append(renamed)
-    return kept, same
-
-
-def _parts(old: Ref, new: Ref, calls: list[Call]) -> dict[Ref, Ref]:
-    """Return what stands for the parts of a result that is a tuple."""
-    parts = {
-        ref for call in calls for ref in call.refs if ref.place is not None and ref.whole == old
-    }
-    return {ref: Ref(new.number, new.is_value, ref.place) for ref in parts}
-
-
-def _targets(calls: list[Call]) -> list[Ref]:
-    """Return what calls may write to."""
-    return [ref for call in calls if _may_write(call) for ref in call.refs]
-
-
-def _may_write(call: Call) -> bool:
-    name = getattr(call.func, "__name__", "_")
-    is_in_place = name.endswith("_") and not name.endswith("__")
-    is_assignment = name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
-    return is_in_place or is_assignment or "out" in call.kwargs
-
-
-def _hashable(tree: Any) -> Any:
-    if type(tree) in (tuple, list):
-        return (type(tree), *map(_hashable, tree))
-    if type(tree) is slice:
-        return (slice, tree.start, tree.stop, tree.step)
-    try:
-        hash(tree)
-    except TypeError:
-        return (type(tree), id(tree))
-    return (type(tree), tree) if not isinstance(tree, float) else (float, repr(tree))
-
-
-def _without_units(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
-    """Leave out products with ones, where nobody can tell whether the result is the other factor itself."""
-    read, read_or_returned = only_read(calls, returned), only_read(calls, [])
-    exposed = reached(calls, [*returned, *_targets(calls)])
-    fresh = {call.result for call in calls if call.is_fresh} & read
-    units = _units(calls)
-    same: dict[Ref, Ref] = {}
-    kept = []
-    for call in calls:
-        refs = call.refs
-        is_product = call.func in PRODUCTS and call.is_fresh and len(refs) == 2
-        if is_product and not units.isdisjoint(refs):
-            factor = refs[1] if refs[0] in units else refs[0]
-            factor = same.get(factor, factor)
-            old, new = tensors[factor], tensors[call.result]
-            is_hidden = (
-                call.result in read
-                or call.result not in exposed
-                or (call.result in read_or_returned and factor in fresh)
-            )
-            if is_hidden and old.shape == new.shape and old.dtype is new.dtype:
-                same[call.result] = factor
-                if call.result not in read and call.result in exposed:
-                    fresh.discard(factor)  # it is returned now
-                continue
-        kept.append(call.renamed(same))
-    return kept, same
-
-
-def _without_reshapes(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
-    """Reshape once where a reshaped tensor is reshaped again; not at all where that leads back."""
-    del returned
-    before: dict[Ref, Call] = {}
-    same: dict[Ref, Ref] = {}
-    kept = []
-    for call in calls:
-        renamed = call.renamed(same)
-        if renamed.func is Tensor.reshape and renamed.refs:
-            inner = before.get(renamed.refs[0])
-            if inner is not None:
-                source = inner.refs[0]
-                if tensors[source].shape == tensors[call.result].shape:
-                    same[call.result] = source
-                    continue
-                renamed = Call(
-                    Tensor.reshape, (source, *renamed.args[1:]), {}, renamed.result, [source]
-                )
-            before[call.result] = renamed
-        kept.append(renamed)
-    return kept, same
-
-
-def _without_negations(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
-    """Subtract what is negated and then added, and nothing else."""
-    del tensors
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
-    negated = {
-        call.result: call
-        for call in calls
-        if call.func in NEGATIONS and len(call.args) == 1 and uses[call.result] == 1
-    }
-    kept = []
-    for call in calls:
-        if call.func in SUMS and len(call.refs) == len(call.args) == 2 and not call.kwargs:
-            first, second = call.args
-            if second in negated:
-                refs = [first, negated.pop(second).refs[0]]
-                call = Call(torch.sub, tuple(refs), {}, call.result, refs)
-            elif first in negated:
-                refs = [second, negated.pop(first).refs[0]]
-                call = Call(torch.sub, tuple(refs), {}, call.result, refs)
-        kept.append(call)
-    return kept, {}
-
-
-def _units(calls: list[Call]) -> set[Ref]:
-    """Return what is one everywhere, and stays so: ones and their views, if none of them may be written to."""
-    units: set[Ref] = set()
-    for call in calls:
-        if call.func is torch.ones or (call.func in VIEWS and call.refs and call.refs[0] in units):
-            units.add(call.result)
-        elif _may_write(call) and not units.isdisjoint(call.refs):
-            return set()
-    return units
-
-
-def _without_unused(calls: list[Call], returned: list[Ref]) -> list[Call]:
-    """Leave out results that nobody uses; all calls stay where one might write to its arguments."""
-    needed = {ref.number for ref in returned if not ref.is_value}
-    kept = []
-    for call in reversed(calls):
-        if call.result.number in needed or not call.is_harmless:
-            kept.append(call)
-            needed.update(ref.number for ref in call.refs if not ref.is_value)
-    return kept[::-1]
 
 
 def _without_constants(
     calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
 ) -> tuple[list[Call], dict[Ref, Tensor]]:
     """Leave out what no value has a part in; return those results, which the kernel keeps."""
-    exposed = reached(calls, [*returned, *_targets(calls)])
+    exposed = reached(calls, [*returned, *targets(calls)])
     constants: set[Ref] = set()
     kept = []
     for call in calls:
         is_constant = (
             call.result not in exposed
-            and not _may_write(call)
+            and not may_write(call)
             and (call.func in MAKERS or bool(call.refs))
             and all(ref.whole in constants for ref in call.refs)
         )

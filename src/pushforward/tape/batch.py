@@ -33,12 +33,13 @@ class Batch:
         with without_functorch():
             if axis is None:
                 return tensor.expand((self.size, *tensor.shape))
-            inner = unwrapped(tensor)
+            inner: Tensor = unwrapped(tensor)
             return inner.movedim(axis, 0) if axis else inner
 
     def wrapped(self, physical: Tensor) -> Tensor:
         """Return a tensor whose first axis is the batch as the function under ``vmap`` sees it."""
-        return add_batch_axis(physical, 0, self.level)
+        tensor: Tensor = add_batch_axis(physical, 0, self.level)
+        return tensor
 
 
 def current_batch() -> Batch | None:

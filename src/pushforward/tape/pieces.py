@@ -31,8 +31,11 @@ MAX_COLUMNS = (
 )
 MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
 
+Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
+# Gives tangents of the inputs; None if they are too many.
+MakeTangents = Callable[[], tuple[Sequence[Tensor], Axes] | None]
 # Takes what was read, the variables at its end, and the tangents at its start; gives those of the variables.
-Push = Callable[[Reading, Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+Push = Callable[[Reading, Sequence[Tensor], Sequence[Tensor], Axes], Sequence[Tensor]]
 
 
 class _Cut(torch.autograd.Function):
@@ -66,14 +69,14 @@ def fits(inputs: Sequence[Tensor]) -> bool:
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("__weakref__", "_first", "_make_tangents", "_push", "_token", "_was_cut")
+    __slots__ = ("__weakref__", "_axes", "_first", "_make_tangents", "_push", "_token", "_was_cut")
 
     def __init__(
         self,
         name: str,
         inputs: Sequence[Tensor],
         randomness: str,
-        make_tangents: Callable[[], Sequence[Tensor]],
+        make_tangents: MakeTangents,
         push: Push,
     ) -> None:
         """Prepare, as `Run`; ``make_tangents`` gives those of the inputs, ``push`` takes some through a piece."""
@@ -108,12 +111,16 @@ class PieceRun(Run):
         if run_depth() != 1 or functorch_level() is not None:
             return True  # a recording inside needs its tape whole; later, then
         if not self._was_cut:
-            self._first = dict(zip(self._starts, self._make_tangents(), strict=True))
+            made = self._make_tangents()
+            if made is None:
+                return False
+            tangents, self._axes = made
+            self._first = dict(zip(self._starts, tangents, strict=True))
             self._token = torch.zeros((), requires_grad=True)
         reading = self.reading(variables)
         if reading.is_followed and self.grad_mode:
             return False  # somebody will go back over it
-        tangents = self._push(reading, variables, self._start_tangents())
+        tangents = self._push(reading, variables, self._start_tangents(), self._axes)
         self._was_cut = True
         edges = reading.outputs
         del reading

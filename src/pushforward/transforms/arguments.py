@@ -21,9 +21,15 @@ _COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
 def named_after(func: Any, derivative: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``derivative`` with the name, documentation and signature of ``func``.
 
-    Copies less than ``functools.wraps`` does by itself, which takes a microsecond more for builtin functions.
+    By hand where that is possible: ``functools.wraps`` takes two microseconds more.
     """
-    return left_alone_by_dynamo(functools.update_wrapper(derivative, func, _COPIED, ()))
+    try:
+        derivative.__name__, derivative.__qualname__ = func.__name__, func.__qualname__
+        derivative.__doc__, derivative.__module__ = func.__doc__, func.__module__
+        derivative.__wrapped__ = func  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):  # objects that are called
+        functools.update_wrapper(derivative, func, _COPIED, ())
+    return left_alone_by_dynamo(derivative)
 
 
 def check_function(name: str, func: Any) -> None:
@@ -100,7 +106,7 @@ def _normalize_argnum(name: str, argnum: int, num_args: int) -> int:
 class Selected:
     """The tensors to differentiate with respect to, and how to put others into their places."""
 
-    __slots__ = ("_args", "_positions", "_specs", "_templates", "leaves", "trees")
+    __slots__ = ("_args", "_positions", "_specs", "_templates", "is_lone", "leaves", "trees")
 
     def __init__(self, name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> None:
         """Flatten the arguments at ``positions``; leaves that are not tensors stay as they are."""
@@ -127,13 +133,17 @@ class Selected:
             self._specs.append(spec)
             self._templates.append(leaves)
             self.leaves.extend(tensors)
+        # Whether there is one argument, a tensor: nothing has to be put together then.
+        self.is_lone = len(args) == 1 and self._specs[0] is LEAF
 
     def replaced(self, tracers: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the arguments with ``tracers`` in the places of the leaves."""
-        return self._filled(tracers, keep_constants=True)
+        return tuple(tracers) if self.is_lone else self._filled(tracers, keep_constants=True)
 
     def arranged(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Return, for each position, its pytree with ``values`` at the tensors and None at the constants."""
+        if self.is_lone:
+            return tuple(values)
         filled = self._filled(values, keep_constants=False)
         return tuple(filled[position] for position in self._positions)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Shape
 from pushforward.linear.block_sum import Blocks, to_dense
 from pushforward.tape.pieces import MAX_COLUMNS
 from pushforward.tape.private_torch import left_alone_by_dynamo
@@ -30,7 +31,7 @@ from pushforward.transforms.assemble import (
     unit_seeds,
 )
 from pushforward.transforms.record import Tape
-from pushforward.trees import unflatten
+from pushforward.trees import LEAF, unflatten
 
 NAME = "jacfwd"
 
@@ -80,10 +81,7 @@ def jacfwd(
         check_randomness(NAME, randomness)
         check_chunk_size(NAME, chunk_size)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-        leaves = selected.leaves
-        count = sum(math.prod(directions(x)) for x in leaves)
-        is_whole = chunk_size is None
-        has_few = is_whole and 0 < count <= MAX_COLUMNS
+        leaves, is_whole = selected.leaves, chunk_size is None
         with Tape(
             NAME,
             func,
@@ -92,11 +90,10 @@ def jacfwd(
             has_aux=has_aux,
             randomness=randomness,
             takes_apart=is_whole,
-            tangents=functools.partial(_unit_tangents, leaves, count) if has_few else None,
-            batch=(count,),
+            tangents=functools.partial(_unit_tangents, leaves) if is_whole else None,
         ) as tape:
             if tape.tangents is not None:
-                rows = _columns(tape.pushed(tape.tangents, (count,)), tape, leaves)
+                rows = _columns(tape.pushed(tape.tangents, (_count(leaves),)), tape, leaves)
             else:
                 compute = functools.partial(pushed_columns, tape, chunk_size)
                 rows = tape.swept(NAME, compute) if is_whole else tape.computed(compute)
@@ -108,6 +105,8 @@ def jacfwd(
 
 def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: Argnums) -> Any:
     """Put Jacobians, one list for each output, into the caller's structure."""
+    if selected.is_lone and tape.spec is LEAF and isinstance(argnums, int):
+        return rows[0][0]
     trees = [selected.arranged(row) for row in rows]
     return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
 
@@ -141,8 +140,15 @@ def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tenso
     return rows
 
 
-def _unit_tangents(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return, for each input, its tangents along all ``count`` directions: unit ones along its own."""
+def _count(inputs: Sequence[Tensor]) -> int:
+    return sum(math.prod(directions(x)) for x in inputs)
+
+
+def _unit_tangents(inputs: Sequence[Tensor]) -> tuple[list[Tensor], Shape] | None:
+    """Return, for each input, its tangents along all directions: unit ones along its own; None if these are many."""
+    count = _count(inputs)
+    if not 0 < count <= MAX_COLUMNS:
+        return None
     found, begin = [], 0
     for x in inputs:
         end = begin + math.prod(directions(x))
@@ -150,7 +156,7 @@ def _unit_tangents(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
         found.append(own.new_zeros((count, *x.shape)))
         found[-1][begin:end] = own
         begin = end
-    return found
+    return found, (count,)
 
 
 def _columns(pushed: Sequence[Tensor], tape: Tape, inputs: Sequence[Tensor]) -> list[list[Tensor]]:

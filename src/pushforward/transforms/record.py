@@ -38,8 +38,8 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions", "aux",
-        "batch", "inputs", "outputs", "results", "spec", "tangents",
+        "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions",
+        "aux", "batch", "inputs", "outputs", "results", "spec", "tangents",
     )  # fmt: skip
 
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis

@@ -151,10 +151,10 @@ def _product(
 
 
 def _grouped(left: str, right: str, result: str) -> _Grouping:
-    alone = [
+    left_alone, right_alone = (
         tuple(i for i, c in enumerate(mine) if c not in other and c not in result)
         for mine, other in ((left, right), (right, left))
-    ]
+    )
     left = "".join(c for c in left if c in right or c in result)
     right = "".join(c for c in right if c in left or c in result)
     batch = [c for c in left if c in right and c in result]
@@ -164,7 +164,8 @@ def _grouped(left: str, right: str, result: str) -> _Grouping:
     transposed = batch + rights + summed
     is_transposed = [c for c in right if c not in batch] == rights + summed
     return _Grouping(
-        *alone,
+        left_alone,
+        right_alone,
         len(batch),
         len(lefts),
         len(rights),
