@@ -408,7 +408,7 @@ def _call(sample: Sample, primals: dict[Slot, Tensor], is_kept: bool = True) -> 
     if sample.op._schema.is_mutable and is_kept:
         args, kwargs = map_tensors((args, kwargs), torch.clone)
     torch.manual_seed(0)
-    operator = lookup(functional(sample.op)).operator
+    operator = (lookup(sample.op) or lookup(functional(sample.op))).operator
     if operator in BY_RULE:
         return call_ruled(operator, sample.op, args, kwargs)
     return sample.op(*args, **kwargs)
@@ -441,7 +441,9 @@ def recorded(
     saved: list[Any] = []
     kind.read(node, [], saved)
     wanted = [o.output_nr for o in outs if isinstance(o, Tensor) and o.grad_fn is node]
-    found = maps_by_rule(kind, node, edges, saved, wanted)
+    is_cut = any(number < 0 for number, _ in edges)
+    joined = kind.joined(node) if kind.joined is not None and is_cut else None
+    found = maps_by_rule(kind, node, edges, saved, wanted, joined)
     assert found is not None, "a black box"
     names = list(inner)
     by_slot = {names[i]: maps for (i, _), _, maps in found}

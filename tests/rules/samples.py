@@ -83,7 +83,7 @@ def collect() -> dict[Any, list[Sample]]:
                         _run_backward(watch, func, args, kwargs)
     chosen = {operator: _choose(noted) for operator, noted in watch.noted.items()}
     for op, args, kwargs in extra_samples():
-        rule = lookup(functional(op))
+        rule = lookup(op) or lookup(functional(op))
         if rule is not None:
             chosen.setdefault(rule.operator, []).append(Sample(op, args, kwargs, "extra_samples"))
     return chosen
