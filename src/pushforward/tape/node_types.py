@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pushforward.tape import probing
 from pushforward.tape.custom_functions import Refused
@@ -183,16 +184,37 @@ def _read_nothing(node: Node, signature: list[Any], tensors: list[Any]) -> None:
     del node, signature, tensors
 
 
+INDICES = "indices"  # what is saved under this name goes through `integers`
+
+
+def integers(indices: Any) -> Any:
+    """Return indices with masks as the positions where they hold: how many there are then shows in the shapes."""
+    if type(indices) is not tuple or not any(
+        i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices
+    ):
+        return indices
+    found: list[Tensor | None] = []
+    with torch._C.DisableTorchFunction():
+        for index in indices:
+            if index is not None and index.dtype in (torch.bool, torch.uint8):
+                found.extend(index.nonzero(as_tuple=True))
+            else:
+                found.append(index)
+    return tuple(found)
+
+
 def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
     """Write the function that reads one type of node: half the time of a loop over names."""
     lines = ["def read(node, signature, tensors):", "    pass"]
-    lines += [f"    tensors.append(node._saved_{name})" for name in tensor_names]
+    for name in tensor_names:
+        value = f"node._saved_{name}"
+        lines.append(f"    tensors.append({f'integers({value})' if name == INDICES else value})")
     for name in value_names:
         lines += [
             f"    value = node._saved_{name}",
             "    signature.append(value if value else repr(value))",  # 0.0 and -0.0 are equal
         ]
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"integers": integers}
     exec("\n".join(lines), scope)  # the names are PyTorch's, from its own table
     read: Read = scope["read"]
     read.is_plain = True  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.node_types import ALWAYS, is_plain
+from pushforward.tape.node_types import ALWAYS, INDICES, integers, is_plain
 from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 from pushforward.tape.reader import Reading, sign_tensors
 
@@ -82,7 +82,9 @@ class _Writer:
         self._reading, self._oldest = reading, oldest
         self._names: dict[Node, str] = {node: f"s{i}" for i, node in enumerate(starts)}
         self._starts = set(starts)
-        self._scope: dict[str, Any] = {"sequence_number": sequence_number, "sign": sign_tensors}
+        self._scope: dict[str, Any] = {
+            "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers,
+        }  # fmt: skip
         self._lines: list[str] = []
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
         self._places = {node: place for place, node in enumerate(reading.nodes)}
@@ -146,7 +148,10 @@ class _Writer:
         for attribute, value in zip(kind.tensor_names, reading.saved(place), strict=True):
             variable = f"v{place}_{len(saved)}"
             saved.append(variable)
-            self._lines.append(f"{variable} = {name}._saved_{attribute}")
+            read = f"{name}._saved_{attribute}"
+            self._lines.append(
+                f"{variable} = {f'integers({read})' if attribute == INDICES else read}"
+            )
             if isinstance(value, Tensor) and value.layout is torch.strided:
                 shape, stride = self._constant(value.shape), self._constant(value.stride())
                 dtype = self._constant(value.dtype)
