@@ -101,7 +101,7 @@ def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
 
             def push(tangent: Tensor) -> Tensor:
                 (found,) = torch.autograd.grad(
-                    [back], [origin], [tangent.to(back.dtype)], create_graph=True
+                    [back], [origin], [in_dtype(tangent, back.dtype)], create_graph=True
                 )
                 return found
 
