@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from pushforward.errors import RandomnessError, UnsupportedError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
+from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
 from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
@@ -29,15 +30,12 @@ from pushforward.tape.private_torch import (
     in_backward_pass,
     is_refusal,
     num_function_modes,
-    outlives_level,
     pop_grad_level,
     push_grad_level,
     sequence_number,
     set_grad_enabled,
-    start_requiring_grad,
     unwrap_for_grad,
     without_functorch,
-    wrap_for_grad,
 )
 from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import (
@@ -64,30 +62,9 @@ class Run:
     """
 
     __slots__ = (
-        "_count",
-        "_ends",
-        "_given",
-        "_hiding",
-        "_inference",
-        "_is_eager",
-        "_is_hidden",
-        "_level",
-        "_oldest",
-        "_random_state",
-        "_randomness",
-        "_recorded",
-        "_scripts",
-        "_starts",
-        "_versions",
-        "_watcher",
-        "batch",
-        "grad_mode",
-        "inputs",
-        "is_inference",
-        "is_outermost",
-        "is_watched",
-        "name",
-        "tracked",
+        "_count", "_ends", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_level", "_oldest",
+        "_random_state", "_randomness", "_recorded", "_scripts", "_starts", "_versions", "_watcher", "batch",
+        "grad_mode", "inputs", "is_inference", "is_outermost", "is_watched", "name", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -110,7 +87,7 @@ class Run:
             scripts: For graphs that the function left before.
 
         Raises:
-            Unwatched: The function has to be watched, and was not; all is as before, but for what it did outside PyTorch.
+            Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
         self.is_watched, self._scripts = is_watched, scripts
         self.batch: Batch | None = current_batch() if takes_apart else None
@@ -234,7 +211,7 @@ class Run:
     def followed(self, leaves: list[Any]) -> list[Any]:
         """Return what the function returned, where that is a view of what was written to, with its history."""
         writes = self._watcher.writes
-        return writes.fresh(leaves) if writes.has_views else leaves  # type: ignore[no-any-return]
+        return writes.fresh(leaves) if writes.has_views else leaves
 
     @property
     def is_quiet(self) -> bool:
@@ -250,7 +227,7 @@ class Run:
         if is_failed and self._random_state is not None:
             self._put_back(is_own=exception[0] in _SIGNALS)
         if watcher is not None and self.is_outermost and watcher.writes.written:
-            _forget_history(watcher.writes.written.values())
+            forget_history(watcher.writes.written.values())
         if self._is_eager:
             compiled_functions_run_eagerly.__exit__()
         if self._level is not None:
@@ -260,7 +237,7 @@ class Run:
             self._inference.__exit__(None, None, None)
         _thread.depth -= 1
         if self._hiding is not None:
-            self._hiding.__exit__(*exception)
+            self._hiding.__exit__(None, None, None)
         write_back(unwritten)
 
     def check_randomness(self) -> None:
@@ -311,12 +288,7 @@ class Run:
             found = read(*among, writes.geometries, old)
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)
-        if self._level is not None:
-            level = self._level
-            found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
-            found.is_followed = True
-        elif not found.is_followed:
-            found.is_followed = any(x.requires_grad for x in self.inputs)
+        self._bring_down(found)
         sign_tensors(found.tensors, found.signature)
         if found.joined:
             found.ask()
@@ -334,14 +306,18 @@ class Run:
             except RuntimeError as error:
                 raise Unwatched from error
             if found is not None:
-                if self._level is not None:
-                    level = self._level
-                    found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
-                    found.is_followed = True
-                elif not found.is_followed:
-                    found.is_followed = any(x.requires_grad for x in self.inputs)
+                self._bring_down(found)
                 return found
         return None
+
+    def _bring_down(self, found: Reading) -> None:
+        """Take what nodes saved to the caller's level, and note whether anything of the caller's is followed."""
+        level = self._level
+        if level is not None:
+            found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
+            found.is_followed = True
+        elif not found.is_followed:
+            found.is_followed = any(x.requires_grad for x in self.inputs)
 
     def script(self, reading: Reading) -> Script | None:
         """Return a script for graphs like the one that was read last."""
@@ -417,48 +393,13 @@ class Run:
         return found
 
 
-_SIGNALS = (AskedError, Unwatched)  # after which the function is run again
 def run_depth() -> int:
     """Return how many recordings are on in this thread."""
     return getattr(_thread, "depth", 0)
 
 
+_SIGNALS = (AskedError, Unwatched)  # after which the function is run again
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
-
-
-def tracked_copy(x: Tensor, level: int | None) -> Tensor:
-    """Return a copy of ``x`` whose node is where the tape begins."""
-    if level is not None:
-        inner: Tensor = start_requiring_grad(wrap_for_grad(x, level))
-    elif x.requires_grad:
-        inner = x
-    else:
-        inner = x.clone() if x.is_inference() else x.detach()
-        inner = inner.requires_grad_() if functorch_level() is None else start_requiring_grad(inner)
-        if forward_ad._current_level >= 0:
-            inner = _with_tangent(inner, x)
-    return inner.clone()
-
-
-def detached(tensor: Tensor) -> Tensor:
-    """Return a tensor without history; with its tangent, which ``detach`` drops."""
-    plain = tensor.detach()
-    return plain if forward_ad._current_level < 0 else _with_tangent(plain, tensor)
-
-
-def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(tensor).tangent
-    return plain if tangent is None else forward_ad.make_dual(plain, tangent)
-
-
-def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Carry out writes to the caller's tensors."""
-    for x, value in writes:
-        if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
-            x.copy_(value)
-        else:
-            with torch.no_grad():
-                x.copy_(value)
 
 
 def _oldest(tracked: Sequence[Tensor], starts: Sequence[Node]) -> int:
@@ -466,10 +407,3 @@ def _oldest(tracked: Sequence[Tensor], starts: Sequence[Node]) -> int:
     if not starts or any(x.is_cuda for x in tracked):
         return 0
     return sequence_number(starts[0])
-
-
-def _forget_history(tensors: Any) -> None:
-    """Detach what had no history before the function wrote to it."""
-    for tensor in tensors:
-        if not outlives_level(tensor) and tensor.requires_grad and tensor.grad_fn is not None:
-            tensor.detach_()

@@ -16,6 +16,7 @@ from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import swept
 from pushforward.tape import dual_run, pieces, trust
+from pushforward.tape.copies import detached, write_back
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.private_torch import (
@@ -29,7 +30,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.recomputation import in_pass_of_its_own
-from pushforward.tape.run import Run, detached, write_back
+from pushforward.tape.run import Run
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
 

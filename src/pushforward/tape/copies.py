@@ -1,0 +1,58 @@
+"""Copies of the caller's tensors, on which a tape begins, and what of a run goes back to the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pushforward.tape.private_torch import (
+    functorch_level,
+    outlives_level,
+    start_requiring_grad,
+    wrap_for_grad,
+)
+
+
+def tracked_copy(x: Tensor, level: int | None) -> Tensor:
+    """Return a copy of ``x`` whose node is where the tape begins."""
+    if level is not None:
+        inner: Tensor = start_requiring_grad(wrap_for_grad(x, level))
+    elif x.requires_grad:
+        inner = x
+    else:
+        inner = x.clone() if x.is_inference() else x.detach()
+        inner = inner.requires_grad_() if functorch_level() is None else start_requiring_grad(inner)
+        if forward_ad._current_level >= 0:
+            inner = _with_tangent(inner, x)
+    return inner.clone()
+
+
+def detached(tensor: Tensor) -> Tensor:
+    """Return a tensor without history; with its tangent, which ``detach`` drops."""
+    plain = tensor.detach()
+    return plain if forward_ad._current_level < 0 else _with_tangent(plain, tensor)
+
+
+def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
+    tangent = forward_ad.unpack_dual(tensor).tangent
+    return plain if tangent is None else forward_ad.make_dual(plain, tangent)
+
+
+def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Carry out writes to the caller's tensors."""
+    for x, value in writes:
+        if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
+            x.copy_(value)
+        else:
+            with torch.no_grad():
+                x.copy_(value)
+
+
+def forget_history(tensors: Iterable[Tensor]) -> None:
+    """Detach what had no history before the function wrote to it."""
+    for tensor in tensors:
+        if not outlives_level(tensor) and tensor.requires_grad and tensor.grad_fn is not None:
+            tensor.detach_()
