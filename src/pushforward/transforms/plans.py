@@ -13,6 +13,7 @@ def clear_plans() -> None:
     back, and for measuring what a first call costs.
 
     Example:
+        >>> from pushforward import jacfwd
         >>> jacobian = jacfwd(torch.sin)(torch.zeros(1))
         >>> clear_plans()
     """
