@@ -125,7 +125,9 @@ class Run:
         self._recorded = tracked
         self._starts = [x.grad_fn for x in tracked]
         self._versions = [x._version for x in tracked]
-        self._oldest = _oldest(tracked, self._starts)
+        # CUDA's nodes may come from several threads, which count by themselves.
+        is_counted = tracked and not any(x.is_cuda for x in tracked)
+        self._oldest = sequence_number(self._starts[0]) if is_counted else 0
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
         return self
 
@@ -138,9 +140,7 @@ class Run:
             self._hiding.__enter__()
 
     def _new_watcher(self) -> Watcher:
-        if self.batch is not None:
-            return BatchWatcher(self.name, 0)
-        return Watcher(self.name, self._level or 0)
+        return (Watcher if self.batch is None else BatchWatcher)(self.name, self._level or 0)
 
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
@@ -242,12 +242,11 @@ class Run:
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""
-        if self._randomness != "error" or not self._put_back():
-            return
-        raise RandomnessError(
-            f"{self.name}: vmap: called random operation while in randomness error mode. Use "
-            "randomness='same' or randomness='different', or draw the numbers outside the function."
-        )
+        if self._randomness == "error" and self._put_back():
+            raise RandomnessError(
+                f"{self.name}: vmap: called random operation while in randomness error mode. Use "
+                "randomness='same' or randomness='different', or draw the numbers outside the function."
+            )
 
     def _put_back(self, is_own: bool = False) -> bool:
         """Put the generators back, and tell whether the function drew from them; ``is_own``: no other thread did."""
@@ -384,13 +383,12 @@ class Run:
 
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
-        found = []
-        for x, inner, recorded, version in zip(
-            self._given, self.tracked, self._recorded, self._versions, strict=True
-        ):
-            if recorded._version != version:
-                found.append((x, self.handed_over(inner)))
-        return found
+        given = zip(self._given, self.tracked, self._recorded, self._versions, strict=True)
+        return [
+            (x, self.handed_over(inner))
+            for x, inner, recorded, version in given
+            if recorded._version != version
+        ]
 
 
 def run_depth() -> int:
@@ -400,10 +398,3 @@ def run_depth() -> int:
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
-
-
-def _oldest(tracked: Sequence[Tensor], starts: Sequence[Node]) -> int:
-    """Return the sequence number of the first node of the run; 0 where nodes may come from several threads."""
-    if not starts or any(x.is_cuda for x in tracked):
-        return 0
-    return sequence_number(starts[0])
