@@ -43,6 +43,9 @@ def _limits() -> Iterator[str]:
 
 def _refusals() -> Iterator[str]:
     yield "## Exceptions\n"
+    if not REFUSALS:
+        yield "Nothing raises.\n"
+        return
     yield "What raises, and why; each has a test that shows the error.\n"
     yield "| Entry | Derivatives | Error | Reason |\n| --- | --- | --- | --- |"
     for refusal in sorted(REFUSALS, key=lambda r: (r.entry, r.derivatives)):

@@ -31,18 +31,7 @@ class Refusal:
         )
 
 
-REFUSALS: tuple[Refusal, ...] = (
-    Refusal(
-        entry="chalf",
-        derivatives=r"vmap\(.*\)",
-        error="RuntimeError",
-        message="required rank 4 tensor to use channels_last format",
-        reason="`torch.func.vmap` does not convert to `memory_format=torch.channels_last` (so for `half`, by itself)",
-        example="vmap(jacfwd)",
-        shown="under `vmap`",
-        sample=4,
-    ),
-)
+REFUSALS: tuple[Refusal, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

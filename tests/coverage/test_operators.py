@@ -26,7 +26,9 @@ def test_derivatives_of_every_sample(
     assert not failures, f"{name}: {len(failures)} failures\n{shown}"
     for refusal in refusals_of(name):
         assert any(refusal.covers(d, m) for _, d, m in outcome.failures), f"stale: {refusal}"
-    assert set(outcome.black_boxes) == set(BLACK_BOXES.get(name, ())), "bring BLACK_BOXES up to date"
+    assert set(outcome.black_boxes) == set(BLACK_BOXES.get(name, ())), (
+        "bring BLACK_BOXES up to date"
+    )
 
 
 @pytest.mark.parametrize("name", ENTRIES)
