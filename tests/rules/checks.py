@@ -14,8 +14,9 @@ from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
 from pushforward.rules.registry import Rule, lookup
+from pushforward.tape.calls import functional
 from pushforward.tape.equivalents import BY_RULE
-from pushforward.tape.lowering import functional, maps_by_rule
+from pushforward.tape.lowering import maps_by_rule
 from pushforward.tape.node_types import RULED, NodeType, node_type
 from pushforward.tape.ruled import call_ruled
 

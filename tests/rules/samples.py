@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from pushforward.rules.registry import Rule, lookup
-from pushforward.tape.lowering import functional
+from pushforward.tape.calls import functional
 from pushforward.tape.private_torch import bare
 
 MAX_NUMEL = 60  # of a tensor argument
