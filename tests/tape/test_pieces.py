@@ -185,3 +185,18 @@ def test_what_was_pushed_is_let_go_of() -> None:
     x, v = _point()
     jvp(func, (x,), (v,))
     assert max(alive) <= 6
+
+
+@pytest.mark.parametrize("inner", ["jvp", "grad"])
+def test_a_cut_leaves_what_a_recording_inside_has_saved(inner):
+    """The outer tape is cut while the inner one is read: the version of what is cut must stay."""
+    x, u = torch.randn(16, SIZE // 16, dtype=F64), torch.randn(16, SIZE // 16, dtype=F64)
+
+    def f(x: Tensor) -> Tensor:
+        return x.log_softmax(1).square().sum()
+
+    def derivative(lib: Any) -> Callable[[Tensor], Tensor]:
+        return lib.grad(f) if inner == "grad" else lambda x: lib.jvp(f, (x,), (u,))[1]
+
+    found = jvp(derivative(pushforward), (x,), (u,))[1]
+    torch.testing.assert_close(found, torch.func.jvp(derivative(torch.func), (x,), (u,))[1])

@@ -70,7 +70,9 @@ class LinearProgram:
         """Return the cotangent blocks of the inputs, from those of the outputs."""
         self.check_residuals()
         waiting: dict[int, list[Block]] = {}
-        pieces: dict[int, list[tuple[AbstractLinearMap, Block]]] = {}  # of variables that were cut up
+        pieces: dict[
+            int, list[tuple[AbstractLinearMap, Block]]
+        ] = {}  # of variables that were cut up
         dtypes: dict[int, torch.dtype] = {}
         for variable, blocks in zip(self.outputs, cotangents, strict=True):
             if variable is not None:

@@ -9,8 +9,8 @@ import torch
 _PROPERTIES = (
     "shape", "dtype", "device", "layout", "ndim", "is_leaf", "requires_grad", "grad_fn", "itemsize", "nbytes",
     "is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_nested", "is_meta", "is_mps", "is_mkldnn", "is_sparse_csr",
-    "is_xpu", "is_xla", "is_ipu", "is_vulkan", "is_maia", "is_mtia", "names", "output_nr", "_version", "_base", "retains_grad",
-    "name",
+    "is_xpu", "is_xla", "is_ipu", "is_vulkan", "is_maia", "is_mtia", "names", "output_nr", "_version", "_base",
+    "retains_grad", "name",
 )  # fmt: skip
 _METHODS = (
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "is_contiguous",

@@ -25,9 +25,7 @@ Read = Callable[[Node, list[Any], list[Any]], None]
 Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
 
 # Nodes that PyTorch does not generate from its table.
-_BY_HAND: dict[str, Row] = {
-    "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), None)
-}
+_BY_HAND: dict[str, Row] = {"torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), None)}
 
 # Nodes that move elements and do not say where to: they are asked.
 MOVEMENTS = {"torch::autograd::CopySlices", "AsStridedBackward0", "AsStridedBackward0_copy"}
@@ -137,9 +135,7 @@ def _overload(name: str) -> Any:
     return None if found is None else getattr(found, overload or "default", None)
 
 
-def _needs_shape(
-    arguments: dict[str, Any], edge_names: tuple[str, ...], there: set[str]
-) -> int:
+def _needs_shape(arguments: dict[str, Any], edge_names: tuple[str, ...], there: set[str]) -> int:
     needs = NEVER
     for name, argument in arguments.items():
         if name in there:

@@ -132,7 +132,9 @@ class PieceRun(Run):
             variable.detach_()
         for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
             if number >= 0:
-                _cut(variable, self._token, tangent)
+                # Its values stay, so what a recording inside has saved of it is still good.
+                with torch.autograd._unsafe_preserve_version_counter(variable):
+                    _cut(variable, self._token, tangent)
         return True
 
     def _starts_of(self, ends: list[Node]) -> list[Node]:

@@ -354,7 +354,7 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
     """
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = "pushforward records it"  # type: ignore[attr-defined]
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
     if code not in _skipped:
         _skipped.add(code)
         _eval_frame.set_code_exec_strategy(code, _SKIP)

@@ -222,8 +222,9 @@ Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
 def _reachable(
     inputs: Sequence[Node], outputs: list[Node], oldest: int
 ) -> tuple[Made, dict[Node, int], bool]:
-    """Return what was made since, in order; the numbers of the inputs, and -1 for all else that is reached and was not
-    made since; and whether there is any of that.
+    """Return what was made since, in order, the numbers of the nodes it reaches, and whether it reaches older ones.
+
+    An input has its own number; all else that was not made since has -1.
     """
     numbers: dict[Node, int] = {node: i for i, node in enumerate(inputs)}
     made: Made = []

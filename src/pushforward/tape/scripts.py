@@ -135,7 +135,9 @@ class _Writer:
             stack.append((inner, target))
         unpacked = "".join(f"({inner}, k{i}), " for i, (inner, _) in enumerate(names))
         self._lines.append(f"{unpacked}= {name}.next_functions")
-        self._check(" or ".join(f"k{i} != {nr}" if nr else f"k{i}" for i, (_, nr) in enumerate(names)))
+        self._check(
+            " or ".join(f"k{i} != {nr}" if nr else f"k{i}" for i, (_, nr) in enumerate(names))
+        )
         if node in self._places:
             self._read(name, node, self._places[node])
         return True

@@ -25,7 +25,7 @@ MAX_SCRIPTS = 2  # of each function
 _EMPTY = types.CellType()
 
 
-class Unwatched(Exception):  # noqa: N818  a signal between modules of this package, no error
+class Unwatched(Exception):
     """A function that was not watched did what has to be seen."""
 
 

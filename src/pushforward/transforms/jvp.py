@@ -55,7 +55,13 @@ def jvp(
     selected = Selected(NAME, primals, tuple(range(len(primals))))
     directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
     with Tape(
-        NAME, func, selected, {}, has_aux=has_aux, takes_apart=True, tangents=lambda: (directions, ())
+        NAME,
+        func,
+        selected,
+        {},
+        has_aux=has_aux,
+        takes_apart=True,
+        tangents=lambda: (directions, ()),
     ) as tape:
         if strict and any(number < 0 for number, _ in tape.edges):
             raise ArgumentValueError(

@@ -92,7 +92,9 @@ class _Product:
 class _Grouping:
     """How a product becomes one of (batches of) matrices: letters in both factors and the result are batches."""
 
-    left_alone: tuple[int, ...]  # axes of one factor that neither the other nor the result has: summed first
+    left_alone: tuple[
+        int, ...
+    ]  # axes of one factor that neither the other nor the result has: summed first
     right_alone: tuple[int, ...]
     num_batch: int
     num_left: int  # letters of the values and the result
