@@ -295,6 +295,15 @@ def test_versions_in_the_error_about_overwritten_tensors():
     assert joined.grad_fn.name() == "StackBackward0"
 
 
+def test_a_version_can_be_kept_over_a_write():
+    x = torch.zeros(3)
+    with private.keeping_version(x):
+        x.add_(1)
+    assert x._version == 0
+    x.add_(1)
+    assert x._version == 1
+
+
 def test_views_of_several_outputs_are_known_and_refused():
     y = leaf(2, 2) * 1
     view, other = y.unbind(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,52 +85,66 @@ def called(
     joined: Shapes | None = None,
 ) -> Call:
     """Put the call of a node's operator together; the output is like the argument at ``like``."""
-    tensors = dict(zip(kind.tensor_names, saved, strict=True))
     metadata = output_metadata(node)
-    outs = _outputs(kind, tensors, metadata)
-    values = {n: signed(getattr(node, f"_saved_{n}")) for n in kind.value_names}
+    outs = _outputs(kind, saved, metadata)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     slots: list[Slot] = []
-    remaining = list(zip(range(len(edges)), edges, node.next_functions, strict=True))
-    for position, argument in enumerate(_parameters(kind)):
-        name = argument.name
-        key = name if argument.kwarg_only else position
-        if argument.has_edges:
-            count = len(remaining) - (len(kind.edge_names) - 1) if argument.is_list else 1
-            mine, remaining = remaining[:count], remaining[count:]
-            value = _differentiated(
-                name, key, argument.is_list, mine, tensors, values, outs[0], slots
-            )
-            if joined is not None:
-                value = _joined(value, joined, outs[0])
-            if type(value) is Unknown and name in tensors and argument.is_optional:
+    first = 0  # of the edges that are left
+    for position, parameter in enumerate(_parameters(kind)):
+        value = None if parameter.saved is None else saved[parameter.saved]
+        if parameter.has_edges:
+            count = len(edges) - len(kind.edge_names) + 1 if parameter.is_list else 1
+            places = range(first, first + count)
+            first += count
+            primals = [
+                _primal(value[place - places.start], node, place, parameter, outs[0])
+                if parameter.is_list and value is not None
+                else _primal(value, node, place, parameter, outs[0])
+                for place in places
+            ]
+            for place, primal in zip(places, primals, strict=True):
+                if edges[place][0] >= 0:
+                    member = place - places.start if parameter.is_list else None
+                    slots.append(Slot(parameter.key, member, edges[place], primal, place))
+            if parameter.is_list:
+                shapes = joined or itertools.repeat(None)
+                value = [
+                    _member(x, shape, parameter.name, outs[0])
+                    for x, shape in zip(primals, shapes, strict=False)
+                ]
+            elif primals and primals[0] is not None:
+                value = primals[0]
+            elif parameter.saved is not None and parameter.is_optional:
                 value = None  # such arguments are saved whenever they are given
-            elif type(value) is Unknown and position == like:
-                value = unsaved_like(metadata[0])
-        elif name in tensors and (tensors[name] is not None or argument.is_optional):
-            value = tensors[name]
-        elif name in values:
-            value = values[name]
-        else:
-            value = _unsaved_argument(name, outs[0], metadata)
-        if argument.kwarg_only:
-            kwargs[name] = value
+            else:
+                value = unsaved_like(metadata[0]) if position == like else Unknown(parameter.name)
+        elif value is None and not (parameter.saved is not None and parameter.is_optional):
+            if parameter.attribute is not None:
+                value = signed(getattr(node, parameter.attribute))
+            else:
+                value = _unsaved_argument(parameter.name, outs[0], metadata)
+        if parameter.is_keyword:
+            kwargs[parameter.name] = value
         else:
             args.append(value)
     out = tuple(outs) if _has_many_outputs(kind) else outs[0]
     return Call(functional(kind.op), tuple(args), kwargs, out, slots)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Parameter:
-    """What a schema says of an argument."""
+    """What a schema says of an argument, and where its node has it."""
 
     name: str
-    kwarg_only: bool
+    key: int | str
+    is_keyword: bool
     has_edges: bool
     is_list: bool
     is_optional: bool
+    saved: int | None  # its place among the tensors that the node saves
+    attribute: str | None  # of the node, where that saves a value
+    sizes: str | None  # the attribute that has its shape
 
 
 @functools.cache
@@ -137,12 +152,16 @@ def _parameters(kind: NodeType) -> tuple[_Parameter, ...]:
     return tuple(
         _Parameter(
             a.name,
+            a.name if a.kwarg_only else position,
             a.kwarg_only,
             a.name in kind.edge_names,
             "List[" in str(a.type),
             str(a.type).startswith("Optional["),
+            kind.tensor_names.index(a.name) if a.name in kind.tensor_names else None,
+            f"_saved_{a.name}" if a.name in kind.value_names else None,
+            f"_saved_{a.name}_sym_sizes" if f"{a.name}_sym_sizes" in kind.value_names else None,
         )
-        for a in kind.op._schema.arguments
+        for position, a in enumerate(kind.op._schema.arguments)
     )
 
 
@@ -165,56 +184,49 @@ def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
     return [next(count) if flag else None for flag in kind.differentiable]
 
 
-def _outputs(kind: NodeType, tensors: dict[str, Any], metadata: Any) -> list[Any]:
+def _outputs(kind: NodeType, saved: list[Any], metadata: Any) -> list[Any]:
     if _gives_list(kind):
         return [unsaved_like(m) for m in metadata]
+    given = {place: saved[i] for i, place in _saved_outputs(kind) if saved[i] is not None}
     flags = kind.differentiable or (True,) * len(kind.op._schema.returns)
     outs: list[Any] = []
     number = 0
-    for flag in flags:
-        outs.append(unsaved_like(metadata[number]) if flag and number < len(metadata) else None)
+    for place, flag in enumerate(flags):
+        if place in given:
+            outs.append(given[place])
+        else:
+            has_metadata = flag and number < len(metadata)
+            outs.append(unsaved_like(metadata[number]) if has_metadata else None)
         number += flag
-    for name, place in kind.outputs.items():
-        if tensors.get(name) is not None and place < len(outs):
-            outs[place] = tensors[name]
     return outs
 
 
-def _differentiated(
-    name: str,
-    key: int | str,
-    is_list: bool,
-    mine: list[tuple[int, Edge, Any]],
-    tensors: dict[str, Any],
-    values: dict[str, Any],
-    out: Any,
-    slots: list[Slot],
-) -> Any:
-    """Return an argument that has edges, and note those of them that are active."""
-    found = []
-    given = tensors.get(name)
-    for place, (index, edge, (target, nr)) in enumerate(mine):
-        primal = given[place] if is_list and given is not None else given
-        if primal is None and target is not None:
-            primal = unsaved_like(output_metadata(target)[nr])
-        if primal is None and f"{name}_sym_sizes" in values and isinstance(out, Tensor):
-            primal = unsaved(values[f"{name}_sym_sizes"], out.dtype, out.device)
-        found.append(primal)
-        if edge[0] >= 0:
-            slots.append(Slot(key, place if is_list else None, edge, primal, index))
-    if is_list:
-        return [Unknown(name) if item is None else item for item in found]
-    if found and found[0] is not None:
-        return found[0]
-    return Unknown(name)
+@functools.cache
+def _saved_outputs(kind: NodeType) -> tuple[tuple[int, int], ...]:
+    """Return where outputs are among the tensors that a node saves, and which outputs they are."""
+    names = kind.tensor_names
+    return tuple(
+        (names.index(name), place) for name, place in kind.outputs.items() if name in names
+    )
 
 
-def _joined(members: list[Any], shapes: Sequence[tuple[int, ...]], out: Tensor) -> list[Any]:
-    """Fill in the constants among tensors that were joined."""
-    return [
-        unsaved(shape, out.dtype, out.device) if isinstance(member, Unknown) else member
-        for member, shape in zip(members, shapes, strict=True)
-    ]
+def _primal(value: Any, node: Node, place: int, parameter: _Parameter, out: Any) -> Any:
+    """Return a tensor that a node depends on, or what stands in for it; None if its shape is not known."""
+    if value is not None:
+        return value
+    target, nr = node.next_functions[place]
+    if target is not None:
+        return unsaved_like(output_metadata(target)[nr])
+    if parameter.sizes is not None and isinstance(out, Tensor):
+        return unsaved(signed(getattr(node, parameter.sizes)), out.dtype, out.device)
+    return None
+
+
+def _member(primal: Any, shape: tuple[int, ...] | None, name: str, out: Any) -> Any:
+    """Return one of the tensors of a list; of a constant among them nothing may be known but its shape."""
+    if primal is not None:
+        return primal
+    return Unknown(name) if shape is None else unsaved(shape, out.dtype, out.device)
 
 
 _SHAPES = ("size", "shape", "sizes", "input_size", "input_sizes")  # of the output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,28 +44,33 @@ def lower(name: str, reading: Reading) -> LinearProgram:
     """Return the linear program of what was read; ``name`` is the transform, for messages."""
     stores = Stores(reading)
     outputs = [stores.at(edge) for edge in reading.outputs]
-    needed: set[Edge] = {edge for edge in outputs if edge[0] >= 0}
+    needed: dict[int, set[int]] = {}  # by number: which of the node's outputs
+
+    def need(edges: Iterable[Edge]) -> None:
+        for number, nr in edges:
+            needed.setdefault(number, set()).add(nr)
+
+    need(edge for edge in outputs if edge[0] >= 0)
     kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
     inner = irregular.inner_places(reading)
     for place in range(len(reading.nodes) - 1, -1, -1):
         number = reading.num_inputs + place
-        wanted = [
-            nr for nr in range(len(output_metadata(reading.nodes[place]))) if (number, nr) in needed
-        ]
-        if not wanted:
+        if number not in needed:
             continue
+        wanted = sorted(needed[number])
+        metadata = output_metadata(reading.nodes[place])
         if (number, 0) in stores.versions:
-            device = output_metadata(reading.nodes[place])[0].device
-            for edge, parts_of, dtype in reversed(writes.variables(stores, (number, 0), device)):
+            for edge, parts_of, dtype in reversed(
+                writes.variables(stores, (number, 0), metadata[0].device)
+            ):
                 kept.append((edge, parts_of, dtype, "copy into a view by rule"))
-                needed.update(source for source, _, _ in parts_of)
+                need(source for source, _, _ in parts_of)
             continue
         edges = [stores.at(edge) for edge in reading.edges(place)]
         parts, origin = _parts(name, reading, place, edges, wanted, inner)
         for nr in reversed(wanted):
-            dtype = output_metadata(reading.nodes[place])[nr].dtype
-            kept.append(((number, nr), parts[nr], dtype, origin))
-            needed.update(edge for edge, _, _ in parts[nr])
+            kept.append(((number, nr), parts[nr], metadata[nr].dtype, origin))
+            need(edge for edge, _, _ in parts[nr])
     variables: dict[Edge, int] = {}
     equations: list[Equation] = []
     numbers = itertools.count()

@@ -19,6 +19,7 @@ from pushforward.tape.private_torch import (
     dual_level,
     functorch_level,
     is_one_of_several,
+    keeping_version,
     num_dispatch_modes,
 )
 from pushforward.tape.reader import Reading
@@ -133,7 +134,7 @@ class PieceRun(Run):
         for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
             if number >= 0:
                 # Its values stay, so what a recording inside has saved of it is still good.
-                with torch.autograd._unsafe_preserve_version_counter(variable):
+                with keeping_version(variable):
                     _cut(variable, self._token, tangent)
         return True
 

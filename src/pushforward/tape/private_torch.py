@@ -58,6 +58,9 @@ def start_requiring_grad(tensor: Tensor) -> Tensor:
 
 
 make_wrapper = torch.Tensor._make_wrapper_subclass
+keeping_version: Any = vars(torch.autograd)[
+    "_unsafe_preserve_version_counter"
+]  # of a tensor: a context
 
 AccumulateGrad: Any = type(
     torch.zeros((), requires_grad=True).clone().grad_fn.next_functions[0][0]  # type: ignore[union-attr]
