@@ -114,7 +114,8 @@ def test_another_branch_is_planned_anew() -> None:
 
 def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
     func, x = _net(20, 10, 2, 10, 20), torch.randn(20)
-    jacobian(func)(x)
+    for _ in range(2):
+        jacobian(func)(x)
     (plan,) = PLANS.of_kind(orders.ORDERS)
     assert not plan.is_searched
     num_vertices = len(plan.predictions[plan.mode].blocks)  # with the input
@@ -124,6 +125,30 @@ def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
     assert plan.is_searched
     assert "cross" in plan.predictions
     torch.testing.assert_close(jacobian(func)(x), torch.func.jacrev(func)(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sizes", "mode"), [((20, 5, 2), "reverse"), ((2, 5, 20), "forward")])
+def test_a_short_program_that_is_seen_once_is_not_planned(
+    sizes: tuple[int, ...], mode: str
+) -> None:
+    func, x = _net(*sizes), torch.randn(sizes[0])
+    jacobian(func)(x)
+    (plan,) = PLANS.of_kind(orders.ORDERS)
+    assert plan.mode == mode
+    assert not plan.predictions
+    jacobian(func)(x)
+    (plan,) = PLANS.of_kind(orders.ORDERS)
+    assert plan.mode == mode
+    assert plan.predictions
+
+
+def test_a_long_program_is_planned_at_once() -> None:
+    weight = torch.randn(200, 200)
+    jacobian(lambda x: (weight @ torch.sin(weight @ x.view(200, 200))).flatten()[:50])(
+        torch.randn(40000)
+    )
+    (plan,) = PLANS.of_kind(orders.ORDERS)
+    assert plan.predictions
 
 
 def test_the_number_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ numbers. The package's own push and pull run on them, so that the predicted stru
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,20 @@ def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tup
     return result, Cost(
         _CALLS.get(type(linear_map), 1), _flops(linear_map, block, result, forward), moved
     )
+
+
+def dense_cost(linear_map: AbstractLinearMap, num_seeds: int) -> Cost:
+    """Return what it costs to push so many seeds that have no structure, at most and without a shadow."""
+    size = math.prod(linear_map.in_shape) + math.prod(linear_map.out_shape)
+    flops = GENERAL_FLOPS_PER_NUMBER * size
+    if isinstance(linear_map, Contract):
+        letters = dict(zip(linear_map.in_letters, linear_map.in_shape, strict=True))
+        letters.update(zip(linear_map.const_letters, linear_map.const.shape, strict=True))
+        flops = 2 * math.prod(letters.values())
+    elif isinstance(linear_map, Convolve):
+        taps = linear_map.weight.numel() // max(linear_map.weight.shape[0], 1)
+        flops = 2 * size * taps
+    return Cost(_CALLS.get(type(linear_map), 1), num_seeds * flops, num_seeds * 8 * size)
 
 
 def _flops(linear_map: AbstractLinearMap, block: Block, result: Block, forward: bool) -> int:

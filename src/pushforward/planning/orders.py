@@ -20,7 +20,7 @@ from pushforward.linear.block_sum import add_blocks
 from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.planning.costs import Cost, push_cost, shadow, shadow_tensor
+from pushforward.planning.costs import Cost, dense_cost, push_cost, shadow, shadow_tensor
 from pushforward.planning.plans import PLANS
 from pushforward.tape.private_torch import bare
 
@@ -32,6 +32,7 @@ SECONDS_PER_SEARCHED_VERTEX = 5e-3
 LOCAL_SEARCH_MOVES = 12  # for each vertex
 MAX_ELIMINATIONS = 5000  # of vertices, in a local search: longer programs get fewer moves
 CLEARLY = 1.1  # the gain that makes up for what the model does not see
+SECONDS_PER_PREDICTED_VERTEX = 1e-4  # of what a prediction takes, without a search
 STRIDED_COPY = 3  # how much slower it is to write the transpose of what is read
 
 
@@ -52,7 +53,7 @@ class Plan:
     """The chosen order, and the predictions that it was chosen by."""
 
     mode: Mode
-    predictions: dict[Mode, Prediction]
+    predictions: dict[Mode, Prediction]  # none, of a program seen once
     seen: int = 0  # calls that came by
     is_searched: bool = False
 
@@ -63,11 +64,15 @@ class Plan:
 
     def is_due(self, program: LinearProgram) -> bool:
         """Tell whether the calls have cost as much as a search for a better order will."""
-        return not self.is_searched and self.seen >= self._calls_before_search(program)
+        if self.is_searched or not self.predictions:
+            return False
+        return self.seen >= self._calls_before_search(program)
 
     def lifetime(self, program: LinearProgram, answered: int) -> float:
         """Count ``answered`` calls that did not ask for the plan, and return how many more need not ask."""
         self.seen += answered
+        if not self.predictions:
+            return 1
         if self.is_searched or self.is_due(program):  # if due, the next to ask will search
             return math.inf
         return self._calls_before_search(program) - self.seen
@@ -332,8 +337,9 @@ def plan(
 ) -> Plan:
     """Return the plan for a program; one with the same structure is planned once.
 
-    Math: the search for a cross-country order is put off until the calls of this structure are expected to have cost
-    as much as the search does, so that a function that is called once does not pay for it.
+    Math: what costs more than it can save is put off. A program that is run for the first time goes forward or in
+    reverse as it has fewer inputs or outputs, if that takes less time than to predict which is better. The search for a
+    cross-country order waits until the calls of this structure are expected to have cost as much as the search does.
 
     Args:
         program: What was recorded.
@@ -345,7 +351,12 @@ def plan(
     """
     key = (modes, signature, structure(program))
     found: Plan | None = PLANS.find(ORDERS, key)
-    if found is None:
+    if found is None and len(modes) > 1 and not search_now:
+        found = _by_counts(program, starts(), ends())
+        if found is not None:
+            PLANS.keep(ORDERS, key, found)
+            return found
+    if found is None or not found.predictions:
         found = _planned(Planner(program, starts(), ends()), modes)
         PLANS.keep(ORDERS, key, found)
     found.seen += 1
@@ -354,6 +365,20 @@ def plan(
         found.choose()
         found.is_searched = True
     return found
+
+
+def _by_counts(
+    program: LinearProgram, starts: Sequence[Block], ends: Sequence[Block]
+) -> Plan | None:
+    """Return a plan without predictions; None if the program may take longer than to make some."""
+    num_columns, num_rows = (sum(math.prod(b.shape) for b in blocks) for blocks in (starts, ends))
+    bound = Cost()
+    for equation in program.equations:
+        for term in equation.terms:
+            bound = bound + dense_cost(term.linear_map, min(num_columns, num_rows))
+    if bound.seconds > len(program.equations) * SECONDS_PER_PREDICTED_VERTEX:
+        return None
+    return Plan("forward" if num_columns <= num_rows else "reverse", {}, seen=1)
 
 
 def _planned(planner: Planner, modes: tuple[Mode, ...]) -> Plan:

@@ -218,7 +218,7 @@ def _primal(value: Any, node: Node, place: int, parameter: _Parameter, out: Any)
     if target is not None:
         return unsaved_like(output_metadata(target)[nr])
     if parameter.sizes is not None and isinstance(out, Tensor):
-        return unsaved(signed(getattr(node, parameter.sizes)), out.dtype, out.device)
+        return unsaved(tuple(signed(getattr(node, parameter.sizes))), out.dtype, out.device)
     return None
 
 

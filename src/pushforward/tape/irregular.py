@@ -56,7 +56,7 @@ def inner_places(reading: Reading) -> set[int]:
         if any(metadata.is_nested_tensor for metadata in output_metadata(node)):
             found.add(place)
             continue
-        name = node.name()
+        name = reading.types[place].name
         if name in _MAKERS:
             found.add(place)
         elif found and name not in _ENDS and not _leaves_nested(reading, place, found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
+from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup, maps_of
 from pushforward.tape import black_boxes, hooks, irregular, probing, ruled, writes
 from pushforward.tape.calls import (
     Call,
@@ -166,10 +167,9 @@ def maps_by_rule(
         return _by_rule_of_user(node, edges, saved[0])
     if kind.op is None:
         return None
-    op = functional(kind.op)
-    if is_nondifferentiable(op):
+    rule, is_constant = _rule_of(kind)
+    if is_constant:
         return []
-    rule = lookup(kind.op) or lookup(op)
     if rule is None:
         return None
     call = called(kind, node, edges, saved, like=rule.like, joined=joined)
@@ -179,6 +179,16 @@ def maps_by_rule(
         return _applied(rule, call, kind, wanted)
     except UnsavedError:
         return None
+
+
+@functools.cache
+def _rule_of(kind: NodeType) -> tuple[Rule | None, bool]:
+    """Return the rule of a type of nodes, and whether it has no derivative."""
+    op = functional(kind.op)
+    return lookup(kind.op) or lookup(op), is_nondifferentiable(op)
+
+
+listeners.append(lambda _: _rule_of.cache_clear())
 
 
 def _applied(
@@ -213,7 +223,7 @@ def _applied(
 def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> AbstractLinearMap:
     """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
     out_shape = tuple(out.shape)
-    coef = linear_map.coef if isinstance(linear_map, Scale) else None
+    coef = linear_map.coef if type(linear_map) is Scale else None
     if isinstance(coef, Tensor) and coef.layout is not torch.strided:
         raise UnsupportedError(
             f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a dense "
@@ -221,7 +231,7 @@ def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> Abst
         )
     if isinstance(coef, Unsaved):
         raise UnsavedError(str(op))
-    if linear_map.out_shape != out_shape and isinstance(linear_map, (Scale, Mask)):
+    if linear_map.out_shape != out_shape and type(linear_map) in (Scale, Mask):
         linear_map = dataclasses.replace(linear_map, out_shape=out_shape)
     if linear_map.out_shape != out_shape or linear_map.in_shape != tuple(x.shape):
         raise RuleError(

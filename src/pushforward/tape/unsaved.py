@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,15 +41,25 @@ class Unsaved(Tensor):
         return f"Unsaved({tuple(self.shape)}, {self.dtype})"
 
 
-def unsaved(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Unsaved:
-    """Return a stand-in."""
-    made: Unsaved = make_wrapper(Unsaved, tuple(shape), dtype=dtype, device=device)
+def unsaved(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Unsaved:
+    """Return a stand-in; it has nothing that could be changed, so that equal ones are one."""
+    try:
+        return _one_of(shape, dtype, device)
+    except TypeError:  # symbolic sizes do not hash
+        return _made(shape, dtype, device)
+
+
+def _made(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Unsaved:
+    made: Unsaved = make_wrapper(Unsaved, shape, dtype=dtype, device=device)
     return made
+
+
+_one_of = functools.lru_cache(maxsize=1024)(_made)
 
 
 def unsaved_like(metadata: Any) -> Unsaved:
     """Return a stand-in for what a node's metadata describe."""
-    return unsaved(metadata.shape, metadata.dtype, metadata.device)
+    return unsaved(tuple(metadata.shape), metadata.dtype, metadata.device)
 
 
 class Unknown:
