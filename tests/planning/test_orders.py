@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward import explain, hessian, jacfwd, jacobian, jacrev
-from pushforward.planning import orders
+from pushforward.planning import orders, replay
 from pushforward.planning.plans import PLANS
 
 Net = Callable[[Tensor], Tensor]
@@ -112,7 +112,8 @@ def test_another_branch_is_planned_anew() -> None:
     assert len(PLANS.of_kind(orders.ORDERS)) == 2
 
 
-def test_a_search_waits_until_the_calls_have_cost_as_much() -> None:
+def test_a_search_waits_until_the_calls_have_cost_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "FIRST_WRITTEN", 3)  # what is written down asks for no plan
     func, x = _net(20, 10, 2, 10, 20), torch.randn(20)
     for _ in range(2):
         jacobian(func)(x)
