@@ -1,7 +1,7 @@
 """Normalizations: layer, group, batch, root mean square, weight.
 
-The statistics are computed again from the input: the saved ones are outputs, and taken as constants
-they would make second derivatives wrong.
+The statistics are computed again from the input where somebody may differentiate what is made of them: the saved ones
+are outputs, and taken as constants they would make second derivatives wrong.
 """
 
 from __future__ import annotations
@@ -51,20 +51,32 @@ def _like(result: Tensor, x: Tensor) -> Tensor:
     return result if result.dtype == x.dtype else result.to(x.dtype)
 
 
+def _standardized_as_saved(x: Tensor, axes: Axes, out: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return x̂ and 1 / σ of a layer's call that saved μ and 1 / σ."""
+    _, mean, rstd = out
+    if torch.is_grad_enabled():
+        return standardized(x, axes, added_variance(x, axes, rstd))
+    return _like((_widened(x) - mean) * rstd, x), _like(rstd, x)
+
+
 def _standardize(x: Tensor, axes: Axes, eps: float | Tensor) -> AbstractLinearMap:
-    """Return the map of x̂ = (x - μ) / σ.
+    """Return the map of x̂ = (x - μ) / σ."""
+    return _standardization(axes, *standardized(x, axes, eps))
+
+
+def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:
+    """Return the map of x̂ = (x - μ) / σ from x̂ and 1 / σ.
 
     Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ, which is its own adjoint.
     """
-    shape = tuple(x.shape)
-    x_hat, rstd = standardized(x, axes, eps)
+    shape = tuple(x_hat.shape)
     inner = tuple(a + 1 for a in axes)
 
     def apply(seeds: Tensor) -> Tensor:
         along = (x_hat * seeds).mean(inner, keepdim=True)
         return rstd * (seeds - seeds.mean(inner, keepdim=True) - x_hat * along)
 
-    kept = tuple((i, i) for i in range(x.ndim) if i not in axes)
+    kept = tuple((i, i) for i in range(x_hat.ndim) if i not in axes)
     return General(shape, shape, apply, apply, kept)
 
 
@@ -127,8 +139,8 @@ def _layer_norm_input(
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    added = added_variance(input, axes, out[2])
-    return _scaled(_standardize(input, axes, added), weight), None, None
+    x_hat, rstd = _standardized_as_saved(input, axes, out)
+    return _scaled(_standardization(axes, x_hat, rstd), weight), None, None
 
 
 def _layer_norm_weight(
@@ -140,7 +152,7 @@ def _layer_norm_weight(
     out: tuple[Tensor, ...],
 ) -> Maps:
     axes = _last_axes(input, normalized_shape)
-    x_hat, _rstd = standardized(input, axes, added_variance(input, axes, out[2]))
+    x_hat = _standardized_as_saved(input, axes, out)[0]
     return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
 
 
