@@ -109,7 +109,7 @@ def _weighted_sum_map(x: Tensor, axes: Axes, coef: Tensor, out: Tensor) -> Abstr
     return compose(Scale(full, full, coef), total, Reshape(shape, tuple(out.shape)))
 
 
-def _rstd_map(x: Tensor, axes: Axes, eps: float, out: Tensor) -> AbstractLinearMap:
+def _rstd_map(x: Tensor, axes: Axes, eps: float | Tensor, out: Tensor) -> AbstractLinearMap:
     """Return the map of 1/σ: its derivative is -mean(x̂ ẋ) / σ²."""
     x_hat, rstd = standardized(x, axes, eps)
     count = max(math.prod(x.shape[a] for a in axes), 1)
@@ -234,12 +234,18 @@ def _group_norm_input(
     shape, grouped = tuple(input.shape), _grouped_shape(input, group)
     x = input.reshape(grouped)
     regroup = Reshape(shape, grouped)
-    normalize = compose(regroup, _standardize(x, (2,), eps), Reshape(grouped, shape))
+    added = _group_variance_added(x, out)
+    normalize = compose(regroup, _standardize(x, (2,), added), Reshape(grouped, shape))
     return (
         _scaled(normalize, None if weight is None else _column(weight, input.ndim)),
         compose(regroup, _mean_map(x, (2,), out[1])),
-        compose(regroup, _rstd_map(x, (2,), eps, out[2])),
+        compose(regroup, _rstd_map(x, (2,), added, out[2])),
     )
+
+
+def _group_variance_added(x: Tensor, out: tuple[Tensor, ...]) -> Tensor:
+    """Return ``eps``, which autograd does not save from 2.14 on."""
+    return added_variance(x, (2,), out[2].reshape(*x.shape[:2], 1))
 
 
 def _group_norm_weight(
@@ -251,8 +257,11 @@ def _group_norm_weight(
     HxW: int,
     group: int,
     eps: float,
+    *,
+    out: tuple[Tensor, ...],
 ) -> Maps:
-    x_hat, _ = standardized(input.reshape(_grouped_shape(input, group)), (2,), eps)
+    x = input.reshape(_grouped_shape(input, group))
+    x_hat, _ = standardized(x, (2,), _group_variance_added(x, out))
     return _per_channel(weight, input, x_hat.reshape(input.shape)), None, None
 
 
