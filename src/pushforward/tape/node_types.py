@@ -105,6 +105,8 @@ def _described(node: Node, name: str) -> NodeType:
         return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
     _, edge_names, saved_outputs, differentiable = row
     arguments = {a.name: a for a in op._schema.arguments}
+    if not arguments.keys() >= set(edge_names):  # another version of PyTorch named them anew
+        return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
     outputs = dict(saved_outputs)
     there = {a.removeprefix("_saved_") for a in dir(node) if a.startswith("_saved_")}
     tensor_names: list[str] = []
