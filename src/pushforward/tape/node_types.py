@@ -101,12 +101,11 @@ def _described(node: Node, name: str) -> NodeType:
     op = None if row is None else _overload(row[0])
     if name in MOVEMENTS:
         return NodeType(name, None, (), (), (), {}, None, probing.read_moved, ALWAYS)
-    if row is None or op is None:
+    arguments = {} if op is None else {a.name: a for a in op._schema.arguments}
+    # Another version of PyTorch may have no such operator, or have named its arguments anew.
+    if row is None or op is None or not arguments.keys() >= set(row[1]):
         return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
     _, edge_names, saved_outputs, differentiable = row
-    arguments = {a.name: a for a in op._schema.arguments}
-    if not arguments.keys() >= set(edge_names):  # another version of PyTorch named them anew
-        return NodeType(name, None, (), (), (), {}, None, _read_nothing, ALWAYS)
     outputs = dict(saved_outputs)
     there = {a.removeprefix("_saved_") for a in dir(node) if a.startswith("_saved_")}
     tensor_names: list[str] = []
