@@ -33,6 +33,15 @@ class Known:
     answered: int = 0
 
 
+def ready(key: Hashable) -> Replay | None:
+    """Return the kernels that answer the next call with this key; None where that has to be computed, or noted."""
+    known: Known | None = PLANS.find(KERNELS, key)
+    if known is None or known.replay is None or known.answered >= known.lifetime:
+        return None
+    known.answered += 1
+    return known.replay
+
+
 def swept(
     key: Hashable,
     values: Sequence[Tensor],
@@ -40,7 +49,7 @@ def swept(
     lifetime: Callable[[int], float] | None,
     write: Callable[[], Replay | None],
 ) -> Rows:
-    """Return ``compute()``, by the kernels that it ran for this key before, if they are known.
+    """Return ``compute()`` where no kernels are `ready`; from the second call on, note them for the next.
 
     Args:
         key: What decides the kernels: the tape's signature, and what is computed of it.
@@ -52,7 +61,7 @@ def swept(
     known: Known | None = PLANS.find(KERNELS, key)
     if known is not None and known.answered < known.lifetime:
         known.answered += 1
-        return compute() if known.replay is None else _replayed(known.replay, values)
+        return compute()
     count = (PLANS.find(SEEN, hash(key)) or 0) + 1
     if count < FIRST_WRITTEN:
         PLANS.keep(SEEN, hash(key), count)
@@ -62,10 +71,10 @@ def swept(
     known.replay = write()
     PLANS.keep(KERNELS, key, known)
     # Not what was computed under the modes that watch: linalg.pinv of complex matrices is wrong there in torch 2.13.
-    return compute() if known.replay is None else _replayed(known.replay, values)
+    return compute() if known.replay is None else replayed(known.replay, values)
 
 
-def _replayed(replay: Replay, values: Sequence[Any]) -> Rows:
+def replayed(replay: Replay, values: Sequence[Any]) -> Rows:
     """Run kernels out of sight of the modes of recordings around this one."""
     if not num_function_modes():
         return replay(values)

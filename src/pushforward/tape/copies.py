@@ -18,6 +18,9 @@ from pushforward.tape.private_torch import (
 
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
+    is_alone = functorch_level() is None and forward_ad._current_level < 0
+    if is_alone and not (x.requires_grad or x.is_inference()):  # nearly always
+        return x.detach().requires_grad_().clone()
     if level is not None:
         inner: Tensor = start_requiring_grad(wrap_for_grad(x, level))
     elif x.requires_grad:

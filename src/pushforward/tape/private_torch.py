@@ -210,11 +210,6 @@ def bare() -> Iterator[None]:
         yield
 
 
-def num_modes() -> int:
-    """Return how many modes would see an operator."""
-    return num_function_modes() + num_dispatch_modes()
-
-
 # When a node was made, counted within its thread. In C, as the reader asks every node.
 sequence_number: Callable[[Node], int] = methodcaller("_sequence_nr")
 # Shape, dtype and device of every output of the operator that a node belongs to.

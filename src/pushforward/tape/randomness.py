@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.tape.private_torch import bare, functorch_level, num_modes
+from pushforward.tape.private_torch import (
+    bare,
+    functorch_level,
+    num_dispatch_modes,
+    num_function_modes,
+)
 
 # By owner, the functions that may draw; those that write their numbers into a tensor are among `Tensor`'s.
 _NAMES: dict[Any, str] = {
@@ -43,7 +49,7 @@ State = bytes | tuple[bytes, ...]
 
 def generator_state(inputs: Sequence[Tensor]) -> State:
     """Return the states of the default generators of the CPU, and of the CUDA devices where ``inputs`` lie."""
-    if functorch_level() is not None or num_modes():
+    if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
         with bare():
             return _state(inputs)
     return _state(inputs)
@@ -65,8 +71,8 @@ def _state(inputs: Sequence[Tensor]) -> State:
 
 
 def _bytes_of(generator: torch.Generator) -> bytes:
-    state: bytes = generator.get_state().numpy().tobytes()  # compared in half the time of tensors
-    return state
+    state = generator.get_state()
+    return ctypes.string_at(state.data_ptr(), state.nbytes)  # in half the time of NumPy's
 
 
 def _generators(inputs: Sequence[Tensor]) -> list[torch.Generator]:

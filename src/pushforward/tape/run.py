@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +20,6 @@ from pushforward.tape.copies import detached, forget_history, tracked_copy, writ
 from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
-    Node,
     batch_axis_at,
     compiled_functions_run_eagerly,
     expected_version,
@@ -47,12 +45,18 @@ from pushforward.tape.reader import (
     sign_tensors,
 )
 from pushforward.tape.recomputation import in_pass_of_its_own, read_once
-from pushforward.tape.scripts import Script, script_of
+from pushforward.tape.scripts import End, Script, script_of
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
 
-_thread = threading.local()
+
+class _Thread(threading.local):
+    depth = 0  # how many runs are on
+    count = 0  # how many began
+
+
+_thread = _Thread()
 
 
 class Run:
@@ -96,20 +100,23 @@ class Run:
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
         self._level: int | None = None
-        self._is_eager = False
+        self._is_eager = self._is_hidden = False
+        self._inference: Any = None
+        self._hiding: Any = None
         self._watcher: Any = None
 
     def __enter__(self) -> Run:
         """Start to record."""
-        self._hide()
+        if num_function_modes():
+            self._hide()
         has_state = self._randomness == "error" or not self.is_watched or self.batch is not None
         self._random_state = generator_state(self.inputs) if has_state else None
-        depth = getattr(_thread, "depth", 0)
-        self.is_outermost = not depth
-        _thread.depth = depth + 1
-        self._count = _thread.count = getattr(_thread, "count", 0) + 1
-        self._inference = torch.inference_mode(False) if self.is_inference else None
-        if self._inference is not None:
+        thread = _thread
+        self.is_outermost = not thread.depth
+        thread.depth += 1
+        self._count = thread.count = thread.count + 1
+        if self.is_inference:
+            self._inference = torch.inference_mode(False)
             self._inference.__enter__()
         set_grad_enabled(True)
         if self.batch is None and functorch_level() is not None:
@@ -123,10 +130,13 @@ class Run:
             self.__exit__()
             raise
         self._recorded = tracked
-        self._starts = [x.grad_fn for x in tracked]
-        self._versions = [x._version for x in tracked]
-        # CUDA's nodes may come from several threads, which count by themselves.
-        is_counted = tracked and not any(x.is_cuda for x in tracked)
+        self._starts, self._versions = [], []
+        is_counted = bool(tracked)
+        for x in tracked:
+            self._starts.append(x.grad_fn)
+            self._versions.append(x._version)
+            if x.is_cuda:  # whose nodes may come from several threads, which count by themselves
+                is_counted = False
         self._oldest = sequence_number(self._starts[0]) if is_counted else 0
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
         return self
@@ -134,9 +144,9 @@ class Run:
     def _hide(self) -> None:
         """Keep modes of recordings around this one from seeing, and counting, what this one does by itself."""
         plain = (Tensor, torch.nn.Parameter)
-        self._is_hidden = bool(num_function_modes()) and all(type(x) in plain for x in self.inputs)
-        self._hiding = torch._C.DisableTorchFunction() if self._is_hidden else None
-        if self._hiding is not None:
+        self._is_hidden = all(type(x) in plain for x in self.inputs)
+        if self._is_hidden:
+            self._hiding = torch._C.DisableTorchFunction()
             self._hiding.__enter__()
 
     def _new_watcher(self) -> Watcher:
@@ -260,14 +270,13 @@ class Run:
 
     def reading(self, outputs: Sequence[Any]) -> Reading:
         """Read the graph that leads to ``outputs``."""
-        with (
-            torch._C.DisableTorchFunction(),  # modes of recordings around this one would see each attribute
-            contextlib.nullcontext() if self.batch is None else without_functorch(),
-        ):
-            ends = [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
-            return self._read(ends)
+        with torch._C.DisableTorchFunction():  # modes around this run would see each attribute
+            if self.batch is None:
+                return self._read(_ends_of(outputs))
+            with without_functorch():
+                return self._read(_ends_of(outputs))
 
-    def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
+    def _read(self, ends: list[End]) -> Reading:
         among = (self._starts, ends, self._oldest)
         if not self.is_watched:
             scripted = self._by_script(ends)
@@ -297,7 +306,7 @@ class Run:
             found.calls_back = True
         return found
 
-    def _by_script(self, ends: list[tuple[Node | None, int]]) -> Reading | None:
+    def _by_script(self, ends: list[End]) -> Reading | None:
         """Read the graph by a script, if one fits."""
         for script in self._scripts:
             try:
@@ -316,7 +325,9 @@ class Run:
             found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
             found.is_followed = True
         elif not found.is_followed:
-            found.is_followed = any(x.requires_grad for x in self.inputs)
+            for x in self.inputs:
+                if x.requires_grad:
+                    found.is_followed = True
 
     def script(self, reading: Reading) -> Script | None:
         """Return a script for graphs like the one that was read last."""
@@ -340,6 +351,12 @@ class Run:
         """Return the function's outputs as the caller may have them."""
         is_kept = self.grad_mode and reading.is_followed
         is_dual = forward_ad._current_level >= 0
+        if (
+            len(leaves) == 1
+            and not (is_kept or is_dual or self._level)
+            and reading.outputs[0][0] >= 0
+        ):
+            return [leaves[0].detach()]  # nearly always
         if self._level is not None or is_dual or (is_kept and len(leaves) > 1):
             return [self.handed_over(leaf) for leaf in leaves]
         return [
@@ -383,17 +400,20 @@ class Run:
 
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
-        given = zip(self._given, self.tracked, self._recorded, self._versions, strict=True)
-        return [
-            (x, self.handed_over(inner))
-            for x, inner, recorded, version in given
-            if recorded._version != version
-        ]
+        found = []
+        for i, recorded in enumerate(self._recorded):
+            if recorded._version != self._versions[i]:
+                found.append((self._given[i], self.handed_over(self.tracked[i])))
+        return found
+
+
+def _ends_of(outputs: Sequence[Any]) -> list[End]:
+    return [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
 
 
 def run_depth() -> int:
     """Return how many recordings are on in this thread."""
-    return getattr(_thread, "depth", 0)
+    return _thread.depth
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again
