@@ -7,12 +7,16 @@ of sight of ``torch.func``.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from pushforward.errors import UnsupportedError
 from pushforward.tape.private_torch import (
     add_batch_axis,
     batch_axis_at,
+    functorch_level,
     functorch_stack,
     unwrapped,
     vmap_size,
@@ -27,19 +31,90 @@ class Batch:
     level: int
     size: int
 
-    def physical(self, tensor: Tensor) -> Tensor:
-        """Return the tensor with the batch as its first axis; one that is the same for all is repeated."""
+    def physical(self, tensor: Tensor, place: int = 0) -> Tensor:
+        """Return the tensor with the batch as its axis at ``place``; one that is the same for all is repeated."""
         axis = batch_axis_at(tensor, self.level)
         with without_functorch():
             if axis is None:
-                return tensor.expand((self.size, *tensor.shape))
+                return _repeated(tensor, self.size, place)
             inner: Tensor = unwrapped(tensor)
-            return inner.movedim(axis, 0) if axis else inner
+            return inner if axis == place else inner.movedim(axis, place)
 
-    def wrapped(self, physical: Tensor) -> Tensor:
-        """Return a tensor whose first axis is the batch as the function under ``vmap`` sees it."""
-        tensor: Tensor = add_batch_axis(physical, 0, self.level)
+    def wrapped(self, physical: Tensor, place: int = 0) -> Tensor:
+        """Return a tensor whose axis at ``place`` is the batch as the function under ``vmap`` sees it."""
+        tensor: Tensor = add_batch_axis(physical, place, self.level)
         return tensor
+
+    def is_alone(self, name: str) -> bool:
+        """Tell whether the ``vmap`` is still all of ``torch.func`` that is on.
+
+        Raises:
+            UnsupportedError: It is over. Another of the same size on the same level cannot be told from it.
+        """
+        stack = functorch_stack()
+        if stack is None or vmap_size(stack[0]) != self.size:
+            raise UnsupportedError(
+                f"{name}: a derivative that was made inside a vmap: got a call after that vmap has ended, expected one "
+                "inside it. Return what you need from the function under vmap, or make the derivative outside."
+            )
+        return len(stack) == 1
+
+    def taken_out(self, tensor: Tensor, place: int) -> Tensor:
+        """Do as `physical` where other transforms of ``torch.func`` are on inside the ``vmap``, which see it."""
+        return _moved(tensor, self._anchor(tensor), place, True)
+
+    def put_in(self, tensor: Tensor, place: int) -> Tensor:
+        """Do as `wrapped` where other transforms of ``torch.func`` are on inside the ``vmap``, which see it."""
+        return _moved(tensor, self._anchor(tensor), place, False)
+
+    def _anchor(self, like: Tensor) -> Tensor:
+        """Return a tensor that makes ``vmap`` look at a function, whatever else that is given."""
+        with without_functorch():
+            physical = torch.empty(self.size, device=like.device)
+        return self.wrapped(physical)
+
+
+def _repeated(tensor: Tensor, size: int, place: int) -> Tensor:
+    return tensor.unsqueeze(place).expand((*tensor.shape[:place], size, *tensor.shape[place:]))
+
+
+class _Move(torch.autograd.Function):
+    """Takes the batch of a ``vmap``, the lowest transform of all, out into an axis, or puts the axis in."""
+
+    @staticmethod
+    def forward(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
+        raise AssertionError  # ``vmap`` answers
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.anchor, ctx.place, ctx.is_out = inputs
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        return _moved(cotangent, ctx.anchor, ctx.place, not ctx.is_out), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _moved(tangent, ctx.anchor, ctx.place, ctx.is_out)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, tensor: Tensor, anchor: Tensor, place: int, is_out: bool
+    ) -> tuple[Tensor, int | None]:
+        axis = in_dims[0]
+        if functorch_level() is not None:  # that of another one, above
+            return _moved(tensor.movedim(axis, 0), anchor, place + 1, is_out), 0
+        # Copies, as functions that return views have to be differentiated by functions that do.
+        if not is_out:
+            return tensor.clone(), place
+        if axis is None:
+            return _repeated(tensor, info.batch_size, place).clone(), None
+        return tensor.movedim(axis, place).clone(), None
+
+
+def _moved(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
+    found: Tensor = _Move.apply(tensor, anchor, place, is_out)  # type: ignore[no-untyped-call]
+    return found
 
 
 def current_batch() -> Batch | None:

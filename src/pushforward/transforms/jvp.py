@@ -10,7 +10,7 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, check_function, match_leaf
-from pushforward.transforms.record import Tape
+from pushforward.transforms.record import Tape, owned
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"
@@ -69,7 +69,7 @@ def jvp(
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
         given = tape.tangents  # of the last piece
-        pushed = tape.pushed(tape.physical(directions) if given is None else given)
+        pushed = tape.pushed(directions if given is None else given)
     output = unflatten(tape.results, tape.spec)
     tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)
@@ -107,10 +107,3 @@ def match_tangents(
         directions.append(match_leaf(name, "tangent", tangent, primal, num_batch_axes, of="primal"))
     assert len(directions) == len(leaves)
     return directions
-
-
-def owned(result: Tensor, given: list[Tensor]) -> Tensor:
-    """Return ``result``, copied if it is, or is a view of, one of the caller's tangents."""
-    if result._is_view() or any(result is tangent for tangent in given):
-        return result.clone()
-    return result

@@ -7,8 +7,8 @@ from typing import Any
 
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function
-from pushforward.transforms.jvp import check_primals, match_tangents, owned
-from pushforward.transforms.record import Tape
+from pushforward.transforms.jvp import check_primals, match_tangents
+from pushforward.transforms.record import Tape, owned
 from pushforward.trees import unflatten
 
 NAME = "linearize"
@@ -72,5 +72,5 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunct
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
-    tape = Tape(NAME, func, selected, {}, is_kept=True)
+    tape = Tape(NAME, func, selected, {}, is_kept=True, takes_apart=True)
     return unflatten(tape.results, tape.spec), LinearFunction(tape, primals)

@@ -203,7 +203,7 @@ class Tape:
             if type(reading.signature) is list:
                 reading.signature = Signature(tuple(reading.signature))
             entries: list[Any] = [
-                reading.signature, self._grad_mode, torch.get_default_dtype(), is_autocasting(), functorch_level()
+                reading.signature, self.num_batch, self._grad_mode, torch.get_default_dtype(), is_autocasting()
             ]  # fmt: skip
             for x in self.inputs:
                 entries += (type(x), x.shape, x.dtype, x.device)
@@ -227,54 +227,74 @@ class Tape:
         compute: Callable[[], Rows],
         lifetime: Callable[[int], float] | None = None,
         given: Sequence[Tensor] = (),
+        place: int = 0,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
-        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape; ``lifetime`` is
-        that of `planning.replay.swept`.
+        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape, as `physical`
+        gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
         """
         check_versions(self._versions)
-        before = torch.is_grad_enabled()
-        is_recording = before and (
+        level = functorch_level()
+        is_below = level is not None and self._is_below
+        is_recording = torch.is_grad_enabled() and (
             self._reading.is_followed
             or any(t.requires_grad for t in given)
-            or (self._is_kept and functorch_level() is not None)
+            or (self._is_kept and level is not None and not is_below)
         )
         if num_dispatch_modes() or self._reading.calls_back:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
-            return self._below(is_recording, compute)
-        key: Hashable = (kind, is_recording, self.signature)
+            return self._computed(compute, is_recording, is_below, given, place)
+        key: Hashable = (kind, is_recording, level, self.signature)
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
         values = self._values(given)
         kernels = ready(key)
         if kernels is not None:
-            return self._below(is_recording, functools.partial(replayed, kernels, values))
+            replay = functools.partial(replayed, kernels, values)
+            return self._computed(replay, is_recording, is_below, given, place)
         anew = functools.partial(self.anew, compute)
         write = functools.partial(self._written, compute, given)
-        return self._below(is_recording, lambda: swept(key, values, anew, lifetime, write))
+        sweep = functools.partial(swept, key, values, anew, lifetime, write)
+        return self._computed(sweep, is_recording, is_below, given, place)
 
     def computed(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which is not to be repeated."""
-        return self._below(torch.is_grad_enabled() and self._reading.is_followed, compute)
+        is_recording = torch.is_grad_enabled() and self._reading.is_followed
+        return self._computed(compute, is_recording, self._is_below)
 
-    def _below(self, is_recording: bool, compute: Callable[[], Rows]) -> Rows:
+    def _computed(
+        self,
+        compute: Callable[[], Rows],
+        is_recording: bool,
+        is_below: bool,
+        given: Sequence[Tensor] = (),
+        place: int = 0,
+    ) -> Rows:
         """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
         before = torch.is_grad_enabled()
         set_grad_enabled(is_recording)
         if in_backward_pass():
             compute = functools.partial(in_pass_of_its_own, compute)
         try:
-            if self.batch is None:
-                return compute()
-            with without_functorch():
+            if not is_below:
                 rows = compute()
+            else:
+                with without_functorch():
+                    rows = compute()
+                    if given:
+                        rows = [[owned(t, given) for t in row] for row in rows]
         finally:
             set_grad_enabled(before)
-        return [[self.batch.wrapped(t) for t in row] for row in rows]
+        batch = self.batch
+        if batch is None:
+            return rows
+        wrapped = batch.wrapped if is_below else batch.put_in
+        return [[wrapped(t, place) for t in row] for row in rows]
 
     def pushed(self, tangents: Sequence[Tensor], batch: tuple[int, ...] = ()) -> list[Tensor]:
         """Push one tangent, or a batch, of every input; a batch is the first axis, here and of the results."""
+        tangents = self.physical(tangents, len(batch))
 
         def compute() -> Rows:
             blocks = self.program.push([(seeds(t, batch, 0),) for t in tangents])
@@ -285,12 +305,22 @@ class Tape:
                 ]
             ]
 
-        (row,) = self.swept(("pushed", batch), compute, given=tangents)
+        (row,) = self.swept(("pushed", batch), compute, given=tangents, place=len(batch))
         return row
 
-    def physical(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Return tensors of the caller's as the tape has its own."""
-        return list(tensors) if self.batch is None else [self.batch.physical(t) for t in tensors]
+    @property
+    def _is_below(self) -> bool:
+        """Whether sweeps run below the ``vmap``: kept tapes may be used where other transforms have to see it."""
+        batch = self.batch
+        return batch is not None and (not self._is_kept or batch.is_alone(self._name))
+
+    def physical(self, tensors: Sequence[Tensor], place: int = 0) -> list[Tensor]:
+        """Return tensors of the caller's as the tape has its own, but with the batch as axis ``place``."""
+        batch = self.batch
+        if batch is None:
+            return list(tensors)
+        physical = batch.physical if self._is_below else batch.taken_out
+        return [physical(t, place) for t in tensors]
 
     def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
         """Write down the kernels of ``compute()``."""
@@ -332,6 +362,13 @@ def _pushed(
     """Push tangents through a piece of a tape."""
     with torch.no_grad():
         return Tape.around(name, reading, tangents, outputs).pushed(tangents, batch)
+
+
+def owned(result: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """Return ``result``, copied if it is, or is a view of, one of the caller's tensors."""
+    if result._is_view() or any(result is tensor for tensor in given):
+        return result.clone()
+    return result
 
 
 def _has_version(tensor: Tensor) -> bool:

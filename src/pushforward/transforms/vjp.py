@@ -13,8 +13,8 @@ from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_rows
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function, match_leaf
-from pushforward.transforms.jvp import check_primals, owned
-from pushforward.transforms.record import Tape
+from pushforward.transforms.jvp import check_primals
+from pushforward.transforms.record import Tape, owned
 from pushforward.trees import flatten, unflatten
 
 NAME = "vjp"
@@ -57,9 +57,10 @@ class Pullback:
 
     def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
         tape = self._tape
-        given = match_cotangents(cotangents, tape, len(batch))
+        place = len(batch)
+        given = tape.physical(match_cotangents(cotangents, tape, place), place)
         compute = functools.partial(_pulled, tape, given, batch)
-        (pulled,) = tape.swept((NAME, batch), compute, given=given)
+        (pulled,) = tape.swept((NAME, batch), compute, given=given, place=place)
         return self._selected.arranged([owned(t, given) for t in pulled])
 
     def __repr__(self) -> str:
@@ -108,7 +109,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
-    tape = Tape(NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True)
+    tape = Tape(NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True, takes_apart=True)
     output = unflatten(tape.results, tape.spec)
     pullback = Pullback(tape, selected)
     return (output, pullback, tape.aux) if has_aux else (output, pullback)
@@ -124,5 +125,5 @@ def match_cotangents(cotangents: Any, tape: Tape, num_batch_axes: int) -> list[T
         )
     return [
         match_leaf(NAME, "cotangent", cotangent, primal, num_batch_axes, of="output")
-        for cotangent, primal in zip(leaves, tape.outputs, strict=True)
+        for cotangent, primal in zip(leaves, tape.results, strict=True)
     ]
