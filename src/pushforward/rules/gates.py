@@ -19,6 +19,8 @@ aten = torch.ops.aten
 
 _TANH_CUBIC = 0.044715  # of Hendrycks and Gimpel, Gaussian error linear units, 2016, section 2
 
+ONEDNN_PAYS = 4096  # numbers: from 8,000 on it is faster than two rows elsewhere
+
 
 def _silu(x: Tensor) -> Tensor:
     gate = torch.sigmoid(x)
@@ -31,6 +33,22 @@ def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
         return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
     gate, slope, _ = _gelu_gate(x)
     return 0.5 * (1 + gate) + 0.5 * x * (1 - gate * gate) * slope
+
+
+def _gelu_slope(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """Return the derivative by PyTorch's kernels.
+
+    oneDNN's takes 11 µs to set up. It is given whole tensors alone, and does not broadcast: a few numbers are viewed
+    as two equal rows, which need not go there and take 4 µs.
+    """
+    rows, one = x, torch.ones((), dtype=x.dtype, device=x.device)
+    by_onednn = x.dtype != torch.float64 and approximate == "none"
+    if by_onednn and x.numel() > ONEDNN_PAYS:
+        one = torch.ones_like(x)
+    elif by_onednn:
+        rows, one = x.expand(2, *x.shape), one.expand(2, *x.shape)
+    slope: Tensor = aten.gelu_backward.default(one, rows, approximate=approximate)
+    return slope if rows is x else slope[0]
 
 
 def _gelu_twice(x: Tensor, approximate: str) -> Tensor:
@@ -55,13 +73,7 @@ def _mish(x: Tensor) -> Tensor:
 
 
 elementwise(aten.silu, _silu)
-# oneDNN's kernel does not broadcast.
-elementwise(
-    aten.gelu,
-    lambda x, *, approximate="none": aten.gelu_backward.default(
-        torch.ones_like(x), x, approximate=approximate
-    ),
-)
+elementwise(aten.gelu, _gelu_slope)
 elementwise(
     aten.gelu_backward,
     lambda y_bar, x, *, approximate="none": _gelu(x, approximate),
