@@ -39,3 +39,35 @@ def test_slopes_of_few_and_of_many_numbers_agree_with_autograd_in_double_precisi
     for found in (pushed, pulled):
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=4 * ROUNDING[dtype])
+
+
+SCANS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "cumprod": lambda x, axis: x.cumprod(axis),
+    "cumprod with zeros": lambda x, axis: (x * (x > -1)).cumprod(axis),
+    "logcumsumexp": lambda x, axis: x.logcumsumexp(axis),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((), 0), ((1,), 0), ((5,), -1), ((2, 3, 4), 0), ((2, 3, 4), 1), ((140,), 0), ((3, 80, 2), 1)],
+    ids=str,
+)
+@pytest.mark.parametrize("name", SCANS)
+def test_scans_of_few_and_of_many_numbers_agree_with_autograd(
+    name: str, shape: tuple[int, ...], axis: int
+) -> None:
+    """The Jacobian both ways, and the gradient of a gradient."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, *shape, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        return SCANS[name](x, axis)
+
+    expected = torch.autograd.functional.jacobian(function, x)
+    torch.testing.assert_close(pf.jacfwd(function)(x), expected)
+    torch.testing.assert_close(pf.jacrev(function)(x), expected)
+    torch.testing.assert_close(
+        pf.hvp(lambda x: (function(x) * weight).sum(), (x,), (weight,))[1][0],
+        torch.autograd.functional.vhp(lambda x: (function(x) * weight).sum(), x, weight)[1],
+    )

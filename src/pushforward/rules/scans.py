@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import normalize_axis
+from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.map import AbstractLinearMap
@@ -20,6 +22,8 @@ aten = torch.ops.aten
 Dim = int | Sequence[int] | None
 
 # Scans
+
+MAX_ENTRIES = 2**14  # of a matrix: beyond it is slower to push a single tangent
 
 
 def _cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> AbstractLinearMap:
@@ -69,16 +73,41 @@ def _shift(x: Tensor, axis: int, first: float) -> Tensor:
     return torch.cat([start, x.narrow(axis, 0, x.shape[axis] - 1)], axis)
 
 
+def _is_short(x: Tensor, axis: int) -> bool:
+    """Tell whether a matrix along ``axis`` is small enough to beat doubling, which makes eight calls a step."""
+    return x.numel() * x.shape[axis] <= MAX_ENTRIES
+
+
+def _places(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return i and j of a matrix whose rows are ``axis`` and whose columns are an axis put before it."""
+    i = torch.arange(x.shape[axis], device=x.device).reshape(-1, *(1,) * (x.ndim - axis - 1))
+    return i, i.unsqueeze(1)
+
+
+def _by_matrix(x: Tensor, axis: int, matrix: Tensor) -> AbstractLinearMap:
+    """Return the map ẏ_i = Σ_j matrix_{ji} ẋ_j, where the axes j and i stand in the place of ``axis``."""
+    shape = tuple(x.shape)
+    letters, new = string.ascii_lowercase[: len(shape)], string.ascii_lowercase[len(shape)]
+    both = letters[: axis + 1] + new + letters[axis + 1 :]
+    return Contract(shape, shape, letters, both, letters.replace(letters[axis], new), matrix)
+
+
 def _cumprod(x: Tensor, dim: int, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
-    # ẏ_i = x_i ẏ_{i-1} + y_{i-1} ẋ_i: no division, so right with zeros.
+    # No division, so right with zeros.
     axis = normalize_axis(dim, x.ndim)
     if x.ndim == 0 or x.numel() == 0:
         return identity(x)
-    return _recurrence(x, x.to(out.dtype), _shift(out, axis, 1.0), axis)
+    factors = x.to(out.dtype)
+    if _is_short(x, axis):  # ∂y_i/∂x_j = Π_{k≤i, k≠j} x_k for j ≤ i: x_j is made 1
+        i, j = _places(x, axis)
+        products = torch.where(i == j, 1, factors.unsqueeze(axis)).cumprod(axis + 1)
+        return _by_matrix(x, axis, torch.where(i >= j, products, 0))
+    # ẏ_i = x_i ẏ_{i-1} + y_{i-1} ẋ_i
+    return _recurrence(x, factors, _shift(out, axis, 1.0), axis)
 
 
 def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
-    # ẏ_i = exp(y_{i-1} - y_i) ẏ_{i-1} + exp(x_i - y_i) ẋ_i: no exponent above 0.
+    # No exponent above 0.
     axis = normalize_axis(dim, x.ndim)
     if x.ndim == 0 or x.numel() == 0:
         return identity(x)
@@ -89,6 +118,12 @@ def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
     else:
         x_wide = x
     end = torch.where(out == -math.inf, 0, out)
+    if _is_short(x, axis):  # ∂y_i/∂x_j = exp(x_j - y_i) for j ≤ i
+        i, j = _places(x, axis)
+        exponent = x_wide.unsqueeze(axis + 1) - end.unsqueeze(axis)
+        matrix = torch.exp(torch.where(i >= j, exponent, -math.inf))
+        return _by_matrix(x, axis, matrix.to(x.dtype))
+    # ẏ_i = exp(y_{i-1} - y_i) ẏ_{i-1} + exp(x_i - y_i) ẋ_i
     keep, add = torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x_wide - end)
     return _recurrence(x, keep.to(x.dtype), add.to(x.dtype), axis)
 
