@@ -243,19 +243,27 @@ class Block:
             uniform: Whether it does the same at every position of the kept axes, so that a kept axis over
                 which the values are constant need not be written out.
         """
-        place = dict(kept)
-        mixed = [axis for axis in range(len(self.shape)) if axis not in place]
-        block = self.untie(mixed)
-        num_free = block.num_free
-        free_shape = block.values.shape[:num_free]
+        place: dict[int | None, int | None] = dict(kept)
+        block = self
+        if len(place) < len(self.shape):
+            block = self.untie([axis for axis in range(len(self.shape)) if axis not in place])
+        values, num_free = block.values, block.num_free
+        sizes = values.shape
+        free_shape = sizes[:num_free]
         near = list(block.shape)
         if uniform:
-            for axis in place:
-                near[axis] = block.values.shape[num_free + axis]
-        values = block.values.expand(free_shape + tuple(near))
-        result = function(values.reshape((math.prod(free_shape), *near)))
-        result = result.reshape(free_shape + result.shape[1:])
-        tied = tuple(None if axis is None else place[axis] for axis in block.tied)
+            for axis, _ in kept:
+                near[axis] = sizes[num_free + axis]
+        full = (*free_shape, *near)
+        if sizes != full:
+            values = values.expand(full)
+        if num_free == 1:
+            result = function(values)
+        else:
+            result = function(values.reshape((math.prod(free_shape), *near)))
+            result = result.reshape(free_shape + result.shape[1:])
+        place[None] = None
+        tied = tuple([place[axis] for axis in block.tied])
         return Block(result, shape, block.seed_shape, tied, block.source)
 
     def flipped(self) -> Block:

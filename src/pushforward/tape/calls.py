@@ -90,36 +90,21 @@ def called(
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     slots: list[Slot] = []
-    first = 0  # of the edges that are left
-    for position, parameter in enumerate(_parameters(kind)):
+    for position, parameter in enumerate(_parameters(kind, len(edges))):
         value = None if parameter.saved is None else saved[parameter.saved]
-        if parameter.has_edges:
-            count = len(edges) - len(kind.edge_names) + 1 if parameter.is_list else 1
-            places = range(first, first + count)
-            first += count
-            primals = [
-                _primal(value[place - places.start], node, place, parameter, outs[0])
-                if parameter.is_list and value is not None
-                else _primal(value, node, place, parameter, outs[0])
-                for place in places
-            ]
-            for place, primal in zip(places, primals, strict=True):
-                if edges[place][0] >= 0:
-                    member = place - places.start if parameter.is_list else None
-                    slots.append(Slot(parameter.key, member, edges[place], primal, place))
-            if parameter.is_list:
-                shapes = joined or itertools.repeat(None)
-                value = [
-                    _member(x, shape, parameter.name, outs[0])
-                    for x, shape in zip(primals, shapes, strict=False)
-                ]
-            elif primals and primals[0] is not None:
-                value = primals[0]
-            elif parameter.saved is not None and parameter.is_optional:
-                value = None  # such arguments are saved whenever they are given
-            else:
+        if parameter.is_list and parameter.num_edges:
+            value = _list_of(value, node, edges, parameter, outs[0], joined, slots)
+        elif parameter.num_edges:
+            place = parameter.first
+            edge = edges[place]
+            primal = value if value is not None else _primal(node, place, parameter, outs[0])
+            if edge[0] >= 0:
+                slots.append(Slot(parameter.key, None, edge, primal, place))
+            if primal is not None:
+                value = primal
+            elif not parameter.is_saved_if_given:
                 value = unsaved_like(metadata[0]) if position == like else Unknown(parameter.name)
-        elif value is None and not (parameter.saved is not None and parameter.is_optional):
+        elif value is None and not parameter.is_saved_if_given:
             if parameter.attribute is not None:
                 value = signed(getattr(node, parameter.attribute))
             else:
@@ -132,6 +117,29 @@ def called(
     return Call(functional(kind.op), tuple(args), kwargs, out, slots)
 
 
+def _list_of(
+    given: Sequence[Any] | None,
+    node: Node,
+    edges: Sequence[Edge],
+    parameter: _Parameter,
+    out: Any,
+    joined: Shapes | None,
+    slots: list[Slot],
+) -> list[Any]:
+    """Return an argument that is a list of tensors, and add its slots."""
+    members: list[Any] = []
+    shapes = joined or itertools.repeat(None)
+    for member, shape in zip(range(parameter.num_edges), shapes, strict=False):
+        place = parameter.first + member
+        primal = None if given is None else given[member]
+        if primal is None:
+            primal = _primal(node, place, parameter, out)
+        if edges[place][0] >= 0:
+            slots.append(Slot(parameter.key, member, edges[place], primal, place))
+        members.append(_member(primal, shape, parameter.name, out))
+    return members
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Parameter:
     """What a schema says of an argument, and where its node has it."""
@@ -139,30 +147,41 @@ class _Parameter:
     name: str
     key: int | str
     is_keyword: bool
-    has_edges: bool
     is_list: bool
-    is_optional: bool
+    first: int  # of its edges
+    num_edges: int
+    is_saved_if_given: bool
     saved: int | None  # its place among the tensors that the node saves
     attribute: str | None  # of the node, where that saves a value
     sizes: str | None  # the attribute that has its shape
 
 
 @functools.cache
-def _parameters(kind: NodeType) -> tuple[_Parameter, ...]:
-    return tuple(
-        _Parameter(
-            a.name,
-            a.name if a.kwarg_only else position,
-            a.kwarg_only,
-            a.name in kind.edge_names,
-            "List[" in str(a.type),
-            str(a.type).startswith("Optional["),
-            kind.tensor_names.index(a.name) if a.name in kind.tensor_names else None,
-            f"_saved_{a.name}" if a.name in kind.value_names else None,
-            f"_saved_{a.name}_sym_sizes" if f"{a.name}_sym_sizes" in kind.value_names else None,
+def _parameters(kind: NodeType, num_edges: int) -> tuple[_Parameter, ...]:
+    found = []
+    first = 0
+    for position, a in enumerate(kind.op._schema.arguments):
+        is_list = "List[" in str(a.type)
+        is_saved = a.name in kind.tensor_names
+        count = 0
+        if a.name in kind.edge_names:
+            count = num_edges - len(kind.edge_names) + 1 if is_list else 1
+        found.append(
+            _Parameter(
+                a.name,
+                a.name if a.kwarg_only else position,
+                a.kwarg_only,
+                is_list,
+                first,
+                count,
+                is_saved and str(a.type).startswith("Optional["),
+                kind.tensor_names.index(a.name) if is_saved else None,
+                f"_saved_{a.name}" if a.name in kind.value_names else None,
+                f"_saved_{a.name}_sym_sizes" if f"{a.name}_sym_sizes" in kind.value_names else None,
+            )
         )
-        for position, a in enumerate(kind.op._schema.arguments)
-    )
+        first += count
+    return tuple(found)
 
 
 @functools.cache
@@ -176,10 +195,10 @@ def _has_many_outputs(kind: NodeType) -> bool:
     return len(kind.op._schema.returns) != 1 or _gives_list(kind)
 
 
-def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
+def output_numbers(kind: NodeType, call: Call) -> Sequence[int | None]:
     """Return for each output of the operator its number among the node's outputs."""
     if kind.differentiable is None:
-        return list(range(len(call.outs)))
+        return range(len(call.outs))
     count = iter(range(len(call.outs)))
     return [next(count) if flag else None for flag in kind.differentiable]
 
@@ -187,8 +206,8 @@ def output_numbers(kind: NodeType, call: Call) -> list[int | None]:
 def _outputs(kind: NodeType, saved: list[Any], metadata: Any) -> list[Any]:
     if _gives_list(kind):
         return [unsaved_like(m) for m in metadata]
-    given = {place: saved[i] for i, place in _saved_outputs(kind) if saved[i] is not None}
-    flags = kind.differentiable or (True,) * len(kind.op._schema.returns)
+    flags, places = _declared_outputs(kind)
+    given = {place: saved[i] for i, place in places if saved[i] is not None}
     outs: list[Any] = []
     number = 0
     for place, flag in enumerate(flags):
@@ -202,18 +221,17 @@ def _outputs(kind: NodeType, saved: list[Any], metadata: Any) -> list[Any]:
 
 
 @functools.cache
-def _saved_outputs(kind: NodeType) -> tuple[tuple[int, int], ...]:
-    """Return where outputs are among the tensors that a node saves, and which outputs they are."""
+def _declared_outputs(kind: NodeType) -> tuple[tuple[bool, ...], tuple[tuple[int, int], ...]]:
+    """Return which outputs have a derivative; and where outputs are among the tensors that a node saves, and which."""
     names = kind.tensor_names
-    return tuple(
+    flags = kind.differentiable or (True,) * len(kind.op._schema.returns)
+    return flags, tuple(
         (names.index(name), place) for name, place in kind.outputs.items() if name in names
     )
 
 
-def _primal(value: Any, node: Node, place: int, parameter: _Parameter, out: Any) -> Any:
-    """Return a tensor that a node depends on, or what stands in for it; None if its shape is not known."""
-    if value is not None:
-        return value
+def _primal(node: Node, place: int, parameter: _Parameter, out: Any) -> Any:
+    """Return what stands in for a tensor that a node depends on; None if its shape is not known."""
     target, nr = node.next_functions[place]
     if target is not None:
         return unsaved_like(output_metadata(target)[nr])

@@ -53,10 +53,10 @@ def inner_places(reading: Reading) -> set[int]:
     """Return the places of the nodes whose outputs are, or may be, sparse or nested."""
     found: set[int] = set()
     for place, node in enumerate(reading.nodes):
-        if any(metadata.is_nested_tensor for metadata in output_metadata(node)):
-            found.add(place)
-            continue
         name = reading.types[place].name
+        for metadata in output_metadata(node):
+            if metadata.is_nested_tensor:
+                found.add(place)
         if name in _MAKERS:
             found.add(place)
         elif found and name not in _ENDS and not _leaves_nested(reading, place, found):

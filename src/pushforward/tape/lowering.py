@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,11 +47,16 @@ def lower(name: str, reading: Reading) -> LinearProgram:
     outputs = [stores.at(edge) for edge in reading.outputs]
     needed: dict[int, set[int]] = {}  # by number: which of the node's outputs
 
-    def need(edges: Iterable[Edge]) -> None:
-        for number, nr in edges:
-            needed.setdefault(number, set()).add(nr)
+    def need(edge: Edge) -> None:
+        number, nr = edge
+        if number in needed:
+            needed[number].add(nr)
+        else:
+            needed[number] = {nr}
 
-    need(edge for edge in outputs if edge[0] >= 0)
+    for edge in outputs:
+        if edge[0] >= 0:
+            need(edge)
     kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
     inner = irregular.inner_places(reading)
     for place in range(len(reading.nodes) - 1, -1, -1):
@@ -60,18 +65,22 @@ def lower(name: str, reading: Reading) -> LinearProgram:
             continue
         wanted = sorted(needed[number])
         metadata = output_metadata(reading.nodes[place])
-        if (number, 0) in stores.versions:
+        if stores.versions and (number, 0) in stores.versions:
             for edge, parts_of, dtype in reversed(
                 writes.variables(stores, (number, 0), metadata[0].device)
             ):
                 kept.append((edge, parts_of, dtype, "copy into a view by rule"))
-                need(source for source, _, _ in parts_of)
+                for source, _, _ in parts_of:
+                    need(source)
             continue
-        edges = [stores.at(edge) for edge in reading.edges(place)]
+        edges = reading.edges(place)
+        if stores.forwarded:
+            edges = [stores.at(edge) for edge in edges]
         parts, origin = _parts(name, reading, place, edges, wanted, inner)
         for nr in reversed(wanted):
             kept.append(((number, nr), parts[nr], metadata[nr].dtype, origin))
-            need(edge for edge, _, _ in parts[nr])
+            for edge, _, _ in parts[nr]:
+                need(edge)
     variables: dict[Edge, int] = {}
     equations: list[Equation] = []
     numbers = itertools.count()
@@ -81,9 +90,10 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         _add_hooks(reading, (i, 0), variables, equations, numbers)
     for edge, parts_of, dtype, origin in reversed(kept):
         terms = [Term(variables[source], linear_map, like) for source, linear_map, like in parts_of]
-        variables[edge] = next(numbers)
-        equations.append(Equation(variables[edge], terms, dtype, origin))
-        _add_hooks(reading, edge, variables, equations, numbers)
+        variables[edge] = number = next(numbers)
+        equations.append(Equation(number, terms, dtype, origin))
+        if reading.hooks:
+            _add_hooks(reading, edge, variables, equations, numbers)
     found = [variables.get(edge) if edge[0] >= 0 else None for edge in outputs]
     return LinearProgram(list(range(reading.num_inputs)), equations, found)
 
@@ -117,21 +127,24 @@ def _parts(
     if inner and irregular.is_end(reading, place, inner):
         found = irregular.maps(reading, place, inner, wanted)
         origin = "sparse or nested tensors by PyTorch"
-    elif (
-        by_rule := maps_by_rule(
-            kind, node, edges, reading.saved(place), wanted, reading.joined.get(place)
-        )
-    ) is None:
-        node = node.node if isinstance(node, RestoredNode) else node
-        found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
-        origin = f"{node.name()} by PyTorch"
     else:
-        found, origin = by_rule, f"{kind.op or node.name()} by rule"
+        joined = reading.joined.get(place)
+        by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted, joined)
+        if by_rule is not None:
+            found, origin = by_rule, _origin(kind)
+        else:
+            node = node.node if isinstance(node, RestoredNode) else node
+            found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
+            origin = f"{node.name()} by PyTorch"
     for edge, dtype, maps in found:
-        for nr in wanted:
-            if nr in maps:
-                parts[nr].append((edge, maps[nr], dtype))
+        for nr, linear_map in maps.items():
+            parts[nr].append((edge, linear_map, dtype))
     return parts, origin
+
+
+@functools.cache
+def _origin(kind: NodeType) -> str:
+    return f"{kind.op or kind.name} by rule"
 
 
 def _by_rule_of_user(
@@ -173,8 +186,9 @@ def maps_by_rule(
     if rule is None:
         return None
     call = called(kind, node, edges, saved, like=rule.like, joined=joined)
-    if any(rule.partial(slot.key) is None for slot in call.slots):
-        return None
+    for slot in call.slots:
+        if slot.key not in rule.partials:
+            return None
     try:
         return _applied(rule, call, kind, wanted)
     except UnsavedError:
@@ -195,28 +209,30 @@ def _applied(
     rule: Rule, call: Call, kind: NodeType, wanted: Sequence[int] | None = None
 ) -> list[tuple[Edge, torch.dtype, Maps]]:
     computed: dict[int | str, Any] = {}
-    numbers = output_numbers(kind, call)
-    result = []
+    result: list[tuple[Edge, torch.dtype, Maps]] = []
+    first = call.out[0] if isinstance(call.out, tuple) else call.out
     for slot in call.slots:
-        if slot.key not in computed:
+        key, x = slot.key, slot.primal
+        if key not in computed:
             try:
-                computed[slot.key] = maps_of(
-                    rule, slot.key, call.out, call.args, call.kwargs, slot.primal
-                )
+                computed[key] = maps_of(rule, key, call.out, call.args, call.kwargs, x)
             except UnsavedError:
                 call = recomputed(call)
-                computed[slot.key] = maps_of(
-                    rule, slot.key, call.out, call.args, call.kwargs, slot.primal
+                computed[key] = maps_of(rule, key, call.out, call.args, call.kwargs, x)
+        maps = computed[key]
+        if slot.place is not None:
+            maps = maps[slot.place]
+        if isinstance(maps, AbstractLinearMap):  # nearly always
+            found = {0: _fitted(maps, call.op, x, first)}
+        else:
+            found = {
+                nr: _fitted(linear_map, call.op, x, out)
+                for nr, linear_map, out in zip(
+                    output_numbers(kind, call), maps or (), call.outs, strict=False
                 )
-        maps = computed[slot.key]
-        maps = maps if slot.place is None else maps[slot.place]
-        each = maps if isinstance(maps, (tuple, list)) else (maps,)
-        fitted = {
-            nr: _fitted(linear_map, call.op, slot.primal, out)
-            for nr, linear_map, out in zip(numbers, each, call.outs, strict=False)
-            if nr is not None and linear_map is not None and (wanted is None or nr in wanted)
-        }
-        result.append((slot.edge, slot.primal.dtype, fitted))
+                if nr is not None and linear_map is not None and (wanted is None or nr in wanted)
+            }
+        result.append((slot.edge, x.dtype, found))
     return result
 
 
