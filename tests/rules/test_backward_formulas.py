@@ -50,3 +50,47 @@ def test_derivative_of_a_backward_pass_is_the_second_derivative(
     third = jacfwd(jacrev(slope))(x)
     torch.testing.assert_close(third, jacfwd(jacfwd(jacrev(loss)))(x))
     assert black_boxes.COUNTS.total() == before
+
+
+def _plain(x: Tensor, axes: tuple[int, ...], weight: Tensor) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * (centred.square().mean(axes, keepdim=True) + 0.3).rsqrt() * weight
+
+
+# As the module has it, and in operators that autograd differentiates to all orders.
+TRAINED: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "layer norm": (
+        lambda x, w: functional.layer_norm(x, (2,), w, eps=0.3),
+        lambda x, w: _plain(x, (2,), w),
+    ),
+    "group norm": (
+        lambda x, w: functional.group_norm(x, 1, w, eps=0.3),
+        lambda x, w: _plain(x, (1, 2), w[:, None]),
+    ),
+    "batch norm": (
+        lambda x, w: functional.batch_norm(x, None, None, w, None, True, eps=0.3),
+        lambda x, w: _plain(x, (0, 2), w[:, None]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("layer", "plain"), TRAINED.values(), ids=TRAINED)
+def test_a_jacobian_with_trainable_weights_is_backpropagated_twice(
+    layer: Callable[..., Tensor], plain: Callable[..., Tensor]
+) -> None:
+    """Saved statistics move with the input: PyTorch takes them for constants there, and is wrong."""
+    torch.manual_seed(0)
+    start = torch.randn(3, 2, 2, dtype=torch.float64)
+
+    def slopes(derivative: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        x, weight = start.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
+        first = torch.autograd.grad(derivative(x, weight).square().sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(first.square().sum(), (x, weight))
+
+    expected = slopes(
+        lambda x, w: torch.autograd.functional.jacobian(lambda x: plain(x, w), x, create_graph=True)
+    )
+    for jacobian in (jacfwd, jacrev):
+        for _ in range(3):  # recorded, written down, replayed
+            found = slopes(lambda x, w: jacobian(lambda x: layer(x, w))(x))  # noqa: B023
+            torch.testing.assert_close(found, expected)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.rules.formula import rule_by_formula
-from pushforward.rules.normalization import added_variance, standardized
+from pushforward.rules.normalization import standardized
 
 aten = torch.ops.aten
 
@@ -42,7 +42,7 @@ def _layer_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     first = input.ndim - len(normalized_shape)
     axes = tuple(range(first, input.ndim))
-    x_hat, rstd = standardized(input, axes, added_variance(input, axes, rstd))
+    x_hat, rstd = standardized(input, axes, rstd)
     scaled = grad_out if weight is None else grad_out * weight
     of_input = _normalized_cotangent(scaled, x_hat, rstd, list(axes))
     shape = list(input.shape[first:])
