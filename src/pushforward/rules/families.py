@@ -7,6 +7,7 @@ from pushforward.rules import backward_formulas as backward_formulas
 from pushforward.rules import backwards as backwards
 from pushforward.rules import choices as choices
 from pushforward.rules import cholesky as cholesky
+from pushforward.rules import clamping as clamping
 from pushforward.rules import constants as constants
 from pushforward.rules import convolution as convolution
 from pushforward.rules import ctc as ctc
