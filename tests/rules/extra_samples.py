@@ -151,6 +151,7 @@ def _contractions(draw: Any) -> Iterator[tuple[Any, ...]]:
 def _elementwise(draw: Any) -> Iterator[tuple[Any, ...]]:
     yield aten.elu_.default, draw(2, 3), 1.5, 2, 0.5
     yield aten.celu_.default, draw(2, 3), 1.5
+    yield aten.clamp_max.default, draw(2, 3), 0.1
     yield aten.pow.Scalar, 2.0, draw(2, 3)
     yield aten.pow.Scalar, 2.0, draw(2, dtype=torch.complex128)
     yield aten.polygamma_.default, draw(2, 3).abs() + 0.5, 1
