@@ -15,10 +15,10 @@ aten = torch.ops.aten
 
 
 def share_map(x: Tensor, out: Tensor, is_chosen: Tensor, is_tied: Tensor) -> AbstractLinearMap:
-    """Return the map of an argument ``x`` that is the output where it is chosen, and half of it at a tie."""
-    chosen = mask_map(x, out, is_chosen | is_tied)
+    """Return the map of an argument ``x`` that is the output where it is chosen, and half of it where tied."""
+    chosen = mask_map(x, out, is_chosen)
     shape = tuple(out.shape)
-    return compose(chosen, Scale(shape, shape, torch.where(is_tied, 0.5, out.new_ones(()))))
+    return compose(chosen, Scale(shape, shape, torch.where(is_tied, 0.5, 1.0).to(out.dtype)))
 
 
 rule(

@@ -59,15 +59,17 @@ def _argument(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Ab
 def _lower(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> AbstractLinearMap:
     if max is None:
         return share_map(min, out, torch.logical_not(x > min), x == min)
-    return share_map(min, out, (x < min) & (min <= max), (x == min) & (min < max))
+    on_bound = (x == min) & (min < max)
+    return share_map(min, out, ((x < min) & (min <= max)) | on_bound, on_bound)
 
 
 def _upper(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> AbstractLinearMap:
     assert max is not None
     if min is None:
         return share_map(max, out, torch.logical_not(x < max), x == max)
-    is_chosen = ((x > max) & (min <= max)) | (max < min)
-    return share_map(max, out, is_chosen, (x == max) & (min < max))
+    on_bound = (x == max) & (min < max)
+    is_chosen = ((x > max) & (min <= max)) | (max < min) | on_bound
+    return share_map(max, out, is_chosen, on_bound)
 
 
 if SHARES_TIES:
@@ -94,25 +96,25 @@ else:
 # What is not a number is never chosen by these two
 
 
-def _first(x: Tensor, y: Tensor, out: Tensor, is_more: Tensor) -> AbstractLinearMap:
-    is_chosen = is_more | y.isnan()
+def _first(x: Tensor, y: Tensor, out: Tensor, is_before: Tensor) -> AbstractLinearMap:
+    is_chosen = is_before | y.isnan()
+    return share_map(x, out, is_chosen, x == y) if SHARES_TIES else mask_map(x, out, is_chosen)
+
+
+def _second(x: Tensor, y: Tensor, out: Tensor, is_before: Tensor) -> AbstractLinearMap:
+    is_chosen = torch.logical_not(is_before | y.isnan())
     if SHARES_TIES:
-        return share_map(x, out, is_chosen, x == y)
-    return mask_map(x, out, is_chosen | (x == y))
-
-
-def _second(x: Tensor, y: Tensor, out: Tensor, is_more: Tensor) -> AbstractLinearMap:
-    is_chosen = torch.logical_not(is_more | y.isnan() | (x == y))
-    return share_map(y, out, is_chosen, x == y) if SHARES_TIES else mask_map(y, out, is_chosen)
+        return share_map(y, out, is_chosen | (x == y), x == y)
+    return mask_map(y, out, is_chosen)
 
 
 rule(
     aten.fmax,
-    lambda x, y, *, out: _first(x, y, out, x > y),
-    lambda x, y, *, out: _second(x, y, out, x > y),
+    lambda x, y, *, out: _first(x, y, out, x >= y),
+    lambda x, y, *, out: _second(x, y, out, x >= y),
 )
 rule(
     aten.fmin,
-    lambda x, y, *, out: _first(x, y, out, x < y),
-    lambda x, y, *, out: _second(x, y, out, x < y),
+    lambda x, y, *, out: _first(x, y, out, x <= y),
+    lambda x, y, *, out: _second(x, y, out, x <= y),
 )
