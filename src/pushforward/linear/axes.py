@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 
 Shape = tuple[int, ...]
+Tied = tuple[
+    int | None, ...
+]  # for each seed axis of a block the near axis it is tied to, None where it is free
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 
 

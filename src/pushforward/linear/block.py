@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, reshape_groups
-
-Tied = tuple[int | None, ...]
+from pushforward.linear.axes import Shape, Tied
+from pushforward.linear.regrouping import regrouping
 
 
 @dataclasses.dataclass(slots=True)
@@ -177,54 +176,20 @@ class Block:
         """Reshape the near end, relabelling ties where groups of axes correspond, untying where they do not."""
         if shape == self.shape:
             return self
-        groups = reshape_groups(self.shape, shape)
-        block = self
-        for old_axes, _ in groups:
-            block = block._untie_unless_mergeable(old_axes)
-        return block._reshape_groups(groups, shape)
-
-    def _real_axes(self, axes: Sequence[int]) -> list[int]:
-        return [a for a in axes if self.shape[a] != 1]
-
-    def _untie_unless_mergeable(self, axes: Sequence[int]) -> Block:
-        real = self._real_axes(axes)
-        held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in real]
-        if not held or len(real) == 1:
-            return self
-        runs = [held[i : i + len(real)] for i in range(0, len(held), len(real))]
-        for run in runs:
-            in_order = [self.tied[k] for k in run] == real
-            between = (k for k in range(run[0], run[-1]) if k not in run)
-            adjacent = all(self.seed_shape[k] == 1 for k in between)
-            if not (in_order and adjacent):
-                return self.untie_seeds(held)
-        return self
-
-    def _reshape_groups(self, groups: list[tuple[Shape, Shape]], shape: Shape) -> Block:
         num_free = self.num_free
-        near_sizes = self.values.shape[num_free:]
-        value_shape, full_shape = [1] * len(shape), list(near_sizes)
-        seeds: list[tuple[Shape, Tied]] = [
-            ((n,), (None,)) for n in self.seed_shape
-        ]  # what every old seed axis becomes
-        for old_axes, new_axes in groups:
-            if any(near_sizes[a] != 1 for a in old_axes) or 0 in (shape[a] for a in new_axes):
-                for a in old_axes:
-                    full_shape[a] = self.shape[a]
-                for a in new_axes:
-                    value_shape[a] = shape[a]
-            real = self._real_axes(old_axes)
-            held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in real]
-            new_real = tuple(a for a in new_axes if shape[a] != 1)
-            for k in held:
-                seeds[k] = ((), ())
-            for k in held[:: max(len(real), 1)]:
-                seeds[k] = (tuple(shape[a] for a in new_real), new_real)
-        values = self.values.expand(self.values.shape[:num_free] + tuple(full_shape))
-        values = values.reshape(self.values.shape[:num_free] + tuple(value_shape))
-        seed_shape = tuple(n for sizes, _ in seeds for n in sizes)
-        tied = tuple(t for _, ties in seeds for t in ties)
-        return Block(values, shape, seed_shape, tied, self.source)
+        found = regrouping(
+            self.shape, shape, self.seed_shape, self.tied, self.values.shape[num_free:]
+        )
+        block = self
+        if found.untied:
+            block = self.untie_seeds(found.untied)
+            num_free = block.num_free
+        values = block.values
+        free_shape, sizes = values.shape[:num_free], values.shape[num_free:]
+        if sizes != found.expanded:
+            values = values.expand(free_shape + found.expanded)
+        values = values.reshape(free_shape + found.reshaped)
+        return Block(values, shape, found.seed_shape, found.tied, self.source)
 
     def apply(
         self,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, Tied
+from pushforward.linear.axes import Shape, Tied
+from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
 
