@@ -148,7 +148,7 @@ def _origin(kind: NodeType) -> str:
 
 
 def _by_rule_of_user(
-    node: Node, edges: Sequence[Edge], saved: Sequence[Tensor]
+    node: Node, edges: Sequence[Edge], saved: Sequence[Tensor], wanted: Sequence[int] | None
 ) -> list[tuple[Edge, torch.dtype, Maps]]:
     tensors, out = ruled.arguments_and_output(node, saved)
     args, kwargs = node.call.arguments(tensors)
@@ -157,7 +157,7 @@ def _by_rule_of_user(
         if edge[0] >= 0:
             slots = [Slot(key[0], key[1], edge, x, index)]
             call = Call(node.call.operator, args, kwargs, out, slots)
-            found += _applied(node.call.rule(key), call, RULED)
+            found += _applied(node.call.rule(key), call, RULED, wanted)
     return found
 
 
@@ -177,7 +177,7 @@ def maps_by_rule(
     if kind.name in MOVEMENTS:
         return probing.moved_maps(node, edges, saved)
     if kind is RULED:
-        return _by_rule_of_user(node, edges, saved[0])
+        return _by_rule_of_user(node, edges, saved[0], wanted)
     if kind.op is None:
         return None
     rule, is_constant = _rule_of(kind)
