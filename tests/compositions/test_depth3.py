@@ -356,3 +356,38 @@ def test_ours_and_theirs_at_depth_two(func):
 @pytest.mark.parametrize("outer", OURS + THEIRS, ids=name_of)
 def test_ours_and_theirs_at_depth_three(outer):
     check_all([steps for steps in ONE_THIRD if steps[0] == outer], smooth)
+
+
+INNERMOST = {
+    "jvp": lambda f: lambda x: pushforward.jvp(f, (x,), (torch.ones_like(x),))[1],
+    "jacfwd": pushforward.jacfwd,
+    "vjp": lambda f: lambda x: pushforward.vjp(f, x)[1](torch.ones_like(x))[0],
+    "linearize": lambda f: lambda x: pushforward.linearize(f, x)[1](torch.ones_like(x)),
+    "torch.func.jvp": lambda f: lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+}
+FUNCTIONS = {
+    "cube": lambda x: x**3,
+    "product": lambda x: x * x * x,
+    "quotient": lambda x: 1.2 / (x.abs() + 1.1),
+}
+
+
+@pytest.mark.parametrize("func", FUNCTIONS)
+@pytest.mark.parametrize("inner", INNERMOST)
+@pytest.mark.parametrize("outer", ["jacfwd", "jacrev", "jacobian"])
+def test_zeros_without_memory_of_dual_numbers_between_are_no_obstacle_to_kernels(
+    outer, inner, func
+):
+    x = torch.tensor([1.5], dtype=torch.float64)
+
+    def middle(x):
+        return torch.func.jvp(INNERMOST[inner](FUNCTIONS[func]), (x,), (torch.ones_like(x),))[1]
+
+    def row(x):
+        (second,) = torch.autograd.grad(FUNCTIONS[func](x).sum(), x, create_graph=True)
+        return torch.autograd.grad(second.sum(), x, create_graph=True)[0]
+
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(row(leaf).sum(), leaf)[0]
+    for _ in range(3):  # the later ones by kernels
+        assert_close(getattr(pushforward, outer)(middle)(x).reshape(1), expected)

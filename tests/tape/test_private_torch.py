@@ -197,6 +197,13 @@ def test_levels_of_dual_numbers():
 # ---- Nodes ----
 
 
+def test_zeros_without_memory_are_known():
+    made = torch._efficientzerotensor(2)
+    assert private.is_zero_without_memory(made)
+    assert not private.is_zero_without_memory(made.clone())
+    assert not private.is_zero_without_memory(torch.zeros(2))
+
+
 def test_nodes_tell_what_they_saved_and_where_they_come_from():
     x, y = leaf(2), leaf(2)
     node = (x * y).sin().grad_fn

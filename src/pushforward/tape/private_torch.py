@@ -42,6 +42,7 @@ pop_grad_level = _functorch._grad_decrement_nesting
 wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
 is_functorch_wrapped = _functorch.is_functorch_wrapped_tensor
+is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor")
 is_functionalized = _functorch.is_functionaltensor
 unwrapped = _functorch.get_unwrapped
 level_of = _functorch.maybe_get_level  # negative of a tensor that is none of torch.func's wrappers

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
 from pushforward.tape.overwritten import Restored
-from pushforward.tape.private_torch import Node, output_metadata, sequence_number
+from pushforward.tape.private_torch import (
+    Node,
+    is_zero_without_memory,
+    output_metadata,
+    sequence_number,
+)
 
 # Sizes and strides of a base, and sizes, strides and offset of a view of it.
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -80,6 +85,18 @@ class Reading:
             (self.numbers.get(node, -1) if node is not None else -1, nr)
             for node, nr in self.nodes[place].next_functions
         ]
+
+    def sign(self) -> bool:
+        """Add what a plan depends on of the tensors; tell whether dual numbers left zeros that have no memory.
+
+        Kernels write to temporaries, and products with such zeros are no better: they get memory.
+        """
+        has_zeros = sign_tensors(self.tensors, self.signature)
+        if has_zeros:
+            self.tensors = map_saved(
+                lambda t: t.clone() if is_zero_without_memory(t) else t, self.tensors
+            )
+        return has_zeros
 
     def ask(self) -> None:
         """Ask the nodes whose inputs' shapes nobody saved."""
@@ -184,19 +201,22 @@ def nodes_between(
         yield node, node_type(node)
 
 
-def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> None:
-    """Append what a plan depends on but the elements."""
+def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> bool:
+    """Append what a plan depends on but the elements; tell whether there are zeros that have no memory."""
+    has_zeros = False
     for tensor in saved:
         if isinstance(tensor, Tensor):
+            has_zeros = has_zeros or is_zero_without_memory(tensor)
             try:
                 signature += (tensor.shape, tensor.stride(), tensor.dtype)
             except RuntimeError:  # sparse tensors have no strides
                 signature += (tensor.shape, tensor.layout, tensor._nnz(), tensor.dtype)
         elif type(tensor) is tuple:
             signature.append(len(tensor))
-            sign_tensors(tensor, signature)
+            has_zeros = sign_tensors(tensor, signature) or has_zeros
         else:
             signature.append(tensor is None)
+    return has_zeros
 
 
 def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> list[Any]:

@@ -42,7 +42,6 @@ from pushforward.tape.reader import (
     nodes_between,
     reaches_others,
     read,
-    sign_tensors,
 )
 from pushforward.tape.recomputation import in_pass_of_its_own, read_once
 from pushforward.tape.scripts import End, Script, script_of
@@ -297,7 +296,8 @@ class Run:
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)
         self._bring_down(found)
-        sign_tensors(found.tensors, found.signature)
+        if found.sign():
+            self._watcher.has_acted = True  # scripts do not look for such zeros
         if found.joined:
             found.ask()
         if self._watcher.hooks:
