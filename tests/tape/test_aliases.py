@@ -399,6 +399,65 @@ def test_captured_tensors_keep_values_and_lose_history(transform):
         assert_close(jac, central_jacobian(f, X))
 
 
+CAPTURED_VIEWS = {
+    "reshaped": lambda: zeros(4).reshape(4, 1),
+    "turned": lambda: zeros(1, 4).t(),
+    "a part": lambda: zeros(5, 1)[1:],
+}
+
+
+def _write_at_places(c, x):
+    c[[0, 2]] = x[[1, 0]]
+
+
+def _write_where(c, x):
+    c[x > 0] = x[x > 0]
+
+
+def _write_slices(c, x):
+    c[1:] += x[1:]
+
+
+WRITES = {
+    "[list]": _write_at_places,
+    "[mask]": _write_where,
+    "[1:] +=": _write_slices,
+    "add_": lambda c, x: c.add_(x),
+    "index_add_": lambda c, x: c.index_add_(0, torch.tensor([1]), x[:1]),
+    "select().copy_": lambda c, x: c.select(0, 1).copy_(x[0]),
+    "out=": lambda c, x: torch.mul(x, x, out=c),
+}
+
+
+@pytest.mark.parametrize("writing", WRITES)
+@pytest.mark.parametrize("view", CAPTURED_VIEWS)
+@pytest.mark.parametrize("transform", [*TRANSFORMS, hessian])
+def test_views_of_the_callers_that_are_written_to_have_no_history_afterwards(
+    transform, view, writing
+):
+    captured = CAPTURED_VIEWS[view]()
+    x = torch.tensor([[0.7], [-0.4], [1.2], [0.3]], dtype=F64)
+
+    def f(x):
+        WRITES[writing](captured, x)
+        return (x * captured.sin()).sum() if transform is hessian else x * captured.sin()
+
+    def again(x):
+        captured.zero_()
+        return f(x)
+
+    for _ in range(3):
+        captured.zero_()
+        result = transform(f)(x)
+        assert not captured.requires_grad
+        assert captured.grad_fn is None
+        end = captured.clone()
+        expected = jacrev(again) if transform is hessian else again
+        assert_close(result, central_jacobian(expected, x))
+        again(x)
+        assert torch.equal(captured, end)
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_views_taken_before_the_call_see_the_derivative_and_have_no_history_afterwards(transform):
     buffer = zeros(4)

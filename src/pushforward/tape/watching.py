@@ -81,6 +81,8 @@ class Watcher(TorchFunctionMode):
                 self.writes.has_views = True
             if args and result is fresh[0]:
                 return args[0]
+            if kwargs and kwargs.get("out") is not None:
+                return kwargs["out"] if result is named["out"] else result
             self.writes.own(result)
             return result
         try:

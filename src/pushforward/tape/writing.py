@@ -132,6 +132,20 @@ class Writes:
             return view
         return self._anew(view, inner, base)
 
+    def stand_in(self, target: Tensor) -> Tensor:
+        """Return what to write to in place of a view that may be the caller's: the same, taken anew."""
+        inner = self.inner(target)
+        base = inner._base
+        if base is None or base.requires_grad or not is_plain_view(inner):
+            return target
+        if id(target) in self._own or id(base) in self._own:
+            return target
+        new = self._anew(target, inner, base)
+        if new is not target:
+            self._own.add(id(new))
+            self.has_views = True
+        return new
+
     def owns(self, tensor: Tensor) -> bool:
         """Tell whether the function made a tensor itself, as far as that was seen."""
         return id(tensor) in self._own
@@ -243,6 +257,11 @@ def write(
         if id(target) in taken:
             result = write(writes, taken[id(target)][1], func, twin, args, kwargs)
             return given_back(result, taken)
+    if is_view and not inner.requires_grad:
+        new = writes.stand_in(target)
+        if new is not target:
+            result = write(writes, new, func, twin, (new, *args[1:]), kwargs)
+            return target if result is new else result
     if is_view and twin is not None and func is not COPY:
         if func not in SAVING_NOTHING:
             args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
@@ -307,12 +326,14 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
     view = target
     is_view = False
-    if (
+    is_followed = (
         isinstance(value, Tensor)
         and torch.is_grad_enabled()
         and writes.is_followed((value, target))
-        and _is_basic(index)
-    ):
+    )
+    if is_followed:
+        target = writes.stand_in(target)
+    if is_followed and _is_basic(index):
         view = target[index]
         is_view = writes.inner(view)._base is not None
         if is_view and _is_same(writes.inner(view), writes.inner(value)):
