@@ -5,7 +5,8 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import jacfwd, jvp, linearize
+from pushforward import jacfwd, jacobian, jacrev, jvp, linearize
+from pushforward.errors import UnsupportedError
 
 F64 = torch.float64
 MASK = torch.tensor([True, False, True, False])
@@ -315,6 +316,42 @@ def test_writing_the_input_has_the_right_derivative_and_changes_the_callers_tens
     assert_close(jac, central_jacobian(func, POINT))
     assert torch.equal(x, expected_after)
     assert type(x) is Tensor
+
+
+LAYOUTS = {
+    "t_": lambda x: x.t_(),
+    "unsqueeze_": lambda x: x.unsqueeze_(1),
+    "squeeze_": lambda x: x.squeeze_(),
+    "transpose_": lambda x: x.transpose_(0, 1),
+    "mul_ and t_": lambda x: x.mul_(2).t_().mul_(x),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("transform", [jacfwd, jacrev, jacobian])
+def test_an_input_that_is_laid_out_anew_in_place_ends_as_after_the_plain_call(transform, layout):
+    def f(x):
+        LAYOUTS[layout](x)
+        return x.sin() * x[0]
+
+    def make():
+        return torch.tensor([[0.7, -0.4, 1.2]], dtype=F64).t()
+
+    for _ in range(3):
+        x, plain = make(), make()
+        alias, alias_of_plain = x.view(-1), plain.view(-1)
+        jac = transform(f)(x)
+        f(plain)
+        assert x.shape == plain.shape
+        assert x.stride() == plain.stride()
+        assert_close(x, plain)
+        assert_close(alias, alias_of_plain)
+        assert_close(jac, central_jacobian(f, make()))
+
+
+def test_an_input_with_gaps_that_is_laid_out_anew_in_place_is_refused():
+    with pytest.raises(UnsupportedError, match="changed the shape of an input in place"):
+        jacrev(lambda x: x.t_().sin())(torch.ones(2, 3, 2)[..., 0])
 
 
 @pytest.mark.parametrize("func", WRITERS, ids=lambda f: f.__name__)

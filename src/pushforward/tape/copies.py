@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from pushforward.errors import UnsupportedError
 from pushforward.tape.private_torch import (
     functorch_level,
     outlives_level,
@@ -47,11 +48,28 @@ def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
 def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Carry out writes to the caller's tensors."""
     for x, value in writes:
+        _follow_layout(x, value)
         if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
             x.copy_(value)
         else:
             with torch.no_grad():
                 x.copy_(value)
+
+
+def _follow_layout(x: Tensor, value: Tensor) -> None:
+    """Lay a tensor of the caller's out as its copy, if the function changed that: ``x.t_()``, ``x.unsqueeze_(0)``."""
+    is_alike = x.shape == value.shape
+    if is_alike and x.stride() == value.stride():
+        return
+    is_dense = torch.empty_like(x).stride() == x.stride()  # so that copies are laid out alike
+    if is_dense and x.numel() == value.numel():
+        with torch.no_grad():
+            x.as_strided_(value.shape, value.stride(), x.storage_offset())
+    elif not is_alike:
+        raise UnsupportedError(
+            f"The function changed the shape of an input in place: got {tuple(value.shape)}, expected "
+            f"{tuple(x.shape)}. Use the operator that returns a new tensor, or pass a contiguous one."
+        )
 
 
 def forget_history(tensors: Iterable[Tensor]) -> None:
