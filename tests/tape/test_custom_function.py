@@ -5,7 +5,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import jacfwd, jvp, linearize, vmap
+from pushforward import jacfwd, jacobian, jvp, linearize, vmap
 
 F64 = torch.float64
 
@@ -194,6 +194,71 @@ def test_vmap_over_jacfwd_equals_a_loop(name):
 
     x = rand(4, 3)
     assert_close(vmap(jacfwd(Vmapped.apply))(x), torch.diag_embed(3 * x**2))
+
+
+class Tripled(torch.autograd.Function):
+    """Has both."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * g
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 3 * t
+
+
+def _unused(x):
+    OnlyBackward.apply(x)
+    return Tripled.apply(x)
+
+
+BESIDE = {
+    "a function without a jvp": lambda x: OnlyBackward.apply(Tripled.apply(x)),
+    "an unused function without a jvp": _unused,
+    "an operator without a forward derivative": lambda x: torch.cdist(
+        Tripled.apply(x)[:, None], x[:1, None] + 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("transform", [jacfwd, jacobian, linearize, jvp])
+def test_a_jvp_beside_what_has_no_forward_derivative(transform, name):
+    f, x = BESIDE[name], rand(3)
+    expected = central_jacobian(f, x)
+    for _ in range(3):
+        if transform in (jacfwd, jacobian):
+            assert_close(transform(f)(x), expected)
+        elif transform is linearize:
+            assert_close(linearize(f, x)[1](x), expected @ x)
+        else:
+            assert_close(jvp(f, (x,), (x,))[1], expected @ x)
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacobian])
+def test_a_function_with_a_jvp_writes_and_draws_once(transform):
+    counts = torch.zeros((), dtype=F64)
+
+    def f(x):
+        with torch.no_grad():
+            counts.add_(1)
+        return Tripled.apply(x * counts) * torch.rand(())
+
+    x = rand(3)
+    for number in range(1, 4):
+        torch.manual_seed(5)
+        actual = transform(f, randomness="same")(x)
+        end = torch.get_rng_state()
+        torch.manual_seed(5)
+        drawn = torch.rand(())
+        assert torch.equal(torch.get_rng_state(), end)
+        assert counts == number
+        assert_close(actual, 3 * number * drawn * torch.eye(3, dtype=F64))
 
 
 def test_a_jvp_that_differs_from_the_forward_is_honoured():

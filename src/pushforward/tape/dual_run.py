@@ -28,16 +28,22 @@ _lock = threading.RLock()  # the level of dual numbers belongs to the process
 _FORWARD = {"jvp", "jacfwd", "linearize", "jacobian"}
 
 
+def is_only_way(reading: Reading) -> bool:
+    """Tell whether a function has a ``jvp`` and no backward."""
+    return JVP_ONLY in reading.types
+
+
 def is_needed(run: Run, reading: Reading) -> bool:
     """Tell whether a run is to be made again with dual numbers.
 
     So it is where a transform in forward mode meets a function with a ``jvp``; but for nested ones, as PyTorch's dual
-    numbers have one level: there the backward serves, which is the same derivative.
+    numbers have one level: there the backward serves, which is the same derivative. It serves, too, where a second run
+    would do twice what has to be seen: writes, draws.
 
     Raises:
         UnsupportedError: There is none.
     """
-    has_jvp_only = JVP_ONLY in reading.types
+    has_jvp_only = is_only_way(reading)
     if not has_jvp_only and not (run.name in _FORWARD and WITH_JVP in reading.types):
         return False
     with _lock:  # another thread's run has a level while it goes on
@@ -47,7 +53,7 @@ def is_needed(run: Run, reading: Reading) -> bool:
         for node, kind in zip(reading.nodes, reading.types, strict=True)
         if kind in (JVP_ONLY, WITH_JVP)
     )
-    if not (run.has_inner or is_inside):
+    if not (run.has_inner or is_inside or not (run.is_quiet or has_jvp_only)):
         return True
     if has_jvp_only:
         raise UnsupportedError(

@@ -296,7 +296,7 @@ class Run:
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)
         self._bring_down(found)
-        if found.sign():
+        if found.sign() and self.is_watched:
             self._watcher.has_acted = True  # scripts do not look for such zeros
         if found.joined:
             found.ask()

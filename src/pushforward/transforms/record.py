@@ -89,8 +89,13 @@ class Tape:
             run = Run(name, leaves, randomness)
             self._record(run, func, selected, kwargs, has_aux)
         if seen_with_jvp and dual_run.is_needed(run, self._reading):
-            run = dual_run.DualRun(name, selected.leaves, randomness)
-            self._record(run, func, selected, kwargs, has_aux)
+            dual = dual_run.DualRun(name, selected.leaves, randomness)
+            try:
+                self._record(dual, func, selected, kwargs, has_aux)
+                run = dual
+            except NotImplementedError:  # something else that is called has no forward derivative
+                if dual_run.is_only_way(self._reading):
+                    raise
         self.inputs, self.batch = run.inputs, run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
         if self.tangents is not None:
