@@ -8,13 +8,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 JOBS ?= 2
+TESTS ?= tests src
 
 BIN := $(VENV)/bin
 # One stamp for each torch asked for, so that another TORCH is installed and not ignored.
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-newest lint coverage bench clean
+.PHONY: help demo test tests test-newest test-oldest lint coverage bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +26,17 @@ demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tabl
 
 test-newest: ## Run the tests with the newest PyTorch that pip finds, in .venv-newest (gigabytes, minutes).
 	@echo "== test-newest: the newest PyTorch, in an environment of its own"
+	@rm -f .venv-newest/.installed-*  # there may be a newer one
 	$(MAKE) tests VENV=.venv-newest TORCH=torch
+
+test-oldest: ## Run the tests of derivatives with the oldest PyTorch that works, in .venv-oldest.
+	@echo "== test-oldest: the oldest PyTorch, in an environment of its own"
+	$(MAKE) tests VENV=.venv-oldest TORCH=torch==2.11.0 \
+		TESTS="tests/contracts tests/compositions tests/tape tests/rules"
 
 tests: $(STAMP)
 	$(BIN)/python -c 'import torch; print("PyTorch", torch.__version__)'
-	$(BIN)/python -m pytest -n $(JOBS) --doctest-modules tests src
+	$(BIN)/python -m pytest -n $(JOBS) --doctest-modules $(TESTS)
 
 test: lint ## Lint, then run every test and every example in a docstring.
 	@echo "== test: tests/ and the docstrings of src/, $(JOBS) processes"
@@ -51,7 +58,7 @@ bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"
-	rm -rf $(VENV) .venv-newest build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
@@ -60,6 +67,6 @@ $(STAMP): pyproject.toml
 		{ echo "pushforward needs Python 3.11 or newer; name one with PYTHON=python3.x"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.installed-*
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --upgrade $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

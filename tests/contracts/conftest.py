@@ -29,7 +29,17 @@ NOT_OURS = (
 )
 
 
+# What torch.func itself gets wrong, by the versions that do: gradients are zeros in inference mode.
+FAULTS_OF_TORCH = {
+    "test_inference_mode_around_changes_nothing[torch-inference mode]": ("2.11",),
+    "test_inference_mode_around_changes_nothing[torch-inference mode and no_grad]": ("2.11",),
+    "test_inference_mode_inside_makes_a_constant[torch]": ("2.11",),
+}
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     if "contracts" in item.path.parts:
         for warning in NOT_OURS:
             item.add_marker(pytest.mark.filterwarnings(warning))
+        if torch.__version__.startswith(FAULTS_OF_TORCH.get(item.name, ("none",))):
+            item.add_marker(pytest.mark.xfail(reason="torch.func is wrong in this version"))
