@@ -21,6 +21,9 @@ NOT_ON_CPU = {
     "aten._fused_rms_norm",
 }
 
+# Rules of operators of which PyTorch itself has no derivative before 2.13, and saves nothing.
+SAVING_NOTHING = {"aten.nextafter"} if torch.__version__ < "2.13" else set()
+
 # Rules of operators that take statistics of their input as further arguments.
 OF_STATISTICS = {
     "aten.native_layer_norm_backward.default",
