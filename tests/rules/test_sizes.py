@@ -15,6 +15,8 @@ SHAPES = [(), (0,), (1,), (6,), (3, 1), (2, 3), (4096,), (4097,), (3, 3000)]
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
     "gelu by tanh": functools.partial(F.gelu, approximate="tanh"),
 }
 
@@ -45,6 +47,8 @@ SCANS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "cumprod": lambda x, axis: x.cumprod(axis),
     "cumprod with zeros": lambda x, axis: (x * (x > -1)).cumprod(axis),
     "logcumsumexp": lambda x, axis: x.logcumsumexp(axis),
+    "prod": lambda x, axis: x.prod(axis, keepdim=True).expand(x.shape),
+    "prod with zeros": lambda x, axis: (x * (x > -1)).prod(axis, keepdim=True).expand(x.shape),
 }
 
 

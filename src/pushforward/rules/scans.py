@@ -15,15 +15,13 @@ from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.reductions import all_but, conj, identity
+from pushforward.rules.reductions import MAX_ENTRIES, all_but, conj, identity
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
 Dim = int | Sequence[int] | None
 
 # Scans
-
-MAX_ENTRIES = 2**14  # of a matrix: beyond it is slower to push a single tangent
 
 
 def _cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> AbstractLinearMap:

@@ -37,7 +37,7 @@ def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
 
     def apply(tangent: Tensor) -> Tensor:
         weighted = y * tangent
-        return weighted - y * weighted.sum(near, keepdim=True)
+        return torch.addcmul(weighted, y, weighted.sum(near, keepdim=True), value=-1)
 
     return General(tuple(y.shape), tuple(y.shape), apply, apply, all_but(y, axis))
 
@@ -54,7 +54,7 @@ def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
         return tangent - (share * tangent).sum(near, keepdim=True)
 
     def pull(cotangent: Tensor) -> Tensor:
-        return cotangent - share * cotangent.sum(near, keepdim=True)
+        return torch.addcmul(cotangent, share, cotangent.sum(near, keepdim=True), value=-1)
 
     return General(tuple(y.shape), tuple(y.shape), push, pull, all_but(y, axis))
 
