@@ -6,6 +6,7 @@ so that what is made of a tensor that was filled element by element depends on t
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -43,25 +44,37 @@ class Chain:
         self.start, self.dtype = start, dtype
         self.shape, self.stride = geometry[:2]
         self.stores: list[Store] = []
-        self._owners = self._nobody()
+        # Which store wrote each element last: as an array, which is quicker for one of them, and as a tensor.
+        self._array = array.array("i", [-1]) * max(self._extent, 1)
+        self._owners = torch.frombuffer(self._array, dtype=torch.int32)
+
+    @property
+    def _extent(self) -> int:
+        return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
     def _nobody(self) -> Tensor:
-        extent = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        return torch.full((max(extent, 0),), -1, dtype=torch.int32)
+        return torch.full((max(self._extent, 0),), -1, dtype=torch.int32)
 
     def add(self, store: Store) -> None:
         """Write."""
-        self._owners.as_strided(*store.region).fill_(len(self.stores))
+        sizes, _, offset = store.region
+        if sizes:
+            self._owners.as_strided(*store.region).fill_(len(self.stores))
+        else:
+            self._array[offset] = len(self.stores)
         self.stores.append(store)
 
     def found(self, region: Region, dtype: torch.dtype) -> Edge | None:
         """Return what a read of the region finds now: a source, or nothing; None if that is not one thing."""
-        owners = self._owners.as_strided(*region)
-        if not owners.numel():
-            return None
-        first = int(owners.reshape(-1)[0])
-        if not bool((owners == first).all()):
-            return None
+        if region[0]:
+            owners = self._owners.as_strided(*region)
+            if not owners.numel():
+                return None
+            first = int(owners.reshape(-1)[0])
+            if not bool((owners == first).all()):
+                return None
+        else:
+            first = self._array[region[2]]
         if first < 0:
             return MISSING if self.start == MISSING else None
         store = self.stores[first]
