@@ -84,10 +84,10 @@ _by_kernel(
     lambda x_dot, y, x: aten.threshold_backward.default(x_dot, y, 0),
     takes_input=False,
 )
-rule(aten.threshold, lambda x, threshold, value: _mask(x, x > threshold))
+rule(aten.threshold, lambda x, threshold, value: _mask(x, ~(x <= threshold)))
 rule(
     aten.threshold_backward,
-    lambda y_bar, x, threshold: _mask(y_bar, x > threshold),
+    lambda y_bar, x, threshold: _mask(y_bar, ~(x <= threshold)),
     lambda y_bar, x, threshold: _scale(x, 0.0),
 )
 _by_kernel(

@@ -101,10 +101,11 @@ elementwise(aten.rad2deg, lambda x: 180 / math.pi)
 
 
 def _pow_base(x: Any, y: Tensor) -> Tensor:
-    # y xʸ⁻¹, but 0 at x = y = 0: there x¹ stands for x⁻¹, so that neither the value nor its
-    # derivatives are NaN.
-    exponent = torch.where((y == 0) & (x == 0), 1, y - 1)
-    return y * torch.pow(x, exponent)
+    # y xʸ⁻¹, but 0 at y = 0 where 1/x is not finite: there 0¹ stands for x⁻¹, so that neither the value
+    # nor its derivatives are NaN.
+    x = _like(x, y)
+    is_singular = (y == 0) & ~(x.abs() >= torch.finfo(x.dtype).tiny)
+    return y * torch.pow(torch.where(is_singular, 0, x), torch.where(is_singular, 1, y - 1))
 
 
 def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
@@ -137,10 +138,16 @@ elementwise(aten.hypot, lambda x, y, *, out: x / out, lambda x, y, *, out: y / o
 # Exponentials and logarithms
 
 
-def _log_y(x: Any, y: Any, edge: float, shift: float) -> Tensor:
-    """Return log(y + shift), but 0 where x = 0 and y is at or below ``edge``, out of the domain."""
+def _log(x: Any, y: Any) -> Tensor:
+    """Return log y, but 0 where x = 0 and y is out of the domain."""
     y = _like(y, x)
-    return torch.log(torch.where((x == 0) & (y <= edge), 1, y + shift))
+    return torch.log(torch.where((x == 0) & (y <= 0), 1, y))
+
+
+def _log1p(x: Any, y: Any) -> Tensor:
+    """Return log(1 + y), but 0 where x = 0 and y is out of the domain."""
+    y = _like(y, x)
+    return torch.log1p(torch.where((x == 0) & (y <= -1), 0, y))
 
 
 elementwise(aten.exp, lambda x, *, out: out)
@@ -162,12 +169,12 @@ elementwise(
 )
 elementwise(
     aten.xlogy,
-    lambda x, y: _log_y(x, y, 0.0, 0.0),
+    _log,
     lambda x, y: x / y,
 )
 elementwise(
     aten.special_xlog1py,
-    lambda x, y: _log_y(x, y, -1.0, 1.0),
+    _log1p,
     lambda x, y: x / (y + 1),
 )
 elementwise(
@@ -249,7 +256,9 @@ rule(aten.sgn, _sgn)
 elementwise(aten.abs, _abs)
 elementwise(
     aten.copysign,
-    lambda x, y, *, out: torch.sgn(x) * torch.copysign(torch.ones_like(x), out),
+    lambda x, y, *, out: torch.where(
+        torch.isnan(x), math.nan, torch.sgn(x) * torch.copysign(torch.ones_like(x), out)
+    ),
     _zero,
 )
 rule(
@@ -299,7 +308,7 @@ elementwise(aten.special_entr, lambda x: -(1 + x.log()))
 
 def _logit(x: Tensor, eps: float | None = None) -> Tensor:
     if eps is None:
-        return 1 / (x * (1 - x))
+        return torch.where((x < 0) | (x > 1), math.nan, 1 / (x * (1 - x)))
     inside = (x >= eps) & (x <= 1 - eps)
     safe = torch.where(inside, x, 0.5)
     return torch.where(inside, 1 / (safe * (1 - safe)), 0)

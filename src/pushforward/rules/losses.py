@@ -56,15 +56,15 @@ def _symmetric(slope: Callable[..., Tensor]) -> tuple[Callable[..., Any], Callab
 
 
 def smooth_l1_slope(difference: Tensor, beta: float = 1.0) -> Tensor:
-    """Return the slope of the loss: linear within ``beta``, the sign beyond."""
+    """Return the slope of the loss: linear within ``beta``, the sign beyond; nan at nan, whose sign is 0."""
     if beta == 0:
         return difference.sgn()
-    return torch.where(difference.abs() < beta, difference / beta, difference.sgn())
+    return torch.where(difference.abs() >= beta, difference.sgn(), difference / beta)
 
 
 def huber_slope(difference: Tensor, delta: float = 1.0) -> Tensor:
-    """Return the slope of the loss: linear up to ``delta``, constant beyond."""
-    return torch.where(difference.abs() <= delta, difference, difference.sgn() * delta)
+    """Return the slope of the loss: linear up to ``delta``, constant beyond; nan at nan, whose sign is 0."""
+    return torch.where(difference.abs() > delta, difference.sgn() * delta, difference)
 
 
 rule(aten.mse_loss, *_symmetric(lambda difference: 2 * difference))

@@ -235,6 +235,8 @@ def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
     if p == 0:
         return torch.zeros_like(x)
     sgn = conj(torch.sgn(x))
+    if p < 0:  # where one element is 0 the norm is 0, whatever the others are
+        sgn = torch.where(norm == 0, 0, sgn)
     if p == 1:
         return sgn
     size = x.abs()
@@ -254,24 +256,27 @@ def _norm(
     *,
     dtype: Any = None,
     out: Tensor,
-) -> AbstractLinearMap:
+) -> AbstractLinearMap | None:
+    if p == 0:
+        return None
     norm = over(x, out, dim)
     return weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
 
 
-def _dist(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap:
+def _dist(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap | None:
     return _dist_part(x, x - y, p, out, 1)
 
 
-def _dist_other(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap:
+def _dist_other(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap | None:
     return _dist_part(y, x - y, p, out, -1)
 
 
 def _dist_part(
     x: Tensor, difference: Tensor, p: float, out: Tensor, sign: int
-) -> AbstractLinearMap:
+) -> AbstractLinearMap | None:
     change = Scale(tuple(x.shape), tuple(difference.shape), sign)
-    return compose(change, _norm(difference, p, out=out))
+    norm = _norm(difference, p, out=out)
+    return None if norm is None else compose(change, norm)
 
 
 def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> AbstractLinearMap:

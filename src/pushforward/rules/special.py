@@ -115,8 +115,9 @@ elementwise(aten.special_spherical_bessel_j0, _spherical_bessel_slope)
 
 
 def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
-    """Return y / x, and ``at_zero`` where x is 0."""
-    return torch.where(x == 0, at_zero, y / torch.where(x == 0, 1, x))
+    """Return y / x, and ``at_zero`` where x is 0, or too small for a quotient to be right."""
+    is_small = x.abs() < torch.finfo(x.dtype).tiny
+    return torch.where(is_small, at_zero, y / torch.where(is_small, 1, x))
 
 
 elementwise(aten.i0, lambda x: torch.special.i1(x))

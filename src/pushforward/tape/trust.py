@@ -83,11 +83,11 @@ _records: dict[Any, Record] = {}
 def _key(func: Callable[..., Any], depth: int = 0) -> Any:
     """Return what functions that are made anew for each call have in common: their code, and what they call by closure.
 
-    Objects that are called, such as modules, count one by one.
+    Objects that are called, such as modules, count one by one, and whether they train or not.
     """
     code = getattr(func, "__code__", None)
-    if code is None:
-        return type(func), id(func)
+    if code is None:  # a module that trains writes to its buffers
+        return type(func), id(func), getattr(func, "training", None)
     closure = getattr(func, "__closure__", None)
     if not closure or depth > MAX_CLOSURES:
         return code
