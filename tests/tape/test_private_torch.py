@@ -136,7 +136,7 @@ def test_batches_are_taken_apart_and_made():
     def f(x):
         (interpreter,) = private.functorch_stack()
         level = interpreter.level()
-        assert private.vmap_size(interpreter) == 4
+        assert private.vmap_settings(interpreter) == (4, randomness != "error")
         assert private.batch_axis(x) == private.batch_axis_at(x, level) == 1
         assert private.batch_axis_at(x, level + 1) is None
         assert private.batch_axis_at(xs, level) is None
@@ -150,12 +150,14 @@ def test_batches_are_taken_apart_and_made():
         made = private.add_batch_axis(physical, 1, level)
         return made + x
 
-    assert torch.equal(torch.func.vmap(f, in_dims=1)(xs), 2 * xs.movedim(1, 0))
+    for randomness in ("error", "same", "different"):
+        found = torch.func.vmap(f, in_dims=1, randomness=randomness)(xs)
+        assert torch.equal(found, 2 * xs.movedim(1, 0))
     torch.func.grad(lambda x: _no_vmap(x))(torch.ones(2))
 
 
 def _no_vmap(x):
-    assert private.vmap_size(private.functorch_stack()[0]) is None
+    assert private.vmap_settings(private.functorch_stack()[0]) is None
     return x.sum()
 
 

@@ -19,26 +19,29 @@ from pushforward.tape.private_torch import (
     functorch_level,
     functorch_stack,
     unwrapped,
-    vmap_size,
+    vmap_settings,
     without_functorch,
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # not frozen, which takes a microsecond more
 class Batch:
     """The one level of ``torch.func`` that is on: a ``vmap``."""
 
     level: int
     size: int
+    can_draw: bool  # random numbers
 
     def physical(self, tensor: Tensor, place: int = 0) -> Tensor:
         """Return the tensor with the batch as its axis at ``place``; one that is the same for all is repeated."""
         axis = batch_axis_at(tensor, self.level)
+        if axis == place:  # nearly always
+            inner: Tensor = unwrapped(tensor)
+            return inner
         with without_functorch():
             if axis is None:
                 return _repeated(tensor, self.size, place)
-            inner: Tensor = unwrapped(tensor)
-            return inner if axis == place else inner.movedim(axis, place)
+            return unwrapped(tensor).movedim(axis, place)  # type: ignore[no-any-return]
 
     def wrapped(self, physical: Tensor, place: int = 0) -> Tensor:
         """Return a tensor whose axis at ``place`` is the batch as the function under ``vmap`` sees it."""
@@ -52,7 +55,8 @@ class Batch:
             UnsupportedError: It is over. Another of the same size on the same level cannot be told from it.
         """
         stack = functorch_stack()
-        if stack is None or vmap_size(stack[0]) != self.size:
+        settings = None if stack is None else vmap_settings(stack[0])
+        if stack is None or settings is None or settings[0] != self.size:
             raise UnsupportedError(
                 f"{name}: a derivative that was made inside a vmap: got a call after that vmap has ended, expected one "
                 "inside it. Return what you need from the function under vmap, or make the derivative outside."
@@ -122,5 +126,6 @@ def current_batch() -> Batch | None:
     stack = functorch_stack()
     if stack is None or len(stack) != 1:
         return None
-    size = vmap_size(stack[0])
-    return None if size is None else Batch(stack[0].level(), size)
+    interpreter = stack[0]
+    settings = vmap_settings(interpreter)
+    return None if settings is None else Batch(interpreter.level(), *settings)

@@ -48,6 +48,10 @@ unwrapped = _functorch.get_unwrapped
 level_of = _functorch.maybe_get_level  # negative of a tensor that is none of torch.func's wrappers
 
 
+_VMAP = _functorch.TransformType.Vmap
+_NO_RANDOMNESS = _functorch.RandomnessType.Error
+
+
 def start_requiring_grad(tensor: Tensor) -> Tensor:
     """Call ``requires_grad_`` also where a transform of ``torch.func`` forbids that to its function."""
     allowed = _functorch.get_inplace_requires_grad_allowed()
@@ -151,12 +155,12 @@ def batch_axis_at(tensor: Tensor, level: int) -> int | None:
     return axis
 
 
-def vmap_size(interpreter: Any) -> int | None:
-    """Return the batch size of a level of ``torch.func``; None if it is no ``vmap``."""
-    if interpreter.key() != _functorch.TransformType.Vmap:
+def vmap_settings(interpreter: Any) -> tuple[int, bool] | None:
+    """Return the batch size of a ``vmap``, and whether random numbers may be drawn in it; None of other transforms."""
+    if interpreter.key() != _VMAP:
         return None
-    size: int = _functorch.CVmapInterpreterPtr(interpreter).batchSize()
-    return size
+    level = _functorch.CVmapInterpreterPtr(interpreter)
+    return level.batchSize(), level.randomness() != _NO_RANDOMNESS
 
 
 @contextlib.contextmanager

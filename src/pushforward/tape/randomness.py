@@ -14,6 +14,7 @@ from pushforward.tape.private_torch import (
     functorch_level,
     num_dispatch_modes,
     num_function_modes,
+    without_functorch,
 )
 
 # By owner, the functions that may draw; those that write their numbers into a tensor are among `Tensor`'s.
@@ -49,8 +50,11 @@ State = bytes | tuple[bytes, ...]
 
 def generator_state(inputs: Sequence[Tensor]) -> State:
     """Return the states of the default generators of the CPU, and of the CUDA devices where ``inputs`` lie."""
-    if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
+    if num_function_modes() or num_dispatch_modes():
         with bare():
+            return _state(inputs)
+    if functorch_level() is not None:
+        with without_functorch():
             return _state(inputs)
     return _state(inputs)
 

@@ -108,7 +108,9 @@ class Run:
         """Start to record."""
         if num_function_modes():
             self._hide()
-        has_state = self._randomness == "error" or not self.is_watched or self.batch is not None
+        has_state = self._randomness == "error" or not self.is_watched
+        if self.batch is not None:
+            has_state = self.batch.can_draw  # if not, ``vmap`` refuses
         self._random_state = generator_state(self.inputs) if has_state else None
         thread = _thread
         self.is_outermost = not thread.depth
