@@ -7,10 +7,12 @@ import pytest
 import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import pushforward as pf
 from pushforward import MissingRuleError
+from pushforward.tape import black_boxes
 
 F64 = torch.float64
 
@@ -488,3 +490,51 @@ def test_operators_that_pytorch_cannot_differentiate_are_refused():
     for transform in (pf.jacfwd, pf.jacrev):
         with pytest.raises((NotImplementedError, RuntimeError)):
             transform(lambda x: torch.unique(x))(torch.tensor([3.0, 1.0, 2.0]))
+
+
+_TARGETS = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=F64)
+_LABELS = torch.tensor([1.0, 0.0, 0.3, 1.0, 0.0], dtype=F64)
+_ROWS = torch.linspace(-2, 2, 15, dtype=F64).sin().reshape(5, 3)
+_WEIGHTS = torch.linspace(0.5, 2, 5, dtype=F64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    ("loss", "target", "options"),
+    [
+        (F.binary_cross_entropy_with_logits, _LABELS, {}),
+        (F.binary_cross_entropy_with_logits, _LABELS, {"weight": _WEIGHTS}),
+        (F.binary_cross_entropy_with_logits, _LABELS, {"pos_weight": _WEIGHTS.flip(0)}),
+        (
+            F.binary_cross_entropy_with_logits,
+            _LABELS,
+            {"weight": _WEIGHTS, "pos_weight": _WEIGHTS.flip(0)},
+        ),
+        (F.hinge_embedding_loss, _TARGETS, {}),
+        (F.hinge_embedding_loss, _TARGETS, {"margin": 0.4}),
+    ],
+)
+def test_losses_that_write_in_place_under_vmap_are_no_black_boxes(loss, target, options, reduction):
+    """A batch that lies last is written to through a view."""
+    x = torch.linspace(-1, 3, 12, dtype=F64).cos().reshape(4, 3)
+
+    def f(x):
+        return loss(_ROWS @ x, target, reduction=reduction, **options)
+
+    black_boxes.COUNTS.clear()
+    for _ in range(3):
+        values = torch.vmap(lambda x: pf.value_and_jacobian(f)(x)[0])(x)
+        first = torch.vmap(pf.jacrev(f))(x)
+        second = torch.vmap(pf.hessian(f))(x)
+    assert not black_boxes.COUNTS
+    for i, point in enumerate(x):
+        assert_close(values[i], f(point))
+        assert_close(first[i], torch.autograd.functional.jacobian(f, point))
+        assert_close(second[i], torch.func.hessian(f)(point))
+
+
+def test_losses_under_vmap_refuse_what_pytorch_refuses():
+    with pytest.raises(ValueError, match="must be the same"):
+        torch.vmap(pf.grad(lambda x: F.binary_cross_entropy_with_logits(x, _LABELS)))(
+            torch.ones(2, 3)
+        )

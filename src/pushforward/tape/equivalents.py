@@ -99,6 +99,54 @@ def _attention(
         )
 
 
+def _logits_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor | None:
+    """Under ``vmap`` it writes to a view, which leaves a node that tells nothing.
+
+    Math: -p t log σ(x) - (1 - t) log σ(-x) = (1 - t) x - (1 + (p - 1) t) log σ(x).
+    """
+    if functorch_level() is None or not _is_usual(input, target, size_average, reduce, reduction):
+        return None
+    logarithm = torch.nn.functional.logsigmoid(input)
+    if pos_weight is not None:
+        logarithm = logarithm * (1 + (pos_weight - 1) * target)
+    loss = (1 - target) * input - logarithm
+    return _REDUCED[reduction](loss if weight is None else loss * weight)
+
+
+def _hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Tensor | None:
+    """As that of logits."""
+    if functorch_level() is None or not _is_usual(input, target, size_average, reduce, reduction):
+        return None
+    loss = torch.where(target != 1, (margin - input).clamp_min(0), 0)
+    return _REDUCED[reduction](loss + torch.where(target != -1, input, 0))
+
+
+def _is_usual(x: Tensor, target: Any, size_average: Any, reduce: Any, reduction: str) -> bool:
+    """Tell whether a loss is called as PyTorch's documentation recommends."""
+    is_modern = size_average is None and reduce is None and reduction in _REDUCED
+    return is_modern and isinstance(target, Tensor) and x.shape == target.shape
+
+
+_REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.mean, "sum": torch.sum, "none": lambda loss: loss
+}  # fmt: skip
+
+
 def _lstsq(
     A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None, out: Any = None
 ) -> Any:
@@ -218,6 +266,8 @@ for _function, _operator in (
 EQUIVALENTS[torch.linalg.qr] = _qr
 EQUIVALENTS[torch.vander] = _vander
 EQUIVALENTS[torch.linalg.lstsq] = _lstsq
+EQUIVALENTS[torch.nn.functional.binary_cross_entropy_with_logits] = _logits_loss
+EQUIVALENTS[torch.nn.functional.hinge_embedding_loss] = _hinge_loss
 EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
 EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
 EQUIVALENTS[torch.nn.functional.batch_norm] = _batch_norm
