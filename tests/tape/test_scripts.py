@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import pushforward
-from pushforward import jacfwd, jacrev
+from pushforward import jacfwd, jacrev, jvp, vjp
 from pushforward.tape import scripts, trust
 
 F64 = torch.float64
@@ -39,6 +41,38 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 WEIGHT = torch.randn(3, 3, dtype=F64, requires_grad=True)
 
+
+def written(x: Tensor, place: Any, value: Any = None) -> Tensor:
+    """Write by index and through views, which has to be watched at every call."""
+    y = x.new_zeros(4)
+    y[place] = x.sum() if value is None else value(x)
+    y[2:] += x[:2].sin()
+    y[1:3].mul_(x[1])
+    return y * y.sum()
+
+
+def kept(x: Tensor, is_overwritten: bool) -> Tensor:
+    """Overwrite what a node saved, or not."""
+    y = x.exp()
+    z = y * x
+    (y if is_overwritten else y.clone()).add_(1)
+    return z + y
+
+
+def recomputed(x: Tensor, is_checkpointed: bool) -> Tensor:
+    def inner(x: Tensor) -> Tensor:
+        return (x.sin() * x).cos()
+
+    return checkpoint(inner, x, use_reentrant=False) * x if is_checkpointed else inner(x) * x
+
+
+def hooked(x: Tensor, factor: float) -> Tensor:
+    """A hook changes what goes back."""
+    y = x.sin()
+    y.register_hook(lambda y_bar: y_bar * factor)
+    return y * x
+
+
 # Functions of a point and of something that may change from call to call, with two values of that.
 CHANGES: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "nothing": (lambda x, _: (x.sin() * x).sum(), 0, 1),
@@ -64,15 +98,28 @@ CHANGES: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "a branch of a parameter": (lambda x, n: (WEIGHT**n) @ x, 2, 3),
     "an unused output": (lambda x, i: (x * 2, x.detach() * 3)[i], 0, 1),
     "the number of outputs": (lambda x, n: (x.sin(),) * n, 1, 2),
+    "where it writes": (written, 0, 3),
+    "where a view lies": (lambda x, i: written(x, slice(i, i + 2)), 0, 1),
+    "a view's steps": (lambda x, n: written(x, slice(0, n, n // 2)), 2, 4),
+    "what it writes": (lambda x, f: written(x, 0, f), Tensor.sum, Tensor.prod),
+    "that it writes a constant": (lambda x, f: written(x, 0, f), Tensor.sum, lambda x: 3.0),
+    "that it writes": (lambda x, is_on: written(x, 0) if is_on else written(x, 0).clone(), True, False),
+    "what it overwrites": (kept, False, True),
+    "a checkpoint": (recomputed, True, False),
     "the number of edges": (lambda x, n: torch.stack([x] * n), 2, 3),
 }  # fmt: skip
+
+
+def differentiated(func: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x: torch.autograd.functional.jacobian(func, x)
 
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("transform", [jacfwd, jacrev])
 def test_a_change_is_noticed(name: str, transform: Any) -> None:
     func, first, second = CHANGES[name]
-    reference = getattr(torch.func, transform.__name__)
+    # Each of the two refuses what the other does not: overwriting, and writing to slices.
+    reference = torch.func.jacfwd if func is kept else differentiated
     x = torch.rand(3, dtype=F64)
     for given in (*[first] * CALLS, *[second] * CALLS, first, second):
         torch.testing.assert_close(
@@ -142,4 +189,87 @@ def test_scripts_nest() -> None:
         torch.testing.assert_close(
             torch.func.vmap(jacfwd(jacrev(func)))(x[:, None] * x),
             torch.func.vmap(torch.func.hessian(func))(x[:, None] * x),
+        )
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_watched_functions_have_scripts(read: list[bool], transform: Any) -> None:
+    """Their writes are seen at every call, and their graphs are read by scripts all the same."""
+    reference = getattr(torch.func, transform.__name__)
+
+    def func(x: Tensor) -> Tensor:
+        return written(x, 0)
+
+    for _ in range(CALLS):
+        x = torch.rand(3, dtype=F64)
+        torch.testing.assert_close(transform(func)(x), reference(func)(x))
+    assert read[-2:] == [True, True]
+    for _ in range(CALLS):
+        points = torch.rand(4, 3, dtype=F64)
+        torch.testing.assert_close(
+            torch.vmap(transform(func))(points), torch.stack([reference(func)(p) for p in points])
+        )
+    assert read[-2:] == [True, True]
+
+
+def test_scripts_of_watched_functions_honour_hooks() -> None:
+    """What autograd does is the reference: forward mode knows no hooks."""
+    for factor in (*[2.0] * CALLS, *[3.0] * CALLS):
+        x = torch.rand(3, dtype=F64)
+        func = lambda x, factor=factor: hooked(x, factor)  # noqa: E731
+        expected = torch.autograd.functional.vjp(func, x, torch.ones(3, dtype=F64))[1]
+        torch.testing.assert_close(vjp(func, x)[1](torch.ones(3, dtype=F64))[0], expected)
+
+
+def test_captured_tensors_that_are_written_to_keep_their_values_and_no_history() -> None:
+    buffer = torch.zeros(3, dtype=F64)
+
+    def func(x: Tensor) -> Tensor:
+        buffer.copy_(x * 2)
+        return (buffer * x).sin()
+
+    for _ in range(CALLS):
+        x = torch.rand(3, dtype=F64)
+        _, pushed = jvp(func, (x,), (torch.ones(3, dtype=F64),))
+        torch.testing.assert_close(pushed, 4 * x * (2 * x * x).cos())
+        torch.testing.assert_close(buffer, 2 * x)
+        assert not buffer.requires_grad
+
+
+def test_many_graphs_in_turn_do_not_make_scripts_for_ever(monkeypatch: Any) -> None:
+    made: list[bool] = []
+    original = scripts._Writer.code
+
+    def counting(self: Any, ends: Any) -> Any:
+        made.append(True)
+        return original(self, ends)
+
+    monkeypatch.setattr(scripts._Writer, "code", counting)
+    x = torch.rand(2, dtype=F64)
+    for i in range(100):
+        func = lambda x, n=i % 5: x.sin() ** (n + 2)  # noqa: E731
+        torch.testing.assert_close(jacfwd(func)(x), torch.func.jacfwd(func)(x))
+    assert len(made) <= trust.MAX_MADE
+
+
+def test_zeros_without_memory_that_come_later_are_seen() -> None:
+    """Dual numbers inside leave them where something does not depend on the direction."""
+
+    def func(x: Tensor, is_zero: bool) -> Tensor:
+        y = x.new_zeros(3)
+        y[0] = x.sum()  # is watched at every call
+        if is_zero:
+            with forward_ad.dual_level():
+                dual = forward_ad.make_dual(torch.ones(3, dtype=F64), torch.ones(3, dtype=F64))
+                factor = forward_ad.unpack_dual(dual * torch.zeros(3, dtype=F64)).tangent
+                factor = torch._efficientzerotensor(3, dtype=F64) if factor is None else factor
+        else:
+            factor = torch.full((3,), 2.0, dtype=F64)
+        return (y + x) * factor * x.exp()
+
+    x = torch.rand(3, dtype=F64)
+    for is_zero in (*[False] * CALLS, *[True] * CALLS, False, True):
+        torch.testing.assert_close(
+            jacrev(lambda x, z=is_zero: func(x, z))(x),
+            torch.autograd.functional.jacobian(lambda x, z=is_zero: func(x, z), x),
         )

@@ -24,6 +24,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.reader import Reading
 from pushforward.tape.run import Run, run_depth
+from pushforward.tape.scripts import Script
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import BACKWARD, Watcher
 
@@ -77,11 +78,12 @@ class PieceRun(Run):
         name: str,
         inputs: Sequence[Tensor],
         randomness: str,
+        scripts: list[Script],
         make_tangents: MakeTangents,
         push: Push,
     ) -> None:
         """Prepare, as `Run`; ``make_tangents`` gives those of the inputs, ``push`` takes some through a piece."""
-        super().__init__(name, inputs, randomness)
+        super().__init__(name, inputs, randomness, scripts=scripts)
         self._push, self._make_tangents = push, make_tangents
         self._first: dict[Node, Tensor] = {}  # the tangents of the inputs, once the tape was cut
         self._was_cut = False
@@ -105,7 +107,12 @@ class PieceRun(Run):
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         if self._was_cut:
             self._starts = self._starts_of([node for node, _ in ends if node is not None])
+            self._scripts = []
         return super()._read(ends)
+
+    def script(self, reading: Reading) -> Script | None:
+        """Return a script for graphs like the one that was read last, None where that is a piece."""
+        return None if self._was_cut else super().script(reading)
 
     def _cut(self, variables: list[Tensor]) -> bool:
         """Cut the tape behind ``variables``; tell whether it may be cut again."""

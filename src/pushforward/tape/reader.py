@@ -219,6 +219,17 @@ def sign_tensors(saved: Iterable[Any], signature: list[Any]) -> bool:
     return has_zeros
 
 
+def has_zeros_without_memory(saved: Iterable[Any]) -> bool:
+    """Tell whether dual numbers left such zeros among what nodes saved."""
+    for item in saved:
+        if isinstance(item, Tensor):
+            if is_zero_without_memory(item):
+                return True
+        elif type(item) is tuple and has_zeros_without_memory(item):
+            return True
+    return False
+
+
 def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> list[Any]:
     """Apply ``function`` to every tensor that nodes saved."""
     return [

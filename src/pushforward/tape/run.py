@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import (
     Reading,
+    has_zeros_without_memory,
     map_saved,
     nodes_between,
     reaches_others,
@@ -54,6 +55,8 @@ class _Thread(threading.local):
     depth = 0  # how many runs are on
     count = 0  # how many began
 
+
+T = TypeVar("T")
 
 _thread = _Thread()
 
@@ -77,7 +80,7 @@ class Run:
         randomness: str,
         takes_apart: bool = False,
         is_watched: bool = True,
-        scripts: Sequence[Script] = (),
+        scripts: list[Script] | None = None,
     ) -> None:
         """Prepare.
 
@@ -87,12 +90,12 @@ class Run:
             randomness: ``'error'`` refuses what draws from the default generator.
             takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
             is_watched: Whether a `Watcher` sees what the function calls.
-            scripts: For graphs that the function left before.
+            scripts: For graphs that the function left before; the one that fits comes first.
 
         Raises:
             Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
-        self.is_watched, self._scripts = is_watched, scripts
+        self.is_watched, self._scripts = is_watched, scripts or []
         self.batch: Batch | None = current_batch() if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
@@ -103,6 +106,7 @@ class Run:
         self._inference: Any = None
         self._hiding: Any = None
         self._watcher: Any = None
+        self._ends: list[End] | None = None
 
     def __enter__(self) -> Run:
         """Start to record."""
@@ -279,7 +283,7 @@ class Run:
 
     def _read(self, ends: list[End]) -> Reading:
         among = (self._starts, ends, self._oldest)
-        if not self.is_watched:
+        if self._scripts:
             scripted = self._by_script(ends)
             if scripted is not None:
                 return scripted
@@ -293,13 +297,16 @@ class Run:
             if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
                 raise
             self._watcher.has_acted = True
+            self._ends = None
             old = restored(nodes_between(*among), writes.kept, writes.originals)
             found = read(*among, writes.geometries, old)
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)
         self._bring_down(found)
         if found.sign() and self.is_watched:
-            self._watcher.has_acted = True  # scripts do not look for such zeros
+            self._watcher.has_acted = (
+                True  # scripts of trusted functions do not look for such zeros
+            )
         if found.joined:
             found.ask()
         if self._watcher.hooks:
@@ -310,12 +317,24 @@ class Run:
 
     def _by_script(self, ends: list[End]) -> Reading | None:
         """Read the graph by a script, if one fits."""
-        for script in self._scripts:
+        watcher, is_watched = self._watcher, self.is_watched
+        if is_watched and (watcher.hooks or in_backward_pass()):
+            return None
+        among = (self._starts, ends, self._oldest, watcher.writes.geometries)
+        for place, script in enumerate(self._scripts):
             try:
-                found = script.read(self._starts, ends, self._oldest)
+                found = script.read(*among, self._read_once if is_watched else None)
             except RuntimeError as error:
+                if is_watched:
+                    return None  # what was overwritten has to be restored
                 raise Unwatched from error
+            if is_watched and found is not None and has_zeros_without_memory(found.tensors):
+                return None  # scripts do not look for such zeros
             if found is not None:
+                if place:
+                    self._scripts.insert(0, self._scripts.pop(place))
+                if self.is_outermost and watcher.writes.written:
+                    found.tensors = map_saved(self._apart, found.tensors)
                 self._bring_down(found)
                 return found
         return None
@@ -332,7 +351,9 @@ class Run:
                     found.is_followed = True
 
     def script(self, reading: Reading) -> Script | None:
-        """Return a script for graphs like the one that was read last."""
+        """Return a script for graphs like the one that was read last, None where there can be none."""
+        if self._ends is None:
+            return None
         return script_of(reading, self._starts, self._ends, self._oldest)
 
     def _found(self, *arguments: Any) -> Reading:
@@ -340,7 +361,10 @@ class Run:
             return in_pass_of_its_own(functools.partial(read, *arguments))
         if not self.is_watched:
             return read(*arguments)
-        found, has_recomputed = read_once(functools.partial(read, *arguments))
+        return self._read_once(functools.partial(read, *arguments))
+
+    def _read_once(self, reading: Callable[[], T]) -> T:
+        found, has_recomputed = read_once(reading)
         if has_recomputed:
             self._watcher.has_acted = True
         return found

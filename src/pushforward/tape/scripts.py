@@ -7,6 +7,7 @@ says (types, edges, numbers, shapes, strides, dtypes), so that no signature has 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +16,18 @@ from torch import Tensor
 
 from pushforward.tape.node_types import ALWAYS, INDICES, integers, is_plain
 from pushforward.tape.private_torch import Node, output_metadata, sequence_number
-from pushforward.tape.reader import Reading, sign_tensors
+from pushforward.tape.reader import Geometry, Reading, sign_tensors
 
 End = tuple[Node | None, int]
-# Takes the nodes of inputs and outputs, and the oldest sequence number; gives what was saved, and the nodes.
-_Code = Callable[[Sequence[Node], Sequence[End], int], tuple[list[Any], list[Node]] | None]
+Geometries = dict[Node, Geometry]
+# Takes the nodes of inputs and outputs, the oldest sequence number, and where views lie that were copied into; gives
+# what was saved, and the nodes.
+_Code = Callable[
+    [Sequence[Node], Sequence[End], int, Geometries], tuple[list[Any], list[Node]] | None
+]
+_Read = Callable[[], tuple[list[Any], list[Node]] | None]
 
 MAX_NODES = 4096  # of a graph that gets a script
-MAX_FAILURES = 8  # in a row: another graph comes more often
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,24 +35,35 @@ class Script:
     """Reads one graph."""
 
     code: _Code
+    fits: Callable[[list[Any]], bool]  # whether what was saved is as it was
     template: Reading
-    failures: int = 0
 
-    def read(self, starts: Sequence[Node], ends: Sequence[End], oldest: int) -> Reading | None:
-        """Return the reading of a graph like the one that the script was made for, None of any other."""
+    def read(
+        self,
+        starts: Sequence[Node],
+        ends: Sequence[End],
+        oldest: int,
+        geometries: Geometries,
+        called: Callable[[_Read], Any] | None = None,
+    ) -> Reading | None:
+        """Return the reading of a graph like the one that the script was made for, None of any other.
+
+        If given, ``called`` calls what looks at the nodes.
+        """
         try:
-            found = self.code(starts, ends, oldest)
+            if called is None:
+                found = self.code(starts, ends, oldest, geometries)
+            else:
+                found = called(functools.partial(self.code, starts, ends, oldest, geometries))
         except ValueError:  # another number of edges
-            found = None
-        if found is None:
-            self.failures += 1
             return None
-        self.failures = 0
+        if found is None or not self.fits(found[0]):
+            return None
         tensors, nodes = found
         known = self.template
         return Reading(
             known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
-            known.outputs, known.is_followed, known.geometries, known_edges=known.known_edges,
+            known.outputs, known.is_followed, geometries, known_edges=known.known_edges,
         )  # fmt: skip
 
 
@@ -55,10 +71,12 @@ def script_of(
     reading: Reading, starts: Sequence[Node], ends: Sequence[End], oldest: int
 ) -> Script | None:
     """Return the script of a graph that was just read, None where it has nodes that have to be asked."""
-    if len(reading.nodes) > MAX_NODES or reading.geometries or reading.calls_back or reading.hooks:
+    if len(reading.nodes) > MAX_NODES or reading.calls_back or reading.hooks:
         return None
     for place, kind in enumerate(reading.types):
-        if not is_plain(kind, has_constants=any(n < 0 for n, _ in reading.edges(place))):
+        is_write = reading.nodes[place] in reading.geometries
+        has_constants = any(n < 0 for n, _ in reading.edges(place))
+        if not (is_write or is_plain(kind, has_constants)):
             return None
     writer = _Writer(reading, starts, oldest)
     code = writer.code(ends)
@@ -70,9 +88,10 @@ def script_of(
         tensors=[],
         numbers={},
         anchors=(),
+        geometries={},
         known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
     )
-    return Script(code, template)
+    return Script(*code, template)
 
 
 class _Writer:
@@ -86,11 +105,12 @@ class _Writer:
             "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers,
         }  # fmt: skip
         self._lines: list[str] = []
+        self._checks: list[str] = []  # of what was saved
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
         self._places = {node: place for place, node in enumerate(reading.nodes)}
 
-    def code(self, ends: Sequence[End]) -> _Code | None:
-        """Return the function; None where a node's type is shared with others."""
+    def code(self, ends: Sequence[End]) -> tuple[_Code, Callable[[list[Any]], bool]] | None:
+        """Return the two functions; None where a node's type is shared with others."""
         lines = self._lines
         if self._starts:
             lines.append(f"{''.join(f'{name}, ' for name in self._names.values())}= starts")
@@ -106,10 +126,11 @@ class _Writer:
         tensors = [name for place in sorted(self._saved) for name in self._saved[place]]
         nodes = [self._names[node] for node in self._reading.nodes]
         lines.append(f"return [{', '.join(tensors)}], [{', '.join(nodes)}]")
-        text = "def script(starts, ends, oldest):\n    " + "\n    ".join(lines)
+        text = "def script(starts, ends, oldest, geometries):\n    " + "\n    ".join(lines)
+        checks = [f"[{', '.join(tensors)}] = tensors", *self._checks, "return True"]
+        text += "\ndef fits(tensors):\n    " + "\n    ".join(checks)
         exec(text, self._scope)  # the source is ours alone
-        code: _Code = self._scope["script"]
-        return code
+        return self._scope["script"], self._scope["fits"]
 
     def _visit(self, name: str, node: Node | None, stack: list[tuple[str, Node | None]]) -> bool:
         if node is None:
@@ -123,7 +144,7 @@ class _Writer:
         if edges and sequence_number(node) < self._oldest:
             self._check(f"{name} is None or sequence_number({name}) >= oldest")
             return True
-        if type(node).__name__ == "CppFunction":
+        if type(node).__name__ == "CppFunction" and node not in self._reading.geometries:
             return False
         self._check(f"type({name}) is not {self._constant(type(node))}")
         if not edges:
@@ -147,6 +168,9 @@ class _Writer:
         reading = self._reading
         kind, edges = reading.types[place], reading.edges(place)
         saved = self._saved[place] = []
+        geometry = reading.geometries.get(node)
+        if geometry is not None:
+            self._check(f"geometries.get({name}) != {self._constant(geometry)}")
         for attribute, value in zip(kind.tensor_names, reading.saved(place), strict=True):
             variable = f"v{place}_{len(saved)}"
             saved.append(variable)
@@ -157,17 +181,17 @@ class _Writer:
             if isinstance(value, Tensor) and value.layout is torch.strided:
                 shape, stride = self._constant(value.shape), self._constant(value.stride())
                 dtype = self._constant(value.dtype)
-                self._check(
-                    f"{variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
-                    f"or {variable}.dtype is not {dtype}"
+                self._checks.append(
+                    f"if {variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
+                    f"or {variable}.dtype is not {dtype}: return False"
                 )
             elif value is None:
-                self._check(f"{variable} is not None")
+                self._checks.append(f"if {variable} is not None: return False")
             else:
                 signature: list[Any] = []
                 sign_tensors((value,), signature)
-                self._lines.append(f"found = []; sign(({variable},), found)")
-                self._check(f"found != {self._constant(signature)}")
+                self._checks.append(f"found = []; sign(({variable},), found)")
+                self._checks.append(f"if found != {self._constant(signature)}: return False")
         for attribute in kind.value_names:
             value = getattr(node, f"_saved_{attribute}")
             expected = self._constant(value if value else repr(value))

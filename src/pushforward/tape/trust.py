@@ -20,7 +20,8 @@ WATCHED_FIRST = 2  # calls
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
-MAX_SCRIPTS = 2  # of each function
+MAX_SCRIPTS = 2  # of each function at a time
+MAX_MADE = 16  # in all: each takes as long as a few dozen readings
 
 _EMPTY = types.CellType()
 
@@ -41,7 +42,8 @@ class Record:
     quiet: int = 0  # calls since the last that was not
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
-    scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that was right first
+    scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
+    num_scripts: int = 0  # that were made
 
     @property
     def is_trusted(self) -> bool:
@@ -71,8 +73,14 @@ class Record:
             self.signatures[signature] = signature
         return found
 
+    @property
+    def wants_scripts(self) -> bool:
+        """Whether another script is worth its while: not where more graphs come in turn than are kept."""
+        return self.num_scripts < MAX_MADE
+
     def keep_script(self, script: Script) -> None:
         """Read such graphs by a script from now on."""
+        self.num_scripts += 1
         self.scripts.insert(0, script)
         del self.scripts[MAX_SCRIPTS:]
 

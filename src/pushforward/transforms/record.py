@@ -73,7 +73,7 @@ class Tape:
         may_cut = not (known.asks or is_trusted)
         if tangents is not None and may_cut and pieces.fits(leaves):
             run: Run = pieces.PieceRun(
-                name, leaves, randomness, tangents, functools.partial(_pushed, name)
+                name, leaves, randomness, known.scripts, tangents, functools.partial(_pushed, name)
             )
         else:
             run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
@@ -119,7 +119,7 @@ class Tape:
         signature = Signature(tuple(reading.signature))
         before = known.known(signature)
         reading.signature = signature if before is None else before
-        if before is not None and not run.is_watched:
+        if before is not None and known.wants_scripts:
             script = run.script(reading)
             if script is not None:
                 known.keep_script(script)
