@@ -11,23 +11,13 @@ import torch
 from torch import Tensor
 
 from pushforward.rules.formula import rule_by_formula
-from pushforward.rules.normalization import standardized
+from pushforward.rules.normalization import standardized, standardized_tangent
 
 aten = torch.ops.aten
 
 NONE, MEAN = 0, 1  # at::Reduction
 
 # Normalizations
-
-
-def _normalized_cotangent(
-    cotangent: Tensor, x_hat: Tensor, rstd: Tensor, axes: list[int]
-) -> Tensor:
-    """Math: rstd (ȳ - mean ȳ - x̂ mean(ȳ x̂))."""
-    mean = cotangent.mean(axes, keepdim=True)
-    product = (cotangent * x_hat).mean(axes, keepdim=True)
-    result: Tensor = rstd * (cotangent - mean - x_hat * product)
-    return result
 
 
 def _layer_norm_backward(
@@ -44,7 +34,7 @@ def _layer_norm_backward(
     axes = tuple(range(first, input.ndim))
     x_hat, rstd = standardized(input, axes, rstd)
     scaled = grad_out if weight is None else grad_out * weight
-    of_input = _normalized_cotangent(scaled, x_hat, rstd, list(axes))
+    of_input = standardized_tangent(scaled, x_hat, rstd, axes)
     shape = list(input.shape[first:])
     return of_input, (grad_out * x_hat).sum_to_size(shape), grad_out.sum_to_size(shape)
 
@@ -61,17 +51,17 @@ def _batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    axes = [axis for axis in range(input.ndim) if axis != 1]
+    axes = tuple(axis for axis in range(input.ndim) if axis != 1)
     column = [1, -1, *[1] * (input.ndim - 2)]
     if train:
-        x_hat, rstd = standardized(input, tuple(axes), eps)
+        x_hat, rstd = standardized(input, axes, eps)
     else:
         assert running_mean is not None
         assert running_var is not None
         rstd = (running_var + eps).rsqrt().reshape(column)
         x_hat = (input - running_mean.reshape(column)) * rstd
     scaled = grad_out if weight is None else grad_out * weight.reshape(column)
-    of_input = _normalized_cotangent(scaled, x_hat, rstd, axes) if train else scaled * rstd
+    of_input = standardized_tangent(scaled, x_hat, rstd, axes) if train else scaled * rstd
     return of_input, (grad_out * x_hat).sum(axes), grad_out.sum(axes)
 
 

@@ -32,11 +32,14 @@ def _exchanged(
     grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
+    bias_sizes: Sequence[int] | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
+    output_padding: Sequence[int],
     groups: int,
+    output_mask: Sequence[bool],
 ) -> AbstractLinearMap:
     """Return the map from ``weight`` to the cotangent of ``input``."""
     space = range(input.ndim - 2)
@@ -94,40 +97,20 @@ def _convolution_cotangent(
 
 
 def _convolution_primal(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, weight: Tensor, *options: Any
 ) -> Triple:
+    *_, output_mask = options
     if not output_mask[1]:
         return None, None, None
-    options = (stride, padding, dilation, transposed, groups)
     return None, transpose(_exchanged(grad_output, input, weight, *options)), None
 
 
 def _convolution_kernel(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, weight: Tensor, *options: Any
 ) -> Triple:
+    *_, output_mask = options
     if not output_mask[0]:
         return None, None, None
-    options = (stride, padding, dilation, transposed, groups)
     return _exchanged(grad_output, input, weight, *options), None, None
 
 

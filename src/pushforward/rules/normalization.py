@@ -60,18 +60,23 @@ def _standardized_as_saved(
     return _like((_widened(x) - mean) * rstd, x), _like(rstd, x)
 
 
-def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:
-    """Return the map of x̂ = (x - μ) / σ from x̂ and 1 / σ.
+def standardized_tangent(tangent: Tensor, x_hat: Tensor, rstd: Tensor, axes: Axes) -> Tensor:
+    """Push through x̂ = (x - μ) / σ, or pull: it is its own adjoint.
 
-    Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ, which is its own adjoint.
+    Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ.
     """
+    along = (x_hat * tangent).mean(axes, keepdim=True)
+    centred = tangent - tangent.mean(axes, keepdim=True)
+    return rstd * torch.addcmul(centred, x_hat, along, value=-1)
+
+
+def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:
+    """Return the map of x̂ = (x - μ) / σ from x̂ and 1 / σ."""
     shape = tuple(x_hat.shape)
     inner = tuple(a + 1 for a in axes)
 
     def apply(seeds: Tensor) -> Tensor:
-        along = (x_hat * seeds).mean(inner, keepdim=True)
-        centred = seeds - seeds.mean(inner, keepdim=True)
-        return rstd * torch.addcmul(centred, x_hat, along, value=-1)
+        return standardized_tangent(seeds, x_hat, rstd, inner)
 
     kept = tuple((i, i) for i in range(x_hat.ndim) if i not in axes)
     return General(shape, shape, apply, apply, kept)
