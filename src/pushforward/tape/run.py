@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +12,15 @@ from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 from pushforward.errors import RandomnessError, UnsupportedError
-from pushforward.tape import hooks
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
-from pushforward.tape.node_types import calling_back
-from pushforward.tape.overwritten import restored
+from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.private_torch import (
     batch_axis_at,
     compiled_functions_run_eagerly,
-    expected_version,
     functorch_level,
     has_dynamo,
-    in_backward_pass,
-    is_refusal,
     num_function_modes,
     pop_grad_level,
     push_grad_level,
@@ -38,14 +32,9 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import (
     Reading,
-    has_zeros_without_memory,
-    map_saved,
-    nodes_between,
     reaches_others,
-    read,
 )
-from pushforward.tape.recomputation import in_pass_of_its_own, read_once
-from pushforward.tape.scripts import End, Script, script_of
+from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
@@ -56,21 +45,18 @@ class _Thread(threading.local):
     count = 0  # how many began
 
 
-T = TypeVar("T")
-
 _thread = _Thread()
 
 
-class Run:
+class Run(GraphReader):
     """One run of a function, from the inputs it is called with to the graph that it left.
 
     Use it in a ``with`` statement: inside it the function is called on ``tracked``, and its outputs are read.
     """
 
     __slots__ = (
-        "_count", "_ends", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_level", "_oldest",
-        "_random_state", "_randomness", "_recorded", "_scripts", "_starts", "_versions", "_watcher", "batch",
-        "grad_mode", "inputs", "is_inference", "is_outermost", "is_watched", "name", "tracked",
+        "_count", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_random_state", "_randomness",
+        "_recorded", "_versions", "grad_mode", "is_inference", "name", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -273,102 +259,6 @@ class Run:
         put_back(before, self.inputs)
         return True
 
-    def reading(self, outputs: Sequence[Any]) -> Reading:
-        """Read the graph that leads to ``outputs``."""
-        with torch._C.DisableTorchFunction():  # modes around this run would see each attribute
-            if self.batch is None:
-                return self._read(_ends_of(outputs))
-            with without_functorch():
-                return self._read(_ends_of(outputs))
-
-    def _read(self, ends: list[End]) -> Reading:
-        among = (self._starts, ends, self._oldest)
-        if self._scripts:
-            scripted = self._by_script(ends)
-            if scripted is not None:
-                return scripted
-        self._ends = ends
-        writes = self._watcher.writes
-        try:
-            found = self._found(*among, writes.geometries)
-        except RuntimeError as error:
-            if not self.is_watched:
-                raise Unwatched from error
-            if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
-                raise
-            self._watcher.has_acted = True
-            self._ends = None
-            old = restored(nodes_between(*among), writes.kept, writes.originals)
-            found = read(*among, writes.geometries, old)
-        if self.is_outermost and writes.written:
-            found.tensors = map_saved(self._apart, found.tensors)
-        self._bring_down(found)
-        if found.sign() and self.is_watched:
-            self._watcher.has_acted = (
-                True  # scripts of trusted functions do not look for such zeros
-            )
-        if found.joined:
-            found.ask()
-        if self._watcher.hooks:
-            hooks.note(found, self._watcher.hooks)
-        if calling_back and not calling_back.isdisjoint(found.types):
-            found.calls_back = True
-        return found
-
-    def _by_script(self, ends: list[End]) -> Reading | None:
-        """Read the graph by a script, if one fits."""
-        watcher, is_watched = self._watcher, self.is_watched
-        if is_watched and (watcher.hooks or in_backward_pass()):
-            return None
-        among = (self._starts, ends, self._oldest, watcher.writes.geometries)
-        for place, script in enumerate(self._scripts):
-            try:
-                found = script.read(*among, self._read_once if is_watched else None)
-            except RuntimeError as error:
-                if is_watched:
-                    return None  # what was overwritten has to be restored
-                raise Unwatched from error
-            if is_watched and found is not None and has_zeros_without_memory(found.tensors):
-                return None  # scripts do not look for such zeros
-            if found is not None:
-                if place:
-                    self._scripts.insert(0, self._scripts.pop(place))
-                if self.is_outermost and watcher.writes.written:
-                    found.tensors = map_saved(self._apart, found.tensors)
-                self._bring_down(found)
-                return found
-        return None
-
-    def _bring_down(self, found: Reading) -> None:
-        """Take what nodes saved to the caller's level, and note whether anything of the caller's is followed."""
-        level = self._level
-        if level is not None:
-            found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
-            found.is_followed = True
-        elif not found.is_followed:
-            for x in self.inputs:
-                if x.requires_grad:
-                    found.is_followed = True
-
-    def script(self, reading: Reading) -> Script | None:
-        """Return a script for graphs like the one that was read last, None where there can be none."""
-        if self._ends is None:
-            return None
-        return script_of(reading, self._starts, self._ends, self._oldest)
-
-    def _found(self, *arguments: Any) -> Reading:
-        if in_backward_pass():
-            return in_pass_of_its_own(functools.partial(read, *arguments))
-        if not self.is_watched:
-            return read(*arguments)
-        return self._read_once(functools.partial(read, *arguments))
-
-    def _read_once(self, reading: Callable[[], T]) -> T:
-        found, has_recomputed = read_once(reading)
-        if has_recomputed:
-            self._watcher.has_acted = True
-        return found
-
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the function's outputs as autograd sees them."""
         return leaves if self.batch is None else [self.batch.physical(y) for y in leaves]
@@ -420,10 +310,6 @@ class Run:
             return self._apart(tensor)
         return detached(tensor)
 
-    def _apart(self, tensor: Tensor) -> Tensor:
-        """Return a tensor whose history stays when the one that the function wrote to is detached."""
-        return tensor.view_as(tensor) if id(tensor) in self._watcher.writes.written else tensor
-
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
         found = []
@@ -431,10 +317,6 @@ class Run:
             if recorded._version != self._versions[i]:
                 found.append((self._given[i], self.handed_over(self.tracked[i])))
         return found
-
-
-def _ends_of(outputs: Sequence[Any]) -> list[End]:
-    return [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
 
 
 def run_depth() -> int:

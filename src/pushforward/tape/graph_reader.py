@@ -1,0 +1,160 @@
+"""Reading the graph that a run has left: by a script where one fits, and with what was overwritten since."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pushforward.tape import hooks
+from pushforward.tape.batch import Batch
+from pushforward.tape.node_types import calling_back
+from pushforward.tape.overwritten import restored
+from pushforward.tape.private_torch import (
+    Node,
+    expected_version,
+    in_backward_pass,
+    is_refusal,
+    unwrap_for_grad,
+    without_functorch,
+)
+from pushforward.tape.reader import (
+    Reading,
+    has_zeros_without_memory,
+    map_saved,
+    nodes_between,
+    read,
+)
+from pushforward.tape.recomputation import in_pass_of_its_own, read_once
+from pushforward.tape.scripts import End, Script, script_of
+from pushforward.tape.trust import Unwatched
+from pushforward.tape.watching import Watcher
+
+T = TypeVar("T")
+
+
+class GraphReader:
+    """What a run knows of its graph."""
+
+    __slots__ = (
+        "_ends", "_level", "_oldest", "_scripts", "_starts", "_watcher", "batch", "inputs", "is_outermost",
+        "is_watched",
+    )  # fmt: skip
+
+    batch: Batch | None
+    inputs: Sequence[Tensor]
+    is_outermost: bool
+    is_watched: bool
+    _ends: list[End] | None  # of the graph that was read last
+    _level: int | None  # of the run among the transforms of ``torch.func``
+    _oldest: int  # sequence number
+    _scripts: list[Script]
+    _starts: list[Node]  # of the inputs
+    _watcher: Watcher
+
+    def reading(self, outputs: Sequence[Any]) -> Reading:
+        """Read the graph that leads to ``outputs``."""
+        with torch._C.DisableTorchFunction():  # modes around this run would see each attribute
+            if self.batch is None:
+                return self._read(_ends_of(outputs))
+            with without_functorch():
+                return self._read(_ends_of(outputs))
+
+    def _read(self, ends: list[End]) -> Reading:
+        among = (self._starts, ends, self._oldest)
+        if self._scripts:
+            scripted = self._by_script(ends)
+            if scripted is not None:
+                return scripted
+        self._ends = ends
+        writes = self._watcher.writes
+        try:
+            found = self._found(*among, writes.geometries)
+        except RuntimeError as error:
+            if not self.is_watched:
+                raise Unwatched from error
+            if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
+                raise
+            self._watcher.has_acted = True
+            self._ends = None
+            old = restored(nodes_between(*among), writes.kept, writes.originals)
+            found = read(*among, writes.geometries, old)
+        if self.is_outermost and writes.written:
+            found.tensors = map_saved(self._apart, found.tensors)
+        self._bring_down(found)
+        if found.sign() and self.is_watched:
+            self._watcher.has_acted = (
+                True  # scripts of trusted functions do not look for such zeros
+            )
+        if found.joined:
+            found.ask()
+        if self._watcher.hooks:
+            hooks.note(found, self._watcher.hooks)
+        if calling_back and not calling_back.isdisjoint(found.types):
+            found.calls_back = True
+        return found
+
+    def _by_script(self, ends: list[End]) -> Reading | None:
+        """Read the graph by a script, if one fits."""
+        watcher, is_watched = self._watcher, self.is_watched
+        if is_watched and (watcher.hooks or in_backward_pass()):
+            return None
+        among = (self._starts, ends, self._oldest, watcher.writes.geometries)
+        for place, script in enumerate(self._scripts):
+            try:
+                found = script.read(*among, self._read_once if is_watched else None)
+            except RuntimeError as error:
+                if is_watched:
+                    return None  # what was overwritten has to be restored
+                raise Unwatched from error
+            if is_watched and found is not None and has_zeros_without_memory(found.tensors):
+                return None  # scripts do not look for such zeros
+            if found is not None:
+                if place:
+                    self._scripts.insert(0, self._scripts.pop(place))
+                if self.is_outermost and watcher.writes.written:
+                    found.tensors = map_saved(self._apart, found.tensors)
+                self._bring_down(found)
+                return found
+        return None
+
+    def _bring_down(self, found: Reading) -> None:
+        """Take what nodes saved to the caller's level, and note whether anything of the caller's is followed."""
+        level = self._level
+        if level is not None:
+            found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
+            found.is_followed = True
+        elif not found.is_followed:
+            for x in self.inputs:
+                if x.requires_grad:
+                    found.is_followed = True
+
+    def script(self, reading: Reading) -> Script | None:
+        """Return a script for graphs like the one that was read last, None where there can be none."""
+        if self._ends is None:
+            return None
+        return script_of(reading, self._starts, self._ends, self._oldest)
+
+    def _found(self, *arguments: Any) -> Reading:
+        if in_backward_pass():
+            return in_pass_of_its_own(functools.partial(read, *arguments))
+        if not self.is_watched:
+            return read(*arguments)
+        return self._read_once(functools.partial(read, *arguments))
+
+    def _read_once(self, reading: Callable[[], T]) -> T:
+        found, has_recomputed = read_once(reading)
+        if has_recomputed:
+            self._watcher.has_acted = True
+        return found
+
+    def _apart(self, tensor: Tensor) -> Tensor:
+        """Return a tensor whose history stays when the one that the function wrote to is detached."""
+        return tensor.view_as(tensor) if id(tensor) in self._watcher.writes.written else tensor
+
+
+def _ends_of(outputs: Sequence[Any]) -> list[End]:
+    return [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
