@@ -203,9 +203,13 @@ class _CuttingWatcher(Watcher):
 
     def _note(self, tensor: Tensor) -> None:
         # Views are not asked: a stale one raises, and one of the caller's would get a history.
-        if tensor.requires_grad and (tensor._base is not None or tensor.grad_fn is not None):
+        if not tensor.requires_grad:
+            return
+        if tensor._base is not None:
             self._made.append(weakref.ref(tensor))
-            if tensor._base is None and tensor.layout is torch.strided:
+        elif tensor.grad_fn is not None:
+            self._made.append(weakref.ref(tensor))
+            if tensor.layout is torch.strided:
                 size = tensor.nbytes
                 self._num_bytes += size
                 if size > self._limit:

@@ -329,14 +329,15 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     is_followed = (
         isinstance(value, Tensor)
         and torch.is_grad_enabled()
-        and writes.is_followed((value, target))
+        and (writes.is_followed(value) or writes.is_followed(target))
     )
     if is_followed:
         target = writes.stand_in(target)
     if is_followed and _is_basic(index):
         view = target[index]
-        is_view = writes.inner(view)._base is not None
-        if is_view and _is_same(writes.inner(view), writes.inner(value)):
+        inner = writes.inner(view)
+        is_view = inner._base is not None
+        if is_view and _is_same(inner, writes.inner(value)):
             return
     is_whole = is_view and writes.inner(target)._base is None
     begun = writes.begin(view, is_whole) if is_view else writes.begin(target)
