@@ -21,8 +21,15 @@ NOT_ON_CPU = {
     "aten._fused_rms_norm",
 }
 
-# Rules of operators of which PyTorch itself has no derivative before 2.13, and saves nothing.
-SAVING_NOTHING = {"aten.nextafter"} if torch.__version__ < "2.13" else set()
+# Rules of operators of which PyTorch itself has a derivative since that version. Ours needs its node.
+DIFFERENTIABLE_SINCE = {
+    "aten.nextafter": "2.13",
+    "aten.aminmax": "2.12",
+    "aten.grid_sampler_2d_backward": "2.12",
+    "aten.grid_sampler_3d_backward": "2.12",
+    "aten.narrow_copy": "2.12",
+}
+WITHOUT_NODE = {op for op, since in DIFFERENTIABLE_SINCE.items() if torch.__version__ < since}
 
 # Rules of operators that take statistics of their input as further arguments.
 OF_STATISTICS = {
