@@ -183,6 +183,15 @@ class Tape:
         return 0 if self.batch is None else 1
 
     @property
+    def nodes(self) -> list[tuple[Any, Any, list[Any]]]:
+        """What was recorded: autograd's nodes, with their types and what they saved."""
+        reading = self._reading
+        return [
+            (node, kind, reading.saved(place))
+            for place, (node, kind) in enumerate(zip(reading.nodes, reading.types, strict=True))
+        ]
+
+    @property
     def num_bytes(self) -> int:
         """How much memory is kept by what the nodes saved."""
         saved = {id(t): t.nbytes for t in self._saved() if t.layout is torch.strided}
