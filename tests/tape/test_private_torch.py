@@ -3,6 +3,7 @@
 import ast
 import inspect
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -330,6 +331,24 @@ def test_inference_tensors_cannot_be_saved():
         weight * leaf(2)
     assert private.is_about_inference(caught.value)
     assert not private.is_about_inference(RuntimeError("another"))
+
+
+def test_what_only_nodes_and_views_hold_is_told_from_what_python_holds() -> None:
+    x = torch.ones(2, requires_grad=True) * 1
+    saved, viewed, kept = x.sin(), x * 2, x * 3
+    references = [weakref.ref(t) for t in (saved, viewed, kept)]
+    alive = [saved.sin(), viewed[:1], [kept]]
+    for reference in references:
+        tensor = reference()
+        assert private.is_held(tensor)
+        del tensor
+    del saved, viewed, kept
+    found = []
+    for reference in references:
+        tensor = reference()
+        found.append(private.is_held(tensor))
+    assert found == [False, False, True]
+    del alive
 
 
 def test_owners_of_tensors_and_storages_are_counted():

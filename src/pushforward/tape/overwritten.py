@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from pushforward.tape.node_types import NodeType
 from pushforward.tape.private_torch import (
@@ -20,6 +21,7 @@ from pushforward.tape.private_torch import (
     expected_version,
     is_refusal,
     is_wrapped,
+    keeping_version,
     next_sequence_number,
     num_holders,
     num_owners,
@@ -45,6 +47,7 @@ class RestoredNode:
 
 
 Restored = dict[Node, RestoredNode]
+Cycle = tuple[Tensor, list[Tensor]]  # what was written to, and views of it that were saved
 
 
 Place = tuple[Any, ...]  # shape, strides and offset in the storage
@@ -62,6 +65,9 @@ class Write:
     old: Tensor
     after: int = -1  # version after the write; -1: it was not carried out
     is_followed: bool = False  # by autograd
+    views: list[Tensor] = dataclasses.field(
+        default_factory=list
+    )  # that nodes saved before, and that were asked for their history since
 
     def end(self) -> None:
         """Note that the write was carried out."""
@@ -106,6 +112,30 @@ def kept(target: Tensor, base: Tensor, num_wrappers: int) -> Write | None:
     return Write(base, base.grad_fn, base._version, number, place_of(target), old)
 
 
+def cycles(writes: Iterable[Write]) -> list[Cycle]:
+    """Return what holds nodes that hold it in turn, and are let go of no more than it is."""
+    found: dict[int, Cycle] = {}
+    with without_functorch():
+        for write in writes:
+            if write.is_followed and write.base.grad_fn is not None:
+                _, views = found.setdefault(id(write.base), (write.base, []))
+                views += write.views
+    return list(found.values())
+
+
+def end_cycles(found: Iterable[Cycle]) -> None:
+    """Take the history from what was written to after nodes had saved it, once all is done."""
+    with torch._C.DisableTorchFunction(), without_functorch():
+        for base, views in found:
+            base.detach_()
+            if views:
+                with keeping_version(base):
+                    increment_version(base)
+                    for view in views:
+                        with contextlib.suppress(RuntimeError):  # where PyTorch replays views
+                            _ = view.grad_fn  # made anew: that of the base, which has none
+
+
 def place_of(tensor: Tensor) -> Place:
     """Return where a tensor lies in its storage."""
     return (tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -138,6 +168,7 @@ def restored(
                     continue
                 state = _state_of(now, node, writes, originals, states)
                 if state is not None:
+                    state.note(now)
                     if version is None:
                         version = state.version_at(sequence_number(node))
                     is_followed = name in kind.outputs or now.requires_grad
@@ -185,6 +216,11 @@ class _State:
     def is_of(self, now: Tensor, node: Node) -> bool:
         """Tell whether a saved tensor lies in this memory."""
         return any(write.node is node or write.is_of(now) for write in self._seen)
+
+    def note(self, now: Tensor) -> None:
+        """Remember a saved view."""
+        if now._base is not None:
+            self._seen[-1].views.append(now)
 
     def version_at(self, number: int) -> int:
         """Return the version that nodes with a sequence number saw."""

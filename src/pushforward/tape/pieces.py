@@ -7,6 +7,7 @@ needs the tape whole: it is run again.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_torch import (
     Node,
     dual_level,
     functorch_level,
+    is_held,
     is_one_of_several,
     keeping_version,
     num_dispatch_modes,
@@ -114,9 +117,12 @@ class PieceRun(Run):
         """Return a script for graphs like the one that was read last, None where that is a piece."""
         return None if self._was_cut else super().script(reading)
 
-    def _cut(self, variables: list[Tensor]) -> bool:
-        """Cut the tape behind ``variables``; tell whether it may be cut again."""
-        if run_depth() != 1 or functorch_level() is not None:
+    def _cut(self, variables: list[Tensor], is_whole: bool) -> bool:
+        """Cut the tape behind ``variables``; tell whether it may be cut again.
+
+        What was recorded is let go of if the function holds nothing else of it: if that ``is_whole``.
+        """
+        if run_depth() != 1 or functorch_level() is not None or _thread.tapes:
             return True  # a recording inside needs its tape whole; later, then
         if not self._was_cut:
             made = self._make_tangents()
@@ -132,10 +138,12 @@ class PieceRun(Run):
         self._was_cut = True
         edges = reading.outputs
         del reading
-        writes = self._watcher.writes
-        writes.geometries.clear()
-        writes.kept.clear()
-        writes.originals.clear()
+        if is_whole:
+            writes = self._watcher.writes
+            end_cycles(self.cycles())
+            writes.geometries.clear()
+            writes.kept.clear()
+            writes.originals.clear()
         for variable in variables:
             variable.detach_()
         for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
@@ -183,6 +191,8 @@ class _CuttingWatcher(Watcher):
         """Call, and note the results."""
         if self._was_cut and func in BACKWARD:
             raise AskedError
+        if self._num_bytes >= self._limit:  # the function has let go of what it did not need for it
+            self._cut()
         result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, Tensor):
             self._note(result)
@@ -190,16 +200,16 @@ class _CuttingWatcher(Watcher):
             for item in result:
                 if isinstance(item, Tensor):
                     self._note(item)
-        if self._num_bytes > self._limit:
-            self._num_bytes = 0
-            self._was_cut = self.has_acted = True  # watch it the next time too
-            variables = self._variables()
-            run = self._run()
-            assert run is not None
-            if not run._cut(variables):
-                self._num_bytes = -(2**62)
-            self._made = [weakref.ref(t) for t in variables]
         return result
+
+    def _cut(self) -> None:
+        self._num_bytes = 0
+        self._was_cut = self.has_acted = True  # watch it the next time too
+        variables, is_whole = self._variables()
+        run = self._run()
+        assert run is not None
+        if not run._cut(variables, is_whole):
+            self._num_bytes = -(2**62)
 
     def _note(self, tensor: Tensor) -> None:
         # Views are not asked: a stale one raises, and one of the caller's would get a history.
@@ -215,20 +225,38 @@ class _CuttingWatcher(Watcher):
                 if size > self._limit:
                     self._limit = size // 2
 
-    def _variables(self) -> list[Tensor]:
-        """Return what is alive and can start anew: no views, which follow their bases."""
+    def _variables(self) -> tuple[list[Tensor], bool]:
+        """Return what the function holds and can start anew (no views, which follow), and whether that is all."""
         found: dict[int, Tensor] = {}
         left: set[int] = set()
+        held: list[weakref.ref[Tensor]] = []
         for reference in self._made:
             tensor = reference()
-            if tensor is None:
+            if tensor is None or not is_held(tensor):
                 continue
+            held.append(reference)
             base = tensor if tensor._base is None else tensor._base
             if tensor is not base and is_one_of_several(tensor):
                 left.add(id(base))  # such views cannot follow
             elif base.requires_grad and base.grad_fn is not None:
                 found[id(base)] = base
-        return [base for name, base in found.items() if name not in left]
+        self._made = held
+        return [base for name, base in found.items() if name not in left], not left
+
+
+class _Thread(threading.local):
+    """The tapes of recordings inside a run that are in use in this thread."""
+
+    def __init__(self) -> None:
+        self.tapes: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+_thread = _Thread()
+
+
+def keep_whole(tape: Any) -> None:
+    """Let no tape around be cut as long as ``tape``, recorded inside it, is in use."""
+    _thread.tapes.add(tape)
 
 
 _cut: Any = _Cut.apply

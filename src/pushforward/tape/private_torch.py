@@ -251,6 +251,30 @@ def num_holders(tensor: Tensor) -> int:
     return tensor._use_count()  # type: ignore[attr-defined, no-any-return]
 
 
+def _num_references(found: object) -> int:
+    return sys.getrefcount(found)
+
+
+def _passed_on(found: object) -> int:
+    return _num_references(found)
+
+
+def _references_of_one_variable() -> int:
+    found = object()
+    return _passed_on(found)
+
+
+_ONE_VARIABLE = _references_of_one_variable()
+
+
+def is_held(tensor: Tensor) -> bool:
+    """Tell whether Python holds a tensor, beside one variable of the caller's.
+
+    Else only nodes that saved it do, or views of it: they keep the object alive, by one reference.
+    """
+    return _num_references(tensor) - _ONE_VARIABLE > int(num_holders(tensor) > 1)
+
+
 def is_plain_view(view: Tensor) -> bool:
     """Tell whether autograd follows writes to a view: not to one made without it, or by an operator with several."""
     return bool(int(_creation_meta(view)) == 0)

@@ -16,6 +16,7 @@ from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
 from pushforward.tape.graph_reader import GraphReader
+from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_torch import (
     batch_axis_at,
     compiled_functions_run_eagerly,
@@ -227,6 +228,8 @@ class Run(GraphReader):
         unwritten = self.written() if is_failed and exception[0] not in _SIGNALS else ()
         if is_failed and self._random_state is not None:
             self._put_back(is_own=exception[0] in _SIGNALS)
+        if is_failed:
+            end_cycles(self.cycles())
         if watcher is not None and self.is_outermost and watcher.writes.written:
             forget_history(watcher.writes.written.values())
         if self._is_eager:
@@ -303,12 +306,23 @@ class Run(GraphReader):
         node = tensor.grad_fn
         if node is None or (node not in self._starts and sequence_number(node) < self._oldest):
             return tensor  # the caller's own
-        if self.grad_mode and (
-            any(x.requires_grad for x in self.inputs)
-            or reaches_others(node, self._starts, self._oldest)
-        ):
+        if self._is_followed(node):
             return self._apart(tensor)
         return detached(tensor)
+
+    def _is_followed(self, node: Any) -> bool:
+        """Tell whether anybody may go back over the history that ends with ``node``."""
+        return self.grad_mode and (
+            any(x.requires_grad for x in self.inputs)
+            or reaches_others(node, self._starts, self._oldest)
+        )
+
+    def cycles(self) -> list[Cycle]:
+        """Return what is to forget its history when all is done, so that it is let go of."""
+        kept = self._watcher.writes.kept
+        if not kept or self._level is not None:
+            return []
+        return [(t, views) for t, views in cycles(kept) if not self._is_followed(t.grad_fn)]
 
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.copies import detached, write_back
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
+from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_torch import (
     functorch_level,
     in_backward_pass,
@@ -39,8 +41,9 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading", "_signature", "_unwritten", "_versions",
-        "aux", "batch", "inputs", "outputs", "results", "spec", "tangents",
+        "__weakref__", "_cycles", "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading",
+        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "results", "spec",
+        "tangents",
     )  # fmt: skip
 
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
@@ -108,6 +111,8 @@ class Tape:
             self._learn(run)
         if is_kept:
             self._keep()
+        if not run.is_outermost:
+            pieces.keep_whole(self)
 
     def _learn(self, run: Run) -> None:
         """Note what may make the next call cheaper."""
@@ -166,6 +171,7 @@ class Tape:
                 aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
             self.aux = aux
             self._unwritten = run.written()
+            self._cycles = run.cycles()
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
@@ -175,6 +181,8 @@ class Tape:
                 lambda t: detached(t) if t.requires_grad else t, reading.tensors
             )
         self._versions = [(t, t._version) for t in self._saved() if _has_version(t)]
+        if self._cycles:
+            weakref.finalize(self, end_cycles, self._cycles)
         self.write_back()
 
     @property
@@ -359,6 +367,8 @@ class Tape:
     def __exit__(self, *exception: object) -> None:
         """Carry out the writes to the caller's tensors, which had to wait as maps hold their old values."""
         self.write_back()
+        if self._cycles:
+            end_cycles(self._cycles)
 
     def write_back(self) -> None:
         """Carry out the writes to the caller's tensors."""
