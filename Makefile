@@ -3,19 +3,22 @@
 #   PYTHON=python3.12         another interpreter, 3.11 or newer
 #   TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 #                             another PyTorch; on Linux this one spares the download of the CUDA libraries
+#   SECONDS=600 SEED=0        how long `make fuzz` runs, and its first program
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 JOBS ?= 2
 TESTS ?= tests src
+SECONDS ?= 600
+SEED ?= 0
 
 BIN := $(VENV)/bin
 # One stamp for each torch asked for, so that another TORCH is installed and not ignored.
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-newest test-oldest lint coverage bench clean
+.PHONY: help demo test tests test-newest test-oldest lint coverage bench fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,10 @@ lint: $(STAMP) ## Check style, formatting and types.
 coverage: $(STAMP) ## Differentiate every operator of PyTorch's database; print how many go by which rule.
 	@echo "== coverage: all samples of op_db, $(JOBS) processes (five minutes)"
 	$(BIN)/python tests/coverage/report.py --jobs $(JOBS)
+
+fuzz: $(STAMP) ## Run random programs for SECONDS from SEED on; print failures cut down to a few lines.
+	@echo "== fuzz: random programs from seed $(SEED) on, $(SECONDS) s, one process"
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
 	@echo "== bench: medians in one process, one thread"

@@ -1,0 +1,62 @@
+"""A short run of the machine, and that it finds, replays and cuts down what is planted."""
+
+import collections
+
+import pytest
+import torch
+
+import pushforward
+from fuzz import run
+from fuzz.__main__ import Late, limited
+from fuzz.generate import generate
+from fuzz.run import run_program
+from fuzz.shrink import shrunk
+
+FIRST, EACH, BLOCKS = 0, 12, 10
+SECONDS = 30.0  # for one program, on a machine under load
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # programs call what is deprecated, in beta, ...
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_random_programs_have_no_wrong_number(block):
+    skips: collections.Counter[str] = collections.Counter()
+    for seed in range(FIRST + block * EACH, FIRST + (block + 1) * EACH):
+        program = generate(seed)
+        try:
+            with limited(SECONDS):
+                failure, _ = run_program(program, skips)
+        except Late:
+            skips["took too long"] += 1
+            continue
+        if failure is not None:
+            small, failure = shrunk(program, failure, 20.0)
+            pytest.fail(f"{small.script()}\n# {failure.kind}\n{failure.details}")
+    print(skips)
+
+
+def test_a_seed_gives_the_same_program_again():
+    for seed in (3, 5):
+        assert generate(seed) == generate(seed)
+
+
+def test_a_planted_fault_is_found_and_cut_down(monkeypatch):
+    right = pushforward.jacrev
+
+    def wrong(func, argnums=0, **options):
+        return lambda *args: torch.utils._pytree.tree_map(
+            lambda y: y + 1, right(func, argnums, **options)(*args)
+        )
+
+    monkeypatch.setattr(run.pushforward, "jacrev", wrong)
+    for seed in range(20):
+        program = generate(seed)
+        failure, _ = run_program(program)
+        if failure is not None:
+            break
+    assert failure is not None
+    assert failure.kind == "wrong number"
+    small, failure = shrunk(program, failure, 20.0)
+    assert len(small.calls) == 1
+    assert len(small.steps) <= 1
+    exec(small.script().replace("for L in (R, P):", "for L in (R,):"), {})

@@ -1,0 +1,93 @@
+"""A program's function with what it captures, in a state that can be put back."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from fuzz import reference
+from fuzz.generate import namespace
+from fuzz.prelude import set_training
+from fuzz.programs import Call, Program
+
+
+class World:
+    """A program's function with what it captures."""
+
+    def __init__(self, program: Program, **libraries: Any) -> None:
+        self.program = program
+        self.env = namespace() | libraries
+        self.declared = compile(program.declared(), f"<declarations {program.seed}>", "exec")
+        name = f"<program {program.seed}>"
+        text = program.function()
+        if libraries.get("P") is reference:
+            text = _without_out(text)
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        exec(self.declared, self.env)
+        exec(compile(text, name, "exec"), self.env)
+
+    def restart(self) -> None:
+        """Make all that is captured anew."""
+        exec(self.declared, self.env)
+
+    def state(self) -> dict[str, Any]:
+        """Return values of all that a call may change."""
+        found: dict[str, Any] = {"s0": dict(self.env["s0"])}
+        for name in self.program.captured():
+            found[name] = self.env[name].detach().clone()
+        for name in self.program.modules():
+            module: nn.Module = self.env[name]
+            found[name] = {k: v.clone() for k, v in module.state_dict().items()}
+        return found
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.env["s0"].clear()
+        self.env["s0"].update(state["s0"])
+        with torch.no_grad():
+            for name in self.program.captured():
+                tensor = self.env[name]
+                if tensor.shape != state[name].shape or tensor.stride() != state[name].stride():
+                    tensor.data = state[name].clone()  # it was given another shape
+                else:
+                    tensor.copy_(state[name])
+            for name in self.program.modules():
+                self.env[name].load_state_dict(state[name])
+
+    def prepare(self, call: Call, state: dict[str, Any]) -> None:
+        """Bring the world to where a call starts."""
+        self.load(state)
+        self.env["s0"].update(call.state)
+        set_training([self.env[m] for m in self.program.modules()], call.training)
+        for line in call.arguments:
+            exec(line, self.env)
+        reference.restart()
+        self.env["captured"] = [self.env[n] for n, _ in self.program.declarations if n[0] in "cm"]
+        self.env["args"] = eval(self.program.packed(call.batch), self.env)
+        torch.default_generator.manual_seed(0)
+
+    def evaluate(self, expression: str, call: Call) -> Any:
+        torch.set_default_dtype(getattr(torch, call.default_dtype))
+        try:
+            with torch.set_grad_enabled(call.grad), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return eval(expression, self.env)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def ends(self) -> dict[str, Any]:
+        """Return what a call leaves behind."""
+        inputs = [x.detach().clone() for x in tree_flatten(self.env["args"])[0]]
+        return self.state() | {"inputs": inputs, "random": torch.get_rng_state()}
+
+
+def _without_out(text: str) -> str:
+    """Write ``out=``, which autograd does not follow, by other means."""
+    text = re.sub(r"(v\d+ = torch\.\w+\(.*), out=torch\..*\)$", r"\1)", text, flags=re.M)
+    text = re.sub(r"(torch\.\w+\(.*), out=(c\d+)\)$", r"\2.copy_(\1))", text, flags=re.M)
+    return re.sub(r"(torch\.\w+\(.*), out=(v\d+)\)$", r"\2 = \1)", text, flags=re.M)
