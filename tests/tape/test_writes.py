@@ -349,6 +349,18 @@ def test_an_input_that_is_laid_out_anew_in_place_ends_as_after_the_plain_call(tr
         assert_close(jac, central_jacobian(f, make()))
 
 
+@pytest.mark.parametrize("inner", [jacfwd, jacrev, jacobian])
+def test_layouts_of_inputs_changed_in_place_below_torch_func_stay_there(inner):
+    def f(x):
+        x.mul_(2).unsqueeze_(0)
+        return x.sin()
+
+    x = torch.tensor([0.7, -0.4, 1.2], dtype=F64)
+    expected = torch.func.jacrev(jacrev(lambda x: (2 * x).sin()[None]))(x)
+    for outer in (torch.func.jacrev, torch.func.jacfwd, jacrev, jacfwd):
+        assert_close(outer(inner(f))(x.clone()), expected)
+
+
 def test_an_input_with_gaps_that_is_laid_out_anew_in_place_is_refused():
     with pytest.raises(UnsupportedError, match="changed the shape of an input in place"):
         jacrev(lambda x: x.t_().sin())(torch.ones(2, 3, 2)[..., 0])

@@ -48,7 +48,7 @@ def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
 def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Carry out writes to the caller's tensors."""
     for x, value in writes:
-        _follow_layout(x, value)
+        value = _laid_out_alike(x, value)
         if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
             x.copy_(value)
         else:
@@ -56,20 +56,26 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
                 x.copy_(value)
 
 
-def _follow_layout(x: Tensor, value: Tensor) -> None:
-    """Lay a tensor of the caller's out as its copy, if the function changed that: ``x.t_()``, ``x.unsqueeze_(0)``."""
+def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
+    """Return ``value`` with the layout of ``x``, if the function changed that: ``x.t_()``, ``x.unsqueeze_(0)``.
+
+    It is ``x`` that changes; but not under transforms of ``torch.func``, which take its shape from it afterwards.
+    """
     is_alike = x.shape == value.shape
     if is_alike and x.stride() == value.stride():
-        return
-    is_dense = torch.empty_like(x).stride() == x.stride()  # so that copies are laid out alike
-    if is_dense and x.numel() == value.numel():
-        with torch.no_grad():
-            x.as_strided_(value.shape, value.stride(), x.storage_offset())
-    elif not is_alike:
+        return value
+    strides = torch.empty_like(x).stride()  # those that the copy had at first
+    if x.numel() != value.numel() or not (is_alike or strides == x.stride()):
         raise UnsupportedError(
             f"The function changed the shape of an input in place: got {tuple(value.shape)}, expected "
             f"{tuple(x.shape)}. Use the operator that returns a new tensor, or pass a contiguous one."
         )
+    if functorch_level() is not None:
+        return value if is_alike else value.as_strided(x.shape, strides)
+    if strides == x.stride():
+        with torch.no_grad():
+            x.as_strided_(value.shape, value.stride(), x.storage_offset())
+    return value
 
 
 def forget_history(tensors: Iterable[Tensor]) -> None:
