@@ -82,8 +82,13 @@ class World:
 
     def ends(self) -> dict[str, Any]:
         """Return what a call leaves behind."""
-        inputs = [x.detach().clone() for x in tree_flatten(self.env["args"])[0]]
+        inputs = [_memory(x) for x in tree_flatten(self.env["args"])[0]]
         return self.state() | {"inputs": inputs, "random": torch.get_rng_state()}
+
+
+def _memory(x: torch.Tensor) -> torch.Tensor:
+    """Return what lies in the memory of an input, which f may lay out anew."""
+    return torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).clone()
 
 
 def _without_out(text: str) -> str:

@@ -48,7 +48,7 @@ def _with_tangent(plain: Tensor, tensor: Tensor) -> Tensor:
 def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Carry out writes to the caller's tensors."""
     for x, value in writes:
-        value = _laid_out_alike(x, value)
+        value = value if x.layout is not torch.strided else _laid_out_alike(x, value)
         if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
             x.copy_(value)
         else:
@@ -57,25 +57,16 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
-    """Return ``value`` with the layout of ``x``, if the function changed that: ``x.t_()``, ``x.unsqueeze_(0)``.
-
-    It is ``x`` that changes; but not under transforms of ``torch.func``, which take its shape from it afterwards.
-    """
-    is_alike = x.shape == value.shape
-    if is_alike and x.stride() == value.stride():
-        return value
+    """Return ``value`` with the layout of ``x``: the function may have changed that of its copy, as ``x.t_()`` does."""
     strides = torch.empty_like(x).stride()  # those that the copy had at first
-    if x.numel() != value.numel() or not (is_alike or strides == x.stride()):
+    if value.shape == x.shape and value.stride() == strides:
+        return value
+    if value.numel() != x.numel():
         raise UnsupportedError(
-            f"The function changed the shape of an input in place: got {tuple(value.shape)}, expected "
-            f"{tuple(x.shape)}. Use the operator that returns a new tensor, or pass a contiguous one."
+            f"The function resized an input: got {tuple(value.shape)}, expected {tuple(x.shape)}. Use operators that "
+            "return a new tensor."
         )
-    if functorch_level() is not None:
-        return value if is_alike else value.as_strided(x.shape, strides)
-    if strides == x.stride():
-        with torch.no_grad():
-            x.as_strided_(value.shape, value.stride(), x.storage_offset())
-    return value
+    return value.as_strided(x.shape, strides)
 
 
 def forget_history(tensors: Iterable[Tensor]) -> None:
