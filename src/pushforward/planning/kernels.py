@@ -26,6 +26,7 @@ from pushforward.planning.calls import (
 )
 from pushforward.planning.noting import Noted, Rows, noted
 from pushforward.planning.simplifying import (
+    in_time,
     may_write,
     targets,
     with_stacks,
@@ -65,6 +66,7 @@ def compiled(found: Noted) -> Replay:
     calls = without_unused(calls, refs_in(rows))
     calls, constants = _without_constants(calls, refs_in(rows), tensors)
     calls = without_unused(calls, refs_in(rows))
+    calls = in_time(calls)
     calls = _in_place(calls, refs_in(rows), tensors)
     return _function(calls, rows, constants)
 

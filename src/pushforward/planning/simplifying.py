@@ -217,3 +217,24 @@ def without_unused(calls: list[Call], returned: list[Ref]) -> list[Call]:
             kept.append(call)
             needed.update(ref.number for ref in call.refs if not ref.is_value)
     return kept[::-1]
+
+
+def in_time(calls: list[Call]) -> list[Call]:
+    """Make what is made of the values alone right before it is used: a slope for each node is as much as the tape."""
+    if any(may_write(call) for call in calls):
+        return calls
+    waiting: dict[int, Call] = {}
+    ordered: list[Call] = []
+
+    def make(call: Call) -> None:
+        for ref in call.refs:
+            if not ref.is_value and ref.number in waiting:
+                make(waiting.pop(ref.number))
+        ordered.append(call)
+
+    for call in calls:
+        if call.is_fresh and call.refs and all(ref.is_value for ref in call.refs):
+            waiting[call.result.number] = call
+        else:
+            make(call)
+    return ordered + list(waiting.values())  # the last are returned
