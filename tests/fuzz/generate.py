@@ -78,6 +78,10 @@ class Generator:
                     name = b.new_name("v")
                     code = code.replace(f"{{{number}}}", name)
                     new.append(name)
+            if "_(" in code and any(
+                _overlaps(b.env[n]) for n in NAMES.findall(code) if n in before
+            ):
+                raise Missing  # what a write does there is not defined
             exec(code, b.env)
             for name in new:
                 self.check(b.env[name])
@@ -194,6 +198,15 @@ class Generator:
             self.seed, tuple(s[0] for s in given.specs), given.parameters, given.unpacking, given.packing,
             tuple(self.builder.declarations), tuple(self.steps), outputs, calls,
         ).used()  # fmt: skip
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Tell whether elements of a tensor lie in the same place."""
+    size = (
+        sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1 if x.numel() else 0
+    )
+    places = torch.arange(size).as_strided(x.shape, x.stride())
+    return places.unique().numel() < x.numel()
 
 
 def generate(seed: int) -> Program:

@@ -359,6 +359,77 @@ def test_second_derivatives_of_what_was_saved_before_an_unfollowed_write(way):
         assert_close(jacfwd(jacfwd(f))(X), expected)
 
 
+# ----- An operand and the result of one operator, both overwritten -----
+
+
+def result_then_operand(x, c):
+    y = x * c
+    y.mul_(0.5)
+    c.add_(1)
+    return y
+
+
+def operand_then_result(x, c):
+    y = x * c
+    c.add_(1)
+    z = y.view(3, 1)
+    y.mul_(0.5)
+    return z
+
+
+def own_operand_and_result(x, c):
+    u = x * 1
+    y = u * c
+    u.mul_(3)
+    y.exp_()
+    c.sub_(y.detach())
+    return y * u
+
+
+def result_saved_by_its_maker(x, c):
+    y = torch.tanh(x * c)
+    z = y * c
+    y.add_(c)
+    c.mul_(2)
+    z.sin_()
+    return z + y
+
+
+@pytest.mark.parametrize("transform", [*TRANSFORMS, "vmap"])
+@pytest.mark.parametrize(
+    "func",
+    [
+        result_then_operand,
+        operand_then_result,
+        own_operand_and_result,
+        result_saved_by_its_maker,
+    ],
+)
+def test_an_operand_and_a_result_that_are_overwritten_are_told_apart(func, transform):
+    def f(x, factor):
+        return func(x, factor.clone())
+
+    captured = torch.tensor([-1.1, 0.3, 0.8], dtype=F64)
+    y_bar = torch.tensor([0.3, -0.2, 0.9], dtype=F64)
+    leaf = X.clone().requires_grad_()
+    reference = OUT_OF_PLACE[func.__name__](leaf, captured).reshape(3)
+    (expected,) = torch.autograd.grad(reference, leaf, y_bar)
+    for _ in range(3):
+        if transform == "vmap":
+            (jac,) = vmap(lambda x: jacrev(lambda x: f(x, captured))(x))(X[None])
+        else:
+            jac = transform(lambda x: f(x, captured))(X)
+        assert_close(y_bar @ jac.reshape(3, 3), expected)
+
+
+OUT_OF_PLACE = {
+    "result_then_operand": lambda x, c: x * c * 0.5,
+    "operand_then_result": lambda x, c: x * c * 0.5,
+    "own_operand_and_result": lambda x, c: (x * c).exp() * x * 3,
+    "result_saved_by_its_maker": lambda x, c: (torch.tanh(x * c) * c).sin() + torch.tanh(x * c) + c,
+}
+
+
 # ----- The caller's tensors -----
 
 

@@ -166,7 +166,8 @@ def restored(
                 now = raw_saved(node, name)
                 if not isinstance(now, Tensor):
                     continue
-                state = _state_of(now, node, writes, originals, states)
+                maker = node if name in kind.outputs else None
+                state = _state_of(now, maker, writes, originals, states)
                 if state is not None:
                     state.note(now)
                     if version is None:
@@ -184,21 +185,29 @@ def restored(
 
 def _state_of(
     now: Tensor,
-    node: Node,
+    maker: Node | None,
     writes: list[Write],
     originals: Sequence[Tensor],
     states: list[_State],
 ) -> _State | None:
-    """Return the state of the memory of what a node saved; None if nobody saw a write to it."""
+    """Return the state of the memory of what a node saved; None if nobody saw a write to it.
+
+    ``maker`` is the node if it made that itself: under ``torch.func`` memory is not told otherwise.
+    """
     for state in states:
-        if state.is_of(now, node):
+        if state.is_of(now, maker):
             return state
-    mine = [write for write in writes if write.node is node or write.is_of(now)]
+    mine = [write for write in writes if _is_of(write, now, maker)]
     if mine:
         base = mine[-1].base
         mine = [write for write in writes if write.is_of(base)]
         states.append(_State(mine, [t for t in originals if mine[-1].is_of(t)]))
     return states[-1] if mine else None
+
+
+def _is_of(write: Write, now: Tensor, maker: Node | None) -> bool:
+    """Tell whether a write was to what a node saved."""
+    return (maker is not None and write.node is maker) or write.is_of(now)
 
 
 class _State:
@@ -213,9 +222,9 @@ class _State:
         self._version = self._base._version
         self._contents: Tensor | None = None  # None: as it is now
 
-    def is_of(self, now: Tensor, node: Node) -> bool:
+    def is_of(self, now: Tensor, maker: Node | None) -> bool:
         """Tell whether a saved tensor lies in this memory."""
-        return any(write.node is node or write.is_of(now) for write in self._seen)
+        return any(_is_of(write, now, maker) for write in self._seen)
 
     def note(self, now: Tensor) -> None:
         """Remember a saved view."""

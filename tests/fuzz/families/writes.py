@@ -6,7 +6,7 @@ IN_PLACE = (
     "sin_()", "mul_({n})", "add_({n})", "tanh_()", "neg_()", "zero_()", "fill_({n})", "mul_({y})", "add_({y})",
     "copy_({y})", "sub_({y}, alpha={n})", "div_({y}.abs() + 1)", "addcmul_({y}, {y})", "lerp_({y}, 0.3)", "sigmoid_()",
     "exp_()", "square_()", "clamp_(-0.8, 0.9)", "masked_fill_({y} > 0, {n})", "abs_()", "relu_()", "floor_()",
-    "pow_(2)", "atan_()", "cos_()", "addcdiv_({y}, {y}.abs() + 1)", "nan_to_num_()", "tril_()", "cumsum_(0)",
+    "pow_(2)", "atan_()", "cos_()", "addcdiv_({y}, {y}.abs() + 1)", "tril_()", "cumsum_(0)",
     "index_add_(0, torch.tensor([0]), {y}[:1])", "index_fill_(0, torch.tensor([0]), {n})",
     "scatter_(0, torch.zeros_like({y}, dtype=torch.long)[:1], {y})", "fill_diagonal_({n})", "rsqrt_()", "t_()",
     "transpose_(0, -1)", "unsqueeze_(0)", "squeeze_()", "swapaxes_(0, -1)", "index_copy_(0, torch.tensor([0]), {y}[:1])",
