@@ -382,7 +382,7 @@ def own_operand_and_result(x, c):
     y = u * c
     u.mul_(3)
     y.exp_()
-    c.sub_(y.detach())
+    c.sub_(0.5)
     return y * u
 
 

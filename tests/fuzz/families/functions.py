@@ -29,13 +29,13 @@ def transformed(b: Builder) -> str:
     x = b.real(lambda t: t.numel() < 7)
     lib = b.one("P", "torch.func")
     return b.one(
-        f"{lib}.grad(lambda t: (t.sin() * t).sum())({x})",
+        f"{lib}.grad(lambda t: (t.sin() * t).abs().sum())({x})",
         f"{lib}.jacrev(lambda t: t.sin() * 2)({x}).sum()",
         f"{lib}.jacfwd(lambda t: (t * t).sum())({x})",
         f"{lib}.jvp(lambda t: t ** 3, ({x},), (torch.ones_like({x}),))[1]",
         f"{lib}.vjp(lambda t: t ** 3, {x})[1]({x})[0]",
         f"torch.func.vmap(lambda t: t * t.sin())({x}[None])[0]",
-        f"{lib}.grad(lambda t: (t * {b.like(x)}).sin().sum())({x})",
-        f"{lib}.hessian(lambda t: (t ** 3).sum())({x}).sum()",
+        f"{lib}.grad(lambda t: (t * {b.like(x)}).sin().abs().sum())({x})",
+        f"{lib}.hessian(lambda t: (t ** 3).abs().sum())({x}).sum()",
         f"P.jacobian(lambda t: t.cos())({x}).sum(0)",
     )
