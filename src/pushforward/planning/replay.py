@@ -33,13 +33,13 @@ class Known:
     answered: int = 0
 
 
-def ready(key: Hashable) -> Replay | None:
-    """Return the kernels that answer the next call with this key; None where that has to be computed, or noted."""
+def ready(key: Hashable) -> Known | None:
+    """Return what answers the next call with this key by kernels; None where that has to be computed, or noted."""
     known: Known | None = PLANS.find(KERNELS, key)
     if known is None or known.replay is None or known.answered >= known.lifetime:
         return None
     known.answered += 1
-    return known.replay
+    return known
 
 
 def swept(

@@ -46,7 +46,7 @@ class _Thread(threading.local):
     count = 0  # how many began
 
 
-_thread = _Thread()
+thread = _Thread()
 
 
 class Run(GraphReader):
@@ -103,7 +103,6 @@ class Run(GraphReader):
         if self.batch is not None:
             has_state = self.batch.can_draw  # if not, ``vmap`` refuses
         self._random_state = generator_state(self.inputs) if has_state else None
-        thread = _thread
         self.is_outermost = not thread.depth
         thread.depth += 1
         self._count = thread.count = thread.count + 1
@@ -208,7 +207,7 @@ class Run(GraphReader):
     @property
     def has_inner(self) -> bool:
         """Whether other runs began while this one went on."""
-        return bool(_thread.count != self._count)
+        return bool(thread.count != self._count)
 
     def followed(self, leaves: list[Any]) -> list[Any]:
         """Return what the function returned, where that is a view of what was written to, with its history."""
@@ -239,7 +238,7 @@ class Run(GraphReader):
         set_grad_enabled(self.grad_mode)
         if self._inference is not None:
             self._inference.__exit__(None, None, None)
-        _thread.depth -= 1
+        thread.depth -= 1
         if self._hiding is not None:
             self._hiding.__exit__(None, None, None)
         write_back(unwritten)
@@ -335,7 +334,7 @@ class Run(GraphReader):
 
 def run_depth() -> int:
     """Return how many recordings are on in this thread."""
-    return _thread.depth
+    return thread.depth
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again

@@ -44,6 +44,8 @@ class Record:
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
     num_scripts: int = 0  # that were made
+    repeats: dict[Any, Any] = dataclasses.field(default_factory=dict)  # calls known by heart
+    misses: int = 0  # calls that were not as what was known by heart
 
     @property
     def is_trusted(self) -> bool:

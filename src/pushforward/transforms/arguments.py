@@ -106,12 +106,12 @@ def _normalize_argnum(name: str, argnum: int, num_args: int) -> int:
 class Selected:
     """The tensors to differentiate with respect to, and how to put others into their places."""
 
-    __slots__ = ("_args", "_positions", "_specs", "_templates", "is_lone", "leaves", "trees")
+    __slots__ = ("_args", "_specs", "_templates", "is_lone", "leaves", "positions")
 
     def __init__(self, name: str, args: tuple[Any, ...], positions: tuple[int, ...]) -> None:
         """Flatten the arguments at ``positions``; leaves that are not tensors stay as they are."""
         self._args = args
-        self._positions = positions
+        self.positions = positions
         self._specs = []
         self._templates: list[list[Any]] = []
         self.leaves: list[Tensor] = []
@@ -145,13 +145,13 @@ class Selected:
         if self.is_lone:
             return tuple(values)
         filled = self._filled(values, keep_constants=False)
-        return tuple(filled[position] for position in self._positions)
+        return tuple(filled[position] for position in self.positions)
 
     def _filled(self, values: Sequence[Any], keep_constants: bool) -> tuple[Any, ...]:
         args = list(self._args)
         remaining = iter(values)
         for position, spec, leaves in zip(
-            self._positions, self._specs, self._templates, strict=True
+            self.positions, self._specs, self._templates, strict=True
         ):
             if spec is LEAF:
                 args[position] = next(remaining)

@@ -29,6 +29,7 @@ from pushforward.transforms.assemble import (
 )
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.record import Tape
+from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 
 NAME = "jacrev"
 
@@ -69,16 +70,24 @@ def jacrev(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
+    key = key_of(NAME, argnums, "same", chunk_size, has_aux)
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
+        known = None if key is None else repeated(key, func, args, kwargs)
+        if isinstance(known, Answer):
+            return known.jacobian(argnums)
         check_function(NAME, func)
         check_chunk_size(NAME, chunk_size)
         positions = normalize_argnums(NAME, argnums, len(args))
         selected = Selected(NAME, args, positions)
         is_whole = chunk_size is None
-        with Tape(NAME, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole) as tape:
+        with Tape(
+            NAME, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
+        ) as tape:
             compute = functools.partial(pulled_rows, tape, chunk_size)
             rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
+        if key is not None:
+            learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 

@@ -15,8 +15,9 @@ from pushforward.linear.block_sum import to_rows
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
-from pushforward.planning.replay import ready, replayed, swept
+from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
+from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, write_back
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
@@ -33,6 +34,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.run import Run
+from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
 from pushforward.trees import flatten, unflatten
 
@@ -41,8 +43,8 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "__weakref__", "_cycles", "_grad_mode", "_is_kept", "_known", "_name", "_program", "_reading",
-        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "results", "spec",
+        "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_name", "_program",
+        "_reading", "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "results", "spec",
         "tangents",
     )  # fmt: skip
 
@@ -62,11 +64,12 @@ class Tape:
         is_kept: bool = False,
         takes_apart: bool = False,
         tangents: pieces.MakeTangents | None = None,
+        begun: Begun | None = None,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it.
 
         With ``tangents``, which makes those of the inputs, the function may be recorded in pieces. If it was, the
-        tangents at the start of the last piece are in ``tangents``, else None.
+        tangents at the start of the last piece are in ``tangents``, else None. What was ``begun`` goes on.
         """
         self._name, self._is_kept = name, is_kept
         leaves = selected.leaves
@@ -74,8 +77,10 @@ class Tape:
         is_trusted = known.is_trusted
         takes_apart = takes_apart and not known.asks
         may_cut = not (known.asks or is_trusted)
-        if tangents is not None and may_cut and pieces.fits(leaves):
-            run: Run = pieces.PieceRun(
+        if begun is not None:
+            run: Run = Continued(name, leaves, randomness, known.scripts, begun)
+        elif tangents is not None and may_cut and pieces.fits(leaves):
+            run = pieces.PieceRun(
                 name, leaves, randomness, known.scripts, tangents, functools.partial(_pushed, name)
             )
         else:
@@ -107,6 +112,8 @@ class Tape:
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
         self._versions: list[tuple[Tensor, int]] = []
+        self._answer: tuple[Known, bool] | None = None
+        self._is_trusted = not (run.is_watched or self._cycles)
         if not num_dispatch_modes():  # under which sizes may not hash
             self._learn(run)
         if is_kept:
@@ -271,14 +278,29 @@ class Tape:
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
         values = self._values(given)
-        kernels = ready(key)
-        if kernels is not None:
-            replay = functools.partial(replayed, kernels, values)
+        known = ready(key)
+        if known is not None and known.replay is not None:
+            self._answer = None if given else (known, is_recording)
+            replay = functools.partial(replayed, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
         anew = functools.partial(self.anew, compute)
         write = functools.partial(self._written, compute, given)
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)
+
+    def by_heart(self) -> tuple[trust.Record, Script, Known, bool] | None:
+        """Return what answers a call like this one: script and kernels, and whether autograd records those.
+
+        None where something else has to be done or decided.
+        """
+        if self._answer is None or not self._is_trusted or self.batch is not None:
+            return None
+        reading, scripts = self._reading, self._known.scripts
+        if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:
+            return None
+        if any(number < 0 for number, _ in reading.outputs):
+            return None
+        return self._known, scripts[0], *self._answer
 
     def computed(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which is not to be repeated."""

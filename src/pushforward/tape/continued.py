@@ -1,0 +1,71 @@
+"""Runs that were begun elsewhere: the function was called already, and what it did turned out to be something new."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from pushforward.tape.private_torch import Node, sequence_number
+from pushforward.tape.randomness import State
+from pushforward.tape.run import Run
+from pushforward.tape.scripts import Script
+from pushforward.tape.trust import Unwatched
+
+
+@dataclasses.dataclass(slots=True)
+class Begun:
+    """What there is of a run."""
+
+    state: State  # of the generators before it
+    num_hooks: int  # before it
+    count: int  # of this run among those of the thread
+    tracked: list[Tensor] = dataclasses.field(default_factory=list)
+    starts: list[Node] = dataclasses.field(default_factory=list)
+    result: Any = None
+    error: BaseException | None = None  # that the function raised
+
+
+class Continued(Run):
+    """The rest of such a run."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        randomness: str,
+        scripts: list[Script],
+        begun: Begun,
+    ) -> None:
+        """Prepare."""
+        super().__init__(name, inputs, randomness, is_watched=False, scripts=scripts)
+        self._begun = begun
+
+    def __enter__(self) -> Run:
+        """Go on."""
+        begun = self._begun
+        super().__enter__()
+        self._random_state, self._count = begun.state, begun.count
+        self._starts, self._versions = begun.starts, [0] * len(begun.starts)
+        is_counted = not any(x.is_cuda for x in begun.tracked)
+        self._oldest = sequence_number(begun.starts[0]) if is_counted else 0
+        return self
+
+    def _tracked(self) -> list[Tensor]:
+        self.tracked = self._begun.tracked
+        return self.tracked
+
+    def _called(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        error = self._begun.error
+        if isinstance(error, RuntimeError) or RemovableHandle.next_id != self._begun.num_hooks:
+            raise Unwatched from error
+        if error is not None:
+            raise error
+        return self._begun.result

@@ -1,0 +1,260 @@
+"""Repeat: a call that is known by heart, of a trusted function whose graph has a script and whose sweep has kernels.
+
+Nothing is decided any more: surroundings and arguments are compared with those of before, the function runs, the script
+reads and checks its graph, the kernels run. What is not as it was goes the whole way again (`record.Tape`). This costs
+half of what that costs, for small functions, and has a third of the code that has to be fetched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.hooks import RemovableHandle
+
+from pushforward.planning.noting import Rows
+from pushforward.planning.replay import Known
+from pushforward.tape import trust
+from pushforward.tape.continued import Begun
+from pushforward.tape.private_torch import (
+    compiled_functions_run_eagerly,
+    functorch_level,
+    has_dynamo,
+    in_backward_pass,
+    is_autocasting,
+    num_dispatch_modes,
+    num_function_modes,
+    sequence_number,
+    set_grad_enabled,
+)
+from pushforward.tape.randomness import generator_state
+from pushforward.tape.run import thread
+from pushforward.tape.scripts import Script
+from pushforward.transforms.arguments import Argnums, Selected
+from pushforward.transforms.record import Tape
+from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
+
+MAX_MISSES = 8  # of a function whose graph is another time and again: it would run twice each time
+
+
+@dataclasses.dataclass(slots=True)
+class Answer:
+    """What a transform makes its result of."""
+
+    rows: Rows
+    outputs: list[Tensor]  # as the caller may have them
+    spec: TreeSpec
+
+    @property
+    def value(self) -> Any:
+        """What the function returned."""
+        return unflatten(self.outputs, self.spec)
+
+    def jacobian(self, argnums: Argnums) -> Any:
+        """Return the Jacobians in the caller's structure."""
+        if self.spec is LEAF:
+            return self.gradient(argnums)
+        is_one = isinstance(argnums, int)
+        return unflatten([row[0] if is_one else tuple(row) for row in self.rows], self.spec)
+
+    def gradient(self, argnums: Argnums) -> Any:
+        """Return what belongs to the arguments."""
+        return self.rows[0][0] if isinstance(argnums, int) else tuple(self.rows[0])
+
+
+@dataclasses.dataclass(slots=True)
+class Repeat:
+    """What came before."""
+
+    num_args: int
+    positions: Sequence[int]  # of those to differentiate, each a tensor
+    inputs: list[tuple[torch.Size, torch.dtype, torch.device]]
+    outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+    spec: TreeSpec
+    surroundings: tuple[Any, ...]
+    script: Script
+    kernels: Known
+    is_recording: bool
+
+    def leaves(self, args: tuple[Any, ...]) -> list[Tensor] | None:
+        """Return the arguments to differentiate, None if they are not like those of before."""
+        if len(args) != self.num_args:
+            return None
+        found = []
+        for position, (shape, dtype, device) in zip(self.positions, self.inputs, strict=True):
+            x = args[position]
+            is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
+            if not is_same or x.device != device or x.requires_grad or x.is_inference():
+                return None
+            found.append(x)
+        return found
+
+    def outputs_of(self, result: Any) -> list[Tensor] | None:
+        """Return the outputs, None if they are not like those of before."""
+        leaves, spec = flatten(result)
+        if spec is not self.spec and spec != self.spec:
+            return None
+        for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
+            is_same = type(y) is Tensor and y.shape == shape and y.dtype is dtype
+            if not is_same or y.stride() != stride:
+                return None
+        return leaves
+
+    def read(self, begun: Begun, outputs: Sequence[Tensor]) -> list[Any] | None:
+        """Return what kernels start from, None if the graph is not the one of before."""
+        if RemovableHandle.next_id != begun.num_hooks or any(x._version for x in begun.tracked):
+            return None
+        ends = [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
+        starts = begun.starts
+        oldest = 0 if begun.tracked[0].is_cuda else sequence_number(starts[0])
+        try:
+            found = self.script.code(starts, ends, oldest, {})
+        except ValueError:  # another number of edges
+            return None
+        if found is None or not self.script.fits(found[0]):
+            return None
+        return [*found[0], found[1]]
+
+
+class Key(NamedTuple):
+    """What tells calls of a transform from those of others."""
+
+    name: str
+    argnums: int | tuple[int, ...]
+    randomness: str
+    mode: str
+
+
+def key_of(
+    name: str,
+    argnums: Argnums,
+    randomness: str,
+    chunk_size: int | None,
+    has_aux: bool,
+    mode: str = "",
+) -> Key | None:
+    """Return the key of a transform; None of one whose calls are never known by heart."""
+    if chunk_size is not None or has_aux or not isinstance(argnums, (int, tuple)):
+        return None
+    return Key(name, argnums, randomness, mode)
+
+
+def _surroundings() -> tuple[Any, ...] | None:
+    """Return what a call depends on beside its arguments; None where it has to be made the whole way."""
+    if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
+        return None
+    if torch.is_inference_mode_enabled() or forward_ad._current_level >= 0 or in_backward_pass():
+        return None
+    return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting()
+
+
+def repeated(
+    key: Key, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Answer | Begun | None:
+    """Return the answer to a call that is known by heart, None to any other.
+
+    A call that turns out to be another after the function ran is only begun: a `record.Tape` goes on with it.
+    """
+    record = trust.record_of(func)
+    repeat: Repeat | None = record.repeats.get(key)
+    if repeat is None:
+        return None
+    surroundings = _surroundings()
+    if surroundings is None or surroundings != repeat.surroundings or not record.is_trusted:
+        return None
+    leaves = repeat.leaves(args)
+    kernels = repeat.kernels
+    if leaves is None or kernels.replay is None or kernels.answered >= kernels.lifetime:
+        return None
+    begun = Begun(generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
+    answer = _run(repeat, key, func, leaves, args, kwargs, begun)
+    if answer is None:
+        record.misses += 1
+        record.repeats.pop(key, None)
+        return begun
+    kernels.answered += 1
+    return answer
+
+
+def _run(
+    repeat: Repeat,
+    key: Key,
+    func: Callable[..., Any],
+    leaves: list[Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    begun: Begun,
+) -> Answer | None:
+    """Call the function, read its graph and run the kernels; None if anything was not as before."""
+    is_eager = has_dynamo()
+    thread.depth += 1
+    thread.count += 1
+    set_grad_enabled(True)
+    if is_eager:
+        compiled_functions_run_eagerly.__enter__()
+    try:
+        begun.tracked = tracked = [x.detach().requires_grad_().clone() for x in leaves]
+        begun.starts = [x.grad_fn for x in tracked]
+        if len(args) == 1:
+            result = func(*tracked, **kwargs)
+        else:
+            given = list(args)
+            for position, x in zip(repeat.positions, tracked, strict=True):
+                given[position] = x
+            result = func(*given, **kwargs)
+        begun.result = result
+        outputs = repeat.outputs_of(result)
+        values = None if outputs is None else repeat.read(begun, outputs)
+        replay = repeat.kernels.replay
+        if outputs is None or values is None or replay is None:
+            return None
+        if key.randomness == "error" and begun.state != generator_state(leaves):
+            return None
+        set_grad_enabled(repeat.is_recording)
+        rows = replay(values)
+        if not repeat.is_recording:
+            outputs = [y.detach() for y in outputs]
+        return Answer(rows, outputs, repeat.spec)
+    except BaseException as error:  # raised again where the call goes on
+        begun.error = error
+        return None
+    finally:
+        if is_eager:
+            compiled_functions_run_eagerly.__exit__()
+        set_grad_enabled(repeat.surroundings[0])
+        thread.depth -= 1
+
+
+def learn(
+    key: Key,
+    tape: Tape,
+    selected: Selected,
+    args: tuple[Any, ...],
+) -> None:
+    """Remember a call that was made the whole way, if the next one like it may be made by heart."""
+    known, positions = tape.by_heart(), selected.positions
+    if known is None:
+        return
+    if any(type(x) is not Tensor or x.requires_grad for x in map(args.__getitem__, positions)):
+        return  # within another transform, say
+    record, script, kernels, is_recording = known
+    surroundings = _surroundings()
+    if surroundings is None or record.misses >= MAX_MISSES:
+        return
+    if is_recording and len(tape.outputs) > 1:
+        return  # some may be followed, and others not
+    record.repeats[key] = Repeat(
+        len(args),
+        positions,
+        [(x.shape, x.dtype, x.device) for x in tape.inputs],
+        [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
+        tape.spec,
+        surroundings,
+        script,
+        kernels,
+        is_recording,
+    )

@@ -1,0 +1,289 @@
+"""Calls known by heart: the same results, and nothing is overlooked that is not as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pushforward import (
+    clear_plans,
+    grad,
+    grad_and_value,
+    hessian,
+    jacfwd,
+    jacobian,
+    jacrev,
+    value_and_jacobian,
+)
+from pushforward.transforms import repeat
+
+CALLS = 7  # watched twice, read by a script, by heart from then on; nested ones begin later
+TRANSFORMS: dict[str, Callable[..., Callable[..., Any]]] = {
+    "jacfwd": jacfwd,
+    "jacrev": jacrev,
+    "jacobian": jacobian,
+    "forward": lambda f, *a: jacobian(f, *a, mode="forward"),
+    "value_and_jacobian": value_and_jacobian,
+    "hessian": hessian,
+}
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Return a list of what came of calls that were made by heart: an answer, or None."""
+    clear_plans()
+    found: list[Any] = []
+    run = repeat._run
+
+    def noting(*args: Any) -> Any:
+        found.append(run(*args))
+        return found[-1]
+
+    monkeypatch.setattr(repeat, "_run", noting)
+    yield found
+    clear_plans()
+
+
+def reference(f: Callable[..., Tensor], *args: Any) -> Tensor:
+    return torch.autograd.functional.jacobian(lambda x: f(x, *args[1:]), args[0])  # type: ignore[no-any-return,no-untyped-call]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_other_elements_are_answered_by_heart(name: str, known: list[Any]) -> None:
+    def f(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"a": (x * y).sin(), "b": x.exp().cumsum(0)}
+
+    for argnums in (0, (0, 1)):
+        ours, theirs = TRANSFORMS[name](f, argnums), getattr(torch.func, name, torch.func.jacrev)
+        for _ in range(CALLS):
+            x, y = torch.rand(3), torch.rand(3)
+            expected = theirs(f, argnums)(x, y)
+            found = ours(x, y)
+            if name == "value_and_jacobian":
+                torch.testing.assert_close(found[0], f(x, y))
+                found = found[1]
+            torch.testing.assert_close(found, expected)
+        assert any(isinstance(k, repeat.Answer) for k in known)
+        known.clear()
+
+
+def test_gradients_and_values(known: list[Any]) -> None:
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sin().sum()
+
+    for _ in range(CALLS):
+        x, y = torch.rand(3), torch.rand(3)
+        torch.testing.assert_close(grad(f)(x, y), torch.func.grad(f)(x, y))
+        found = grad_and_value(f, (0, 1))(x, y)
+        torch.testing.assert_close(found, torch.func.grad_and_value(f, (0, 1))(x, y))
+    assert len(known) >= 2
+    assert all(isinstance(k, repeat.Answer) for k in known)
+
+
+def learnt(f: Callable[..., Any], *args: Any, transform: Any = jacrev) -> Callable[..., Any]:
+    derivative: Callable[..., Any] = transform(f)
+    for _ in range(CALLS):
+        derivative(*args)
+    return derivative
+
+
+OTHERS: dict[str, Any] = {
+    "dtype": lambda x: x.double(),
+    "shape": lambda x: torch.cat([x, x]),
+    "strides": lambda x: torch.stack([x, x], 1)[:, 0],
+    "parameter": lambda x: nn.Parameter(x),
+    "requires grad": lambda x: x.clone().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_argument_is_noticed(name: str) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin() * x
+
+    x = torch.rand(3)
+    derivative = learnt(f, x)
+    other = OTHERS[name](x)
+    found = derivative(other)
+    torch.testing.assert_close(found.detach(), reference(f, other.detach()))
+    assert found.requires_grad == other.requires_grad
+
+
+def test_another_number_of_arguments_is_noticed() -> None:
+    def f(*xs: Tensor) -> Tensor:
+        return xs[0] * xs[-1] ** 2
+
+    derivative = jacrev(f, -1)
+    x, y, z = torch.rand(3, 2).unbind()
+    for _ in range(CALLS):
+        derivative(x, y)
+    torch.testing.assert_close(derivative(x, y, z), torch.diag(2 * x * z))
+
+
+SURROUNDINGS: dict[str, Any] = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_other_surroundings_are_noticed(name: str) -> None:
+    weight = torch.rand(3, 3, requires_grad=True)
+
+    def f(x: Tensor) -> Tensor:
+        return (weight @ x).sin()
+
+    x = torch.rand(3)
+    derivative = learnt(f, x)
+    with SURROUNDINGS[name]():
+        found = derivative(x)
+        clear_plans()
+        expected = jacrev(f)(x)
+    assert found.dtype is expected.dtype
+    assert found.requires_grad == expected.requires_grad
+    torch.testing.assert_close(found, expected)
+
+
+def test_transforms_and_dual_numbers_around_are_noticed() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin() * x
+
+    x = torch.rand(4, 3)
+    derivative = learnt(f, x[0])
+    torch.testing.assert_close(
+        torch.func.vmap(derivative)(x), torch.func.vmap(torch.func.jacrev(f))(x)
+    )
+    twice = torch.func.jacfwd(torch.func.jacrev(f))(x[0])
+    torch.testing.assert_close(torch.func.jacfwd(derivative)(x[0]), twice)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x[0], torch.ones(3))
+        tangent = torch.autograd.forward_ad.unpack_dual(derivative(dual)).tangent
+    torch.testing.assert_close(tangent, twice.sum(-1))
+
+
+def test_results_can_be_backpropagated_through(known: list[Any]) -> None:
+    weight = torch.rand(3, requires_grad=True)
+
+    def f(x: Tensor) -> Tensor:
+        return ((weight * x) ** 3).sum()
+
+    for _ in range(CALLS):
+        x = torch.rand(3)
+        gradient, value = grad_and_value(f)(x)
+        (by_gradient,) = torch.autograd.grad(gradient.sum(), weight, retain_graph=True)
+        (by_value,) = torch.autograd.grad(value, weight)
+        torch.testing.assert_close(by_gradient, 9 * weight.detach() ** 2 * x**2)
+        torch.testing.assert_close(by_value, 3 * weight.detach() ** 2 * x**3)
+    assert isinstance(known[-1], repeat.Answer)
+
+
+def test_a_captured_tensor_that_newly_requires_grad_is_noticed() -> None:
+    weight = torch.rand(3)
+    derivative = learnt(lambda x: weight * x * x, torch.ones(3))
+    weight.requires_grad_()
+    (found,) = torch.autograd.grad(derivative(torch.ones(3)).sum(), weight)
+    torch.testing.assert_close(found, 2 * torch.ones(3))
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_another_branch_runs_once(transform: Any) -> None:
+    calls: list[int] = []
+
+    def f(x: Tensor, which: int) -> Tensor:
+        calls.append(which)
+        return x.sin() if which else x.exp()
+
+    x = torch.rand(3)
+    derivative = transform(f)
+    for _ in range(CALLS):
+        for which in (0, 1):
+            derivative(x, which)
+    calls.clear()
+    for which in (0, 1, 1, 0, 1):
+        torch.testing.assert_close(derivative(x, which), reference(f, x, which))
+    assert calls == [0, 0, 1, 1, 1, 1, 0, 0, 1, 1]  # ours and the reference, in turn
+
+
+def test_an_exception_is_raised_once_and_nothing_is_left_behind() -> None:
+    calls: list[int] = []
+
+    def f(x: Tensor, error: type[BaseException] | None) -> Tensor:
+        calls.append(1)
+        if error is not None:
+            raise error("no")
+        return x.sin()
+
+    x = torch.rand(3)
+    derivative = learnt(f, x, None)
+    for error in (ValueError, KeyboardInterrupt, ValueError):
+        calls.clear()
+        with pytest.raises(error, match="no"):
+            derivative(x, error)
+        assert len(calls) == 1
+        assert torch.is_grad_enabled()
+    torch.testing.assert_close(derivative(x, None), torch.diag(x.cos()))
+
+
+def test_random_numbers_are_refused_and_put_back() -> None:
+    def f(x: Tensor, is_random: bool) -> Tensor:
+        return x * (torch.rand(3) if is_random else torch.ones(3))
+
+    x = torch.rand(3)
+    derivative = learnt(f, x, False, transform=jacfwd)
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="random"):
+        derivative(x, True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_numbers_go_on_as_in_the_plain_call() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x * torch.rand(3)
+
+    x = torch.ones(3)
+    derivative = jacrev(f)
+    for _ in range(CALLS):
+        before = torch.get_rng_state()
+        expected = torch.diag(torch.rand(3))
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        torch.testing.assert_close(derivative(x), expected)
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_a_new_write_to_an_argument_is_carried_out() -> None:
+    def f(x: Tensor, does_write: bool) -> Tensor:
+        y = x.sin()
+        if does_write:
+            x.mul_(2)
+        return y
+
+    x = torch.ones(3)
+    derivative = learnt(f, x, False)
+    torch.testing.assert_close(derivative(x, True), torch.diag(torch.ones(3).cos()))
+    torch.testing.assert_close(x, torch.full((3,), 2.0))
+
+
+def test_results_are_the_callers_own(known: list[Any]) -> None:
+    derivative = value_and_jacobian(lambda x: x * 2)
+    found = [derivative(torch.ones(3)) for _ in range(CALLS)]
+    assert isinstance(known[-1], repeat.Answer)
+    found[-1][1].zero_()
+    found[-1][0].zero_()
+    torch.testing.assert_close(derivative(torch.ones(3))[1], 2 * torch.eye(3))
+    torch.testing.assert_close(found[-2][1], 2 * torch.eye(3))
+
+
+def test_a_function_that_changes_all_the_time_is_left_alone(known: list[Any]) -> None:
+    def f(x: Tensor, which: int) -> Tensor:
+        return x.sin() if which else x.exp()
+
+    for number in range(60):
+        x = torch.rand(3)
+        torch.testing.assert_close(jacrev(f)(x, number % 2), reference(f, x, number % 2))
+    assert sum(k is None for k in known) <= repeat.MAX_MISSES
