@@ -124,7 +124,7 @@ class Key(NamedTuple):
     """What tells calls of a transform from those of others."""
 
     name: str
-    argnums: int | tuple[int, ...]
+    argnums: Argnums
     randomness: str
     mode: str
 
@@ -138,7 +138,8 @@ def key_of(
     mode: str = "",
 ) -> Key | None:
     """Return the key of a transform; None of one whose calls are never known by heart."""
-    if chunk_size is not None or has_aux or not isinstance(argnums, (int, tuple)):
+    each = argnums if isinstance(argnums, tuple) else (argnums,)
+    if chunk_size is not None or has_aux or any(type(n) is not int for n in each):
         return None
     return Key(name, argnums, randomness, mode)
 
