@@ -237,17 +237,15 @@ def learn(
     args: tuple[Any, ...],
 ) -> None:
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
+    surroundings = _surroundings()
     known, positions = tape.by_heart(), selected.positions
-    if known is None:
+    if surroundings is None or known is None:
         return
+    record, script, kernels, is_recording = known
     if any(type(x) is not Tensor or x.requires_grad for x in map(args.__getitem__, positions)):
         return  # within another transform, say
-    record, script, kernels, is_recording = known
-    surroundings = _surroundings()
-    if surroundings is None or record.misses >= MAX_MISSES:
-        return
-    if is_recording and len(tape.outputs) > 1:
-        return  # some may be followed, and others not
+    if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
+        return  # of several outputs some may be followed, and others not
     record.repeats[key] = Repeat(
         len(args),
         positions,
