@@ -67,6 +67,7 @@ def compiled(found: Noted) -> Replay:
     calls, constants = _without_constants(calls, refs_in(rows), tensors)
     calls = without_unused(calls, refs_in(rows))
     calls = in_time(calls)
+    calls = _with_dtypes(calls, tensors)
     calls = _in_place(calls, refs_in(rows), tensors)
     return _function(calls, rows, constants)
 
@@ -101,6 +102,31 @@ def _is_keepable(tensor: Tensor | None) -> bool:
         and not tensor.requires_grad
         and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES
     )
+
+
+def _with_dtypes(calls: list[Call], tensors: dict[Ref, Tensor]) -> list[Call]:
+    """Copy values without axes where nothing of a floating dtype is computed with: in ``x / 3.0`` a number is saved.
+
+    Numbers have no dtype of their own: a product of two, or with a mask, has the default dtype. Copies have one.
+    """
+    numbers = {r for r, t in tensors.items() if r.is_value and _is_float(t) and not t.dim()}
+    first = 1 + max((call.result.number for call in calls), default=0)
+    copies: dict[Ref, Ref] = {}
+    kept = []
+    for call in calls:
+        found = numbers.intersection(call.refs) if numbers and call.func is not Tensor.to else None
+        if found and all(r in numbers or not _is_float(tensors.get(r)) for r in call.refs):
+            for ref in found - copies.keys():
+                copies[ref] = copy = Ref(first + len(copies), False)
+                tensors[copy] = tensors[ref]
+                kept.append(Call(Tensor.clone, (ref,), {}, copy, [ref]))
+            call = call.renamed(copies)
+        kept.append(call)
+    return kept
+
+
+def _is_float(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> list[Call]:

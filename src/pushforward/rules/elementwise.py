@@ -35,18 +35,21 @@ def mask_map(x: Any, out: Tensor, mask: Tensor) -> Mask:
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
-    """Return ``value`` as a tensor; a number becomes a 0-d one."""
+    """Return ``value`` as a tensor in which ``x`` is exact: a number becomes a 0-d one.
+
+    The inverse of an integer would have the default dtype, and that of a float32 be too coarse beside a float64.
+    """
     if isinstance(value, Tensor):
-        return value
+        return value.to(torch.promote_types(value.dtype, x.dtype))
     return torch.full((), value, dtype=x.dtype, device=x.device)
 
 
 # Arithmetic
 
 
-def _inverse(y: Any) -> Any:
+def _inverse(y: Any, x: Any) -> Any:
     if isinstance(y, Tensor):
-        return y.reciprocal()
+        return _like(y, x).reciprocal()
     if y == 0:
         return math.nan if isinstance(y, complex) else math.copysign(math.inf, y)
     return 1 / y
@@ -61,7 +64,7 @@ elementwise(aten.rsub, lambda x, y, alpha=1: -alpha, lambda x, y, alpha=1: 1)
 elementwise(aten.mul, lambda x, y: y, lambda x, y: x)
 elementwise(
     aten.div,
-    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else _inverse(y),
+    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else _inverse(y, x),
     lambda x, y, rounding_mode=None, *, out: 0.0 if rounding_mode else -out / y,
 )
 elementwise(aten.reciprocal, lambda x, *, out: -out * out)
@@ -119,6 +122,7 @@ def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
 def _pow_exponent(x: Any, y: Tensor, *, out: Tensor) -> Tensor:
     # xʸ log x, but 0 where x = 0 and Re y ≥ 0.
     if isinstance(x, Tensor):
+        x = _like(x, y)
         at_zero = (x == 0) & (torch.real(y) >= 0)
         return out * torch.where(at_zero, 1, x).log()
     if x == 0:

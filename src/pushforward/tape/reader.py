@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
@@ -97,6 +98,14 @@ class Reading:
                 lambda t: t.clone() if is_zero_without_memory(t) else t, self.tensors
             )
         return has_zeros
+
+    def typed(self) -> Reading:
+        """Return the reading with saved numbers as tensors that have a dtype of their own.
+
+        Nodes save the number in ``x / 3.0`` as a tensor that counts as a number: its inverse has the default dtype.
+        """
+        with torch._C.DisableTorchFunction():
+            return dataclasses.replace(self, tensors=map_saved(_typed, self.tensors))
 
     def ask(self) -> None:
         """Ask the nodes whose inputs' shapes nobody saved."""
@@ -228,6 +237,12 @@ def has_zeros_without_memory(saved: Iterable[Any]) -> bool:
         elif type(item) is tuple and has_zeros_without_memory(item):
             return True
     return False
+
+
+def _typed(tensor: Tensor) -> Tensor:
+    if tensor.dim() or not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    return tensor if torch.result_type(tensor, 1.0) is tensor.dtype else tensor.clone()
 
 
 def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> list[Any]:

@@ -221,7 +221,7 @@ class Tape:
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            self._program = lower(self._name, self._reading)
+            self._program = lower(self._name, self._reading.typed())
         return self._program
 
     @property
