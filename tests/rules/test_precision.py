@@ -1,4 +1,4 @@
-"""Numbers, integers and float32 constants in float64 functions: derivatives are exact to the last digits, at every call."""
+"""Numbers, integers and float32 constants in float64 functions: derivatives are exact to the last digits."""
 
 import pytest
 import torch
