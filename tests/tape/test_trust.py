@@ -1,5 +1,6 @@
 """Functions that were quiet run unwatched: what they do then that has to be seen is noticed, or raises."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -134,3 +135,52 @@ def test_the_number_of_functions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         exec(f"def f(x):\n    return {n} * x", scope)
         jacfwd(scope["f"])(torch.ones(1))
     assert len(trust._records) <= 3
+
+
+NORMS: dict[str, Callable[[], torch.nn.Module]] = {
+    "batch norm": lambda: torch.nn.BatchNorm1d(2, dtype=F64),
+    "batch norm, cumulative": lambda: torch.nn.BatchNorm1d(2, momentum=None, dtype=F64),
+    "instance norm": lambda: torch.nn.InstanceNorm1d(2, track_running_stats=True, dtype=F64),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_running_statistics_are_updated_once_when_a_function_does_something_new(
+    name: str, is_followed: bool
+) -> None:
+    module, plain = NORMS[name](), NORMS[name]()
+    constant = torch.tensor([[0.3, 0.5], [1.0, -0.2]], dtype=F64)
+
+    def f(x: Tensor, module: torch.nn.Module, is_other: bool) -> Tensor:
+        y = module(x if is_followed else constant)
+        return (y.cos() if is_other else y.sin()) * x
+
+    for number in range(2 * CALLS):
+        x = torch.rand(2, 2, dtype=F64)
+        jacrev(f)(x, module, number == CALLS)
+        f(x, plain, number == CALLS)
+        for ours, theirs in zip(module.buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("inner", [jacfwd, jacrev])
+@pytest.mark.parametrize("outer", [jacfwd, jacrev])
+def test_a_second_run_does_not_write_twice_to_what_is_followed_outside(
+    outer: Any, inner: Any
+) -> None:
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        y.mul_(2)
+        return (x * y).sin()
+
+    x, y = torch.rand(3, dtype=F64), torch.rand(3, dtype=F64)
+    for _ in range(CALLS):
+        jacrev(f, argnums=(0, 1))(x, y.clone())
+    mixed = outer(lambda y: inner(f)(x, y))
+    expected = torch.zeros(3, 3, 3, dtype=F64)
+    for i in range(3):
+        expected[i, i, i] = 2 * (2 * x * y).cos()[i] - 4 * (x * y)[i] * (2 * x * y).sin()[i]
+    with contextlib.suppress(UnsupportedError):  # it says so
+        torch.testing.assert_close(mixed(y.clone()), expected)
+    for _ in range(2):
+        torch.testing.assert_close(mixed(y.clone()), expected)

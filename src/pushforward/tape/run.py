@@ -179,7 +179,7 @@ class Run(GraphReader):
 
     def begin_again(self) -> None:
         """Learn that the function has run before, and did not get far enough to be read."""
-        self._watcher.writes.again = []
+        self._watcher.writes.run_again()
 
     def check_writes(self) -> None:
         """Refuse a second run that repeated writes to the caller's tensors, and undo those.

@@ -25,15 +25,15 @@ def batch_norm(
     given = dict(zip(_NAMES, args, strict=False)) | kwargs
     x, momentum = given["input"], given.get("momentum", 0.1)
     buffers: list[Any] = [given.get("running_mean"), given.get("running_var")]
+    if not given.get("training", False) or None in buffers:
+        return handler(watcher, func, args, kwargs)
+    watcher.has_acted = True
     if (
-        not given.get("training", False)
-        or None in buffers
-        or functorch_level() is not None
+        functorch_level() is not None
         or not torch.is_grad_enabled()
         or not watcher.writes.is_followed(x)
     ):
         return handler(watcher, func, args, kwargs)
-    watcher.has_acted = True
     # The node saves those that it is given, so that they must stay.
     after = [buffer.detach().clone() for buffer in buffers]
     given |= {"running_mean": after[0], "running_var": after[1]}
@@ -44,3 +44,18 @@ def batch_norm(
         value = value + (followed - followed.detach()).nan_to_num(0)  # inf - inf
         write(watcher.writes, buffer, COPY, None, (buffer, value), {})
     return result
+
+
+def instance_norm(
+    handler: Callable[..., Tensor],
+    watcher: Any,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call an instance norm, by another handler; see whether it updates statistics, which is not to happen twice."""
+    given = dict(zip(_NAMES, args, strict=False)) | kwargs
+    is_updating = given.get("use_input_stats", given.get("training", True))
+    if is_updating and given.get("running_mean") is not None:
+        watcher.has_acted = True
+    return handler(watcher, func, args, kwargs)

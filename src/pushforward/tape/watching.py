@@ -35,7 +35,7 @@ from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
-from pushforward.tape.statistics import batch_norm
+from pushforward.tape.statistics import batch_norm, instance_norm
 from pushforward.tape.writing import (
     Taken,
     Writes,
@@ -358,9 +358,13 @@ def _install() -> None:
         _HANDLERS[function] = functools.partial(_call_equivalent, equivalent)
     for function, maker in (MAKERS | JAGGED_MAKERS).items():
         _HANDLERS[function] = functools.partial(_make_sparse, maker)
-    normalize = torch.nn.functional.batch_norm
-    _HANDLERS[normalize] = functools.partial(batch_norm, _HANDLERS[normalize])
+    for normalize, handler in (
+        (torch.nn.functional.batch_norm, batch_norm),
+        (torch.nn.functional.instance_norm, instance_norm),
+    ):
+        _HANDLERS[normalize] = functools.partial(handler, _HANDLERS.get(normalize, _answer))
     _QUIET.update(EQUIVALENTS)
+    _QUIET.add(torch.nn.functional.instance_norm)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
         _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))

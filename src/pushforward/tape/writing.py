@@ -24,8 +24,10 @@ from pushforward.tape.private_torch import (
     is_one_of_several,
     is_plain_view,
     level_of,
+    next_sequence_number,
     num_function_modes,
     num_holders,
+    sequence_number,
     unwrapped,
     without_functorch,
 )
@@ -41,7 +43,7 @@ class Writes:
     """What is to be known of the writes of one run."""
 
     __slots__ = (
-        "_own", "again", "geometries", "has_helped", "has_views", "kept", "level", "originals", "written",
+        "_first", "_own", "again", "geometries", "has_helped", "has_views", "kept", "level", "originals", "written",
     )  # fmt: skip
 
     def __init__(self, level: int) -> None:
@@ -52,6 +54,7 @@ class Writes:
         self.kept: list[Write] = []  # what was overwritten and may have been saved
         # Where the function is run a second time: what it has written to before, with its value now.
         self.again: list[tuple[Tensor, Tensor]] | None = None
+        self._first = 0  # the number of the first node of the second run
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
         self.has_helped = False  # and did not just call what was called
         self.has_views = False  # of tensors without history before they were written to
@@ -78,9 +81,9 @@ class Writes:
         base = inner._base
         if base is None:
             base = inner
+        if self.again is not None and self._is_outside(base):
+            self.again.append((base, base.detach().clone()))
         if not base.requires_grad and id(base) not in self._own:
-            if self.again is not None and base._version and id(base) not in self.written:
-                self.again.append((base, base.detach().clone()))
             self.written[id(base)] = base
             if (inner is not base and not is_ours) or num_holders(base) > 1 + (
                 inner is not base
@@ -92,6 +95,18 @@ class Writes:
         if write is not None:
             self.kept.append(write)
         return write
+
+    def run_again(self) -> None:
+        """Learn that the function has run before: it is to write nothing else than its own tensors."""
+        self.again, self._first = [], next_sequence_number()
+
+    def _is_outside(self, base: Tensor) -> bool:
+        """Tell whether a tensor that was written to before is not the function's own, as far as that was seen."""
+        if not base._version or id(base) in self.written:
+            return False
+        if not base.requires_grad:
+            return id(base) not in self._own
+        return base.grad_fn is None or sequence_number(base.grad_fn) < self._first
 
     def is_followed(self, tree: Any) -> bool:
         """Tell whether any tensor among arguments has a derivative."""
