@@ -118,13 +118,14 @@ class Runner:
 
     def plain(self, call: Call, state: dict[str, Any]) -> dict[str, Any] | None:
         """Call f alone; return what it leaves behind, None where transforms may call it otherwise."""
-        if "V." in call.action:
-            return None
         world = self.world(reference, call, state)
         if "as_strided" in self.program.function() and any(
-            x.storage_offset() or not x.is_contiguous() for x in tree_flatten(world.env["args"])[0]
+            call.batch or x.storage_offset() or not x.is_contiguous()
+            for x in tree_flatten(world.env["args"])[0]
         ):
             raise Skip("known: as_strided by numbers of an input that is not contiguous")
+        if "V." in call.action:
+            return None
         before = world.ends()["inputs"]
         try:
             value = world.evaluate("f(*args)", dataclasses.replace(call, grad=False))

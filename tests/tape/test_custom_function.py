@@ -5,7 +5,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import jacfwd, jacobian, jvp, linearize, vmap
+from pushforward import jacfwd, jacobian, jacrev, jvp, linearize, vmap
 
 F64 = torch.float64
 
@@ -259,6 +259,40 @@ def test_a_function_with_a_jvp_writes_and_draws_once(transform):
         assert torch.equal(torch.get_rng_state(), end)
         assert counts == number
         assert_close(actual, 3 * number * drawn * torch.eye(3, dtype=F64))
+
+
+def _regular(x):
+    return x + 4 * torch.eye(3, dtype=F64)
+
+
+# PyTorch's forward derivatives of these have wrong derivatives.
+WRONG_TWICE = {
+    "batch norm": lambda x: torch.nn.functional.batch_norm(x, None, None, training=True),
+    "layer norm": lambda x: torch.nn.functional.layer_norm(x, (3,)),
+    "instance norm": lambda x: torch.nn.functional.instance_norm(x[None]),
+    "slogdet": lambda x: torch.linalg.slogdet(_regular(x))[1],
+    "solve": lambda x: torch.linalg.solve(_regular(x), x),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TWICE)
+def test_a_jvp_beside_what_pytorch_differentiates_wrongly_twice(name):
+    def f(x):
+        return Tripled.apply(WRONG_TWICE[name](x)).sin()
+
+    x, t = rand(3, 3), rand(3, 3)
+
+    def first(x):
+        return jacrev(f)(x).flatten(-2) @ t.flatten()
+
+    expected = central_jacobian(first, x)
+    for outer in (jacfwd, jacrev):
+        for _ in range(3):
+            assert_close(outer(lambda x: jvp(f, (x,), (t,))[1])(x), expected)
+            assert_close(outer(lambda x: jacfwd(f)(x).flatten(-2) @ t.flatten())(x), expected)
+    leaf = x.clone().requires_grad_()
+    (row,) = torch.autograd.grad(jvp(f, (leaf,), (t,))[1].sum(), leaf)
+    assert_close(row, expected.reshape(-1, 3, 3).sum(0))
 
 
 def test_a_jvp_that_differs_from_the_forward_is_honoured():

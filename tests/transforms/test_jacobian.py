@@ -217,3 +217,12 @@ def test_explain_names_what_pytorch_differentiates() -> None:
     )
     explanation = explain(lambda x: cubed(x).sin(), X)
     assert [row.source for row in explanation.rows] == ["", "PyTorch", "rule"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_functions_in_which_nothing_reaches_the_output_are_planned(mode: str) -> None:
+    for func in (lambda x: (x * 1).zero_(), lambda x: torch.ones(2), lambda x: (x.detach(), x)):
+        for _ in range(3):
+            actual = jacobian(func, mode=mode)(torch.rand(3))
+            expected = torch.func.jacrev(func)(torch.rand(3))
+            torch.testing.assert_close(actual, expected)

@@ -54,7 +54,7 @@ class Search:
         """Search greedily, then by moving one vertex at a time."""
         order, least = self._greedy()
         random_moves = random.Random(0)
-        moves = min(LOCAL_SEARCH_MOVES * len(order), MAX_ELIMINATIONS // len(order))
+        moves = min(LOCAL_SEARCH_MOVES * len(order), MAX_ELIMINATIONS // max(len(order), 1))
         for _ in range(moves if len(order) > 1 else 0):
             moved = list(order)
             moved.insert(

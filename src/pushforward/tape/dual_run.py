@@ -27,6 +27,12 @@ _lock = threading.RLock()  # the level of dual numbers belongs to the process
 # Transforms that run forward through an operator, and so use its forward derivative if it has one.
 _FORWARD = {"jvp", "jacfwd", "linearize", "jacobian"}
 
+# Nodes of operators whose forward derivatives PyTorch (2.13) differentiates wrongly.
+_WRONG_TWICE = {
+    "NativeBatchNormBackward0", "NativeLayerNormBackward0", "NativeGroupNormBackward0", "LinalgDetBackward0",
+    "LinalgSlogdetBackward0", "LinalgSolveExBackward0", "CholeskyInverseBackward0", "ScatterReduceBackward0",
+}  # fmt: skip
+
 
 def is_only_way(reading: Reading) -> bool:
     """Tell whether a function has a ``jvp`` and no backward."""
@@ -54,13 +60,23 @@ def is_needed(run: Run, reading: Reading) -> bool:
         if kind in (JVP_ONLY, WITH_JVP)
     )
     if not (run.has_inner or is_inside or not (run.is_quiet or has_jvp_only)):
-        return True
+        return has_jvp_only or not _would_be_wrong(run, reading)
     if has_jvp_only:
         raise UnsupportedError(
             f"{run.name}: an autograd.Function with a jvp and without a backward, in nested transforms: got the two, "
             "expected a backward. Implement it."
         )
     return False
+
+
+def _would_be_wrong(run: Run, reading: Reading) -> bool:
+    """Tell whether the tangents may be differentiated, and PyTorch's derivative of some is wrong."""
+    may_go_on = (
+        not (run.is_outermost and run.is_plain)
+        or run.grad_mode
+        and any(x.requires_grad for x in run.inputs)
+    )
+    return may_go_on and any(kind.name in _WRONG_TWICE for kind in reading.types)
 
 
 class DualRun(Run):
