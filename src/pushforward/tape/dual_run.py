@@ -71,10 +71,8 @@ def is_needed(run: Run, reading: Reading) -> bool:
 
 def _would_be_wrong(run: Run, reading: Reading) -> bool:
     """Tell whether the tangents may be differentiated, and PyTorch's derivative of some is wrong."""
-    may_go_on = (
-        not (run.is_outermost and run.is_plain)
-        or run.grad_mode
-        and any(x.requires_grad for x in run.inputs)
+    may_go_on = not (run.is_outermost and run.is_plain) or (
+        run.grad_mode and any(x.requires_grad for x in run.inputs)
     )
     return may_go_on and any(kind.name in _WRONG_TWICE for kind in reading.types)
 
