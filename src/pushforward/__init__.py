@@ -12,8 +12,8 @@ from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
 from pushforward.tape.ruled import primitive as primitive
-from pushforward.transforms.check import DerivativeError as DerivativeError
 from pushforward.transforms.check import check_derivatives as check_derivatives
+from pushforward.transforms.comparison import DerivativeError as DerivativeError
 from pushforward.transforms.explain import explain as explain
 from pushforward.transforms.grad import grad as grad
 from pushforward.transforms.grad import grad_and_value as grad_and_value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from pushforward.errors import UnsupportedError
 from pushforward.tape.private_torch import (
     functorch_level,
+    is_wrapped,
     outlives_level,
     start_requiring_grad,
     wrap_for_grad,
@@ -74,3 +75,15 @@ def forget_history(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if not outlives_level(tensor) and tensor.requires_grad and tensor.grad_fn is not None:
             tensor.detach_()
+
+
+def owned(result: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """Return ``result``, copied if it is, or is a view of, one of the caller's tensors."""
+    if result._is_view() or any(result is tensor for tensor in given):
+        return result.clone()
+    return result
+
+
+def has_version(tensor: Tensor) -> bool:
+    """Tell whether PyTorch counts the writes to a tensor."""
+    return not (tensor.is_inference() or is_wrapped(tensor))

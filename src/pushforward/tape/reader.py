@@ -115,6 +115,11 @@ class Reading:
             self.joined[place] = shapes = asked(self.nodes[place])
             self.signature.append(shapes)
 
+    def all_saved(self) -> list[Tensor]:
+        """Return the tensors that the nodes saved."""
+        items = [s if type(s) is tuple else (s,) for s in self.tensors]
+        return [t for item in items for t in item if isinstance(t, Tensor)]
+
     def saved(self, place: int) -> list[Any]:
         """Return what a node saved."""
         start = self.starts[place]
@@ -243,6 +248,16 @@ def _typed(tensor: Tensor) -> Tensor:
     if tensor.dim() or not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     return tensor if torch.result_type(tensor, 1.0) is tensor.dtype else tensor.clone()
+
+
+def metadata_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Any]:
+    """Return what a plan depends on of a function's inputs and outputs."""
+    found: list[Any] = []
+    for x in inputs:
+        found += (type(x), x.shape, x.dtype, x.device)
+    for y in outputs:
+        found += (type(y), y.shape, y.stride(), y.dtype)
+    return found
 
 
 def map_saved(function: Callable[[Tensor], Tensor], saved: Iterable[Any]) -> list[Any]:

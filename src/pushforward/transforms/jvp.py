@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, check_function, match_leaf
-from pushforward.transforms.record import Tape, owned
+from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function
 from pushforward.transforms.jvp import check_primals, match_tangents
-from pushforward.transforms.record import Tape, owned
+from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
 
 NAME = "linearize"

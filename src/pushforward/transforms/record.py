@@ -18,7 +18,7 @@ from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
-from pushforward.tape.copies import detached, write_back
+from pushforward.tape.copies import detached, has_version, owned, write_back
 from pushforward.tape.lowering import lower
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
@@ -26,12 +26,11 @@ from pushforward.tape.private_torch import (
     functorch_level,
     in_backward_pass,
     is_autocasting,
-    is_wrapped,
     num_dispatch_modes,
     set_grad_enabled,
     without_functorch,
 )
-from pushforward.tape.reader import Reading, Signature, map_saved
+from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
 from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
@@ -187,7 +186,7 @@ class Tape:
             reading.tensors = map_saved(
                 lambda t: detached(t) if t.requires_grad else t, reading.tensors
             )
-        self._versions = [(t, t._version) for t in self._saved() if _has_version(t)]
+        self._versions = [(t, t._version) for t in self._reading.all_saved() if has_version(t)]
         if self._cycles:
             weakref.finalize(self, end_cycles, self._cycles)
         self.write_back()
@@ -209,13 +208,8 @@ class Tape:
     @property
     def num_bytes(self) -> int:
         """How much memory is kept by what the nodes saved."""
-        saved = {id(t): t.nbytes for t in self._saved() if t.layout is torch.strided}
+        saved = {id(t): t.nbytes for t in self._reading.all_saved() if t.layout is torch.strided}
         return sum(saved.values())
-
-    def _saved(self) -> list[Tensor]:
-        """Return the tensors that the nodes saved."""
-        items = [s if type(s) is tuple else (s,) for s in self._reading.tensors]
-        return [t for item in items for t in item if isinstance(t, Tensor)]
 
     @property
     def program(self) -> LinearProgram:
@@ -231,14 +225,10 @@ class Tape:
             reading = self._reading
             if type(reading.signature) is list:
                 reading.signature = Signature(tuple(reading.signature))
-            entries: list[Any] = [
-                reading.signature, self.num_batch, self._grad_mode, torch.get_default_dtype(), is_autocasting()
-            ]  # fmt: skip
-            for x in self.inputs:
-                entries += (type(x), x.shape, x.dtype, x.device)
-            for y in self.outputs:
-                entries += (type(y), y.shape, y.stride(), y.dtype)
-            self._signature = tuple(entries)
+            self._signature = (
+                reading.signature, self.num_batch, self._grad_mode, torch.get_default_dtype(), is_autocasting(),
+                *metadata_of(self.inputs, self.outputs),
+            )  # fmt: skip
         return self._signature
 
     @property
@@ -408,14 +398,3 @@ def _pushed(
     """Push tangents through a piece of a tape."""
     with torch.no_grad():
         return Tape.around(name, reading, tangents, outputs).pushed(tangents, batch)
-
-
-def owned(result: Tensor, given: Sequence[Tensor]) -> Tensor:
-    """Return ``result``, copied if it is, or is a view of, one of the caller's tensors."""
-    if result._is_view() or any(result is tensor for tensor in given):
-        return result.clone()
-    return result
-
-
-def _has_version(tensor: Tensor) -> bool:
-    return not (tensor.is_inference() or is_wrapped(tensor))

@@ -11,10 +11,11 @@ from torch import Tensor
 from pushforward.errors import ArgumentTypeError
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_rows
+from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals
-from pushforward.transforms.record import Tape, owned
+from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
 
 NAME = "vjp"
