@@ -50,7 +50,7 @@ class Continued(Run):
         """Go on."""
         begun = self._begun
         super().__enter__()
-        self._random_state, self._count = begun.state, begun.count
+        self._random_state, self._count = begun.state, begun.count + 1
         self._starts, self._versions = begun.starts, [0] * len(begun.starts)
         is_counted = not any(x.is_cuda for x in begun.tracked)
         self._oldest = sequence_number(begun.starts[0]) if is_counted else 0
@@ -63,7 +63,7 @@ class Continued(Run):
     def _called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        error = self._begun.error
+        error, self._begun.error = self._begun.error, None  # or it would hold what holds it
         if isinstance(error, RuntimeError) or RemovableHandle.next_id != self._begun.num_hooks:
             raise Unwatched from error
         if error is not None:

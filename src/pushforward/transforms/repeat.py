@@ -174,6 +174,8 @@ def repeated(
     begun = Begun(generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
     answer = _run(repeat, key, func, leaves, args, kwargs, begun)
     if answer is None:
+        if begun.error is not None and not begun.starts:
+            raise begun.error  # before the function was called
         record.misses += 1
         record.repeats.pop(key, None)
         return begun
@@ -191,13 +193,14 @@ def _run(
     begun: Begun,
 ) -> Answer | None:
     """Call the function, read its graph and run the kernels; None if anything was not as before."""
-    is_eager = has_dynamo()
-    thread.depth += 1
-    thread.count += 1
-    set_grad_enabled(True)
-    if is_eager:
-        compiled_functions_run_eagerly.__enter__()
-    try:
+    depth, is_eager = thread.depth, False
+    try:  # an interrupt may come at any time
+        thread.depth = depth + 1
+        thread.count += 1
+        set_grad_enabled(True)
+        if has_dynamo():
+            compiled_functions_run_eagerly.__enter__()
+            is_eager = True
         begun.tracked = tracked = [x.detach().requires_grad_().clone() for x in leaves]
         begun.starts = [x.grad_fn for x in tracked]
         if len(args) == 1:
@@ -227,7 +230,7 @@ def _run(
         if is_eager:
             compiled_functions_run_eagerly.__exit__()
         set_grad_enabled(repeat.surroundings[0])
-        thread.depth -= 1
+        thread.depth = depth
 
 
 def learn(
