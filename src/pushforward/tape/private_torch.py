@@ -102,7 +102,7 @@ functorch_stack = _functorch.get_interpreter_stack
 add_batch_axis = _functorch._add_batch_dim
 
 
-JaggedTensor: Any = torch.nested._internal.nested_tensor.NestedTensor
+JaggedTensor: Any = importlib.import_module("torch.nested._internal.nested_tensor").NestedTensor
 below_autograd: Any = torch._C._AutoDispatchBelowADInplaceOrView
 
 
