@@ -13,6 +13,7 @@ FUNCTIONS = {
     "matrix": lambda x, w: torch.tanh(torch.outer(w, x) @ x),
     "in place": lambda x, w: x.clone().mul_(w).add_(x**2).exp_(),
     "item assignment": lambda x, w: _assign(x, w),
+    "written beside a view, then used with w": lambda x, w: _write_beside_a_view(x) * w,
     "softmax": lambda x, w: (x * w).softmax(0),
     "where": lambda x, w: torch.where(x > 0, x * w, x * w**2),
     "linear in x": lambda x, w: w * x,
@@ -25,6 +26,13 @@ def _assign(x, w):
     y[:3] = x * w
     y[3] = x[0] * w[1]
     return y * y.sum()
+
+
+def _write_beside_a_view(x):
+    y = x * 1
+    last = y[-1]
+    y.mul_(x)
+    return y * last
 
 
 def rand(*shape):

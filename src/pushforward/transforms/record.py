@@ -177,7 +177,7 @@ class Tape:
                 aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
             self.aux = aux
             self._unwritten = run.written()
-            self._cycles = run.cycles()
+            self._cycles = [] if run.grad_mode and reading.is_followed else run.cycles()
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
