@@ -78,6 +78,10 @@ class Generator:
                     name = b.new_name("v")
                     code = code.replace(f"{{{number}}}", name)
                     new.append(name)
+            if "[0]" in code and any(
+                not b.env[n].numel() for n in NAMES.findall(code) if n in before
+            ):
+                raise Missing  # PyTorch does not check indices of nothing
             if "_(" in code and any(
                 _overlaps(b.env[n]) for n in NAMES.findall(code) if n in before
             ):

@@ -143,11 +143,12 @@ def diagonal(b: Builder) -> str:
 def strided(b: Builder) -> str:
     x = b.any(lambda t: t.dim() > 0 and t.is_contiguous() and t.numel() > 2)
     size = b.env[x].numel()
+    x = b.one(f"({x} * 1)", f"{x}.clone()", x)
     return b.one(
         f"{x}.as_strided((2, {size - 1}), (1, 1))",
         f"{x}.as_strided(({size // 2},), (2,))",
         f"{x}.as_strided((2, {size // 2}), (0, 2), 1)",
-        f"torch.as_strided({x}, (), (), 1)",
+        f"{x}.as_strided((), (), 1)",
     )
 
 
