@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -42,19 +43,19 @@ class Library:
         self, func: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[list[list[Tensor]], list[Tensor], Any, list[Tensor], Any]:
         leaves, spec = tree_flatten(args)
-        leaves = [x.detach().clone(memory_format=torch.contiguous_format) for x in leaves]
+        leaves = [x.detach().clone() for x in leaves]
         outputs, out_spec = self._value(func, leaves, spec)
         found: list[list[Tensor]] = [[] for _ in outputs]
         for x in leaves:
-            flat = torch.view_as_real(x).reshape(-1) if x.is_complex() else x.view(-1)
+            real = torch.view_as_real(x) if x.is_complex() else x
             columns = []
-            for index in range(flat.numel()):
-                before = flat[index].item()
-                flat[index] = before + self.step
+            for index in itertools.product(*map(range, real.shape)):
+                before = real[index].item()
+                real[index] = before + self.step
                 up, _ = self._value(func, leaves, spec)
-                flat[index] = before - self.step
+                real[index] = before - self.step
                 down, _ = self._value(func, leaves, spec)
-                flat[index] = before
+                real[index] = before
                 columns.append([(a - b) / (2 * self.step) for a, b in zip(up, down, strict=True)])
             shape = (*x.shape, 2) if x.is_complex() else tuple(x.shape)
             for number, y in enumerate(outputs):
