@@ -508,3 +508,32 @@ def test_views_and_strides_inside_are_those_of_the_plain_call():
 def test_writing_an_expanded_view_raises_as_the_plain_call_does():
     with pytest.raises(RuntimeError):
         jacfwd(lambda x: x.expand(3, 4).add_(1))(rand(4))
+
+
+WRITES_TO_ALL = {
+    "mul_": lambda y: y.mul_(2),
+    "sin_": lambda y: y.sin_(),
+    "relu_": lambda y: y.relu_(),
+    "elu": lambda y: torch.nn.functional.elu(y, inplace=True),
+    "copy_": lambda y: y.copy_(y * y),
+}
+
+
+@pytest.mark.parametrize("writing", WRITES_TO_ALL)
+@pytest.mark.parametrize("transform", [jacfwd, jacrev, jacobian])
+def test_writes_below_vmap_to_what_has_the_batch_in_another_place(transform, writing):
+    def f(x):
+        rows = torch.stack([x, x * 2, x * 3])[:, None] * torch.tensor([1.0, 0.5], dtype=F64)
+        y = torch.nn.functional.embedding(torch.tensor([2, 0, 2]), rows)  # the batch is in between
+        WRITES_TO_ALL[writing](y)
+        return y
+
+    def loop(x):
+        return torch.stack([f(row) for row in x])
+
+    x = torch.tensor([-0.8, 0.5], dtype=F64)
+    for _ in range(3):
+        assert_close(transform(pushforward.vmap(f))(x), central_jacobian(loop, x))
+    y = torch.tensor([[-0.8, 0.5], [0.3, 0.9]], dtype=F64)
+    expected = central_jacobian(lambda y: torch.stack([loop(row) for row in y]), y)
+    assert_close(transform(pushforward.vmap(pushforward.vmap(f)))(y), expected)

@@ -121,8 +121,7 @@ class Writes:
 
     def remember_place(self, view: Tensor) -> None:
         """Remember where a view lies that was copied into."""
-        if functorch_level() is not None:
-            view = self.inner(view)
+        view = view if functorch_level() is None else self._in_front(view)
         base = view._base
         if base is None or base.dtype is not view.dtype or view.is_conj() or view.is_neg():
             return
@@ -130,6 +129,14 @@ class Writes:
         if node is not None:
             offset: Any = view.storage_offset() - base.storage_offset()
             self.geometries[node] = (base.shape, base.stride(), view.shape, view.stride(), offset)
+
+    def _in_front(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that the run records, with the axes of batches first: ``vmap`` copies so."""
+        with torch.no_grad():
+            while (level := level_of(tensor)) > self.level:
+                axis = batch_axis_at(tensor, level)
+                tensor = unwrapped(tensor).movedim(axis, 0) if axis else unwrapped(tensor)
+        return tensor
 
     def fresh(self, tree: Any) -> Any:
         """Take views that were made before their base was written to from the base anew.
