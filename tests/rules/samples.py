@@ -188,7 +188,8 @@ class _Watch(TorchDispatchMode):
             return
         if any(t.numel() > self.max_numel or t.layout is not torch.strided for t in found):
             return
-        if not _is_usable(op, found):
+        # What takes its argument for Hermitian has PyTorch's slopes off the Hermitian matrices, not those of its values.
+        if kwargs.get("hermitian") or not _is_usable(op, found):
             return
         sample = Sample(op, _contiguous(args), _contiguous(kwargs), self.origin)
         signature = ", ".join(map(_describe, (op, *args, *kwargs.values())))

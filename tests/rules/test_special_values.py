@@ -61,6 +61,8 @@ NOT_COMPARED = {
 # Operators with several elements in a result: where ours is finite and PyTorch's is nan or lost, and why.
 OURS_OF_MANY = {
     "nn.functional.pdist": "the limit at inf, not inf / inf",
+    "cdist": "0 for the sign of nan, as PyTorch had it up to 2.14",
+    "nn.functional.scaled_dot_product_attention": "nan for inf - inf, 0 in PyTorch from 2.15 on",
     "cumprod": "products of the others, without division by what may be 0, inf or nan",
     "masked.cumprod": "as cumprod",
     "prod": "as cumprod",

@@ -6,6 +6,7 @@ degree: it has no singularity, and can itself be differentiated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -135,7 +136,7 @@ elementwise(
 elementwise(aten.special_bessel_y0, lambda x: -followed(aten.special_bessel_y1, x))
 elementwise(
     aten.special_bessel_y1,
-    lambda x, *, out: followed(aten.special_bessel_y0, x) - out / x,
+    lambda x, *, out: torch.where(x == 0, math.inf, followed(aten.special_bessel_y0, x) - out / x),
 )
 elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
 elementwise(

@@ -90,7 +90,7 @@ class OpenJagged(JaggedTensor):  # type: ignore[misc]
 
 
 class _Padding(TorchFunctionMode):
-    """Replaces the two operators on values that have no derivative."""
+    """Replaces what takes no values that are followed."""
 
     def __torch_function__(
         self,
@@ -127,8 +127,19 @@ def _unpadded(dense: Tensor, offsets: Sequence[Tensor], total_L: int | None = No
     return dense[steps < ends.diff().unsqueeze(1)]
 
 
+def _broadcast(*tensors: Any) -> list[Any]:
+    """Return nested tensors of one shape as they are: ``torch.where`` of PyTorch 2.15 asks for it."""
+    if any(t.shape != tensors[0].shape for t in tensors):
+        raise RuntimeError(
+            f"broadcast_tensors: got nested tensors of shapes {[t.shape for t in tensors]}, expected equal ones. "
+            "Build them from the same offsets."
+        )
+    return list(tensors)
+
+
 _aten = torch.ops.aten
 _REPLACED: dict[Any, Any] = {
+    torch.broadcast_tensors: _broadcast,
     _aten._jagged_to_padded_dense_forward: _padded,
     _aten._jagged_to_padded_dense_forward.default: _padded,
     _aten._padded_dense_to_jagged_forward: _unpadded,
