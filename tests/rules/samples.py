@@ -188,7 +188,7 @@ class _Watch(TorchDispatchMode):
             return
         if any(t.numel() > self.max_numel or t.layout is not torch.strided for t in found):
             return
-        # What takes its argument for Hermitian has PyTorch's slopes off the Hermitian matrices, not those of its values.
+        # What takes its argument for Hermitian has PyTorch's slopes beside the Hermitian matrices.
         if kwargs.get("hermitian") or not _is_usable(op, found):
             return
         sample = Sample(op, _contiguous(args), _contiguous(kwargs), self.origin)
