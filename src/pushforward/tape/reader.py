@@ -120,6 +120,11 @@ class Reading:
         items = [s if type(s) is tuple else (s,) for s in self.tensors]
         return [t for item in items for t in item if isinstance(t, Tensor)]
 
+    def described(self) -> list[tuple[Node, NodeType, list[Any]]]:
+        """Return every node with its type and what it saved."""
+        each = enumerate(zip(self.nodes, self.types, strict=True))
+        return [(node, kind, self.saved(place)) for place, (node, kind) in each]
+
     def saved(self, place: int) -> list[Any]:
         """Return what a node saved."""
         start = self.starts[place]

@@ -56,8 +56,9 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_random_state", "_randomness",
-        "_recorded", "_versions", "grad_mode", "is_inference", "name", "tracked",
+        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_outer_level",
+        "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "is_on", "name",
+        "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +90,7 @@ class Run(GraphReader):
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
         self._level: int | None = None
-        self._is_eager = self._is_hidden = False
+        self.is_on = self._is_eager = self._is_hidden = False
         self._inference: Any = None
         self._hiding: Any = None
         self._watcher: Any = None
@@ -97,29 +98,34 @@ class Run(GraphReader):
 
     def __enter__(self) -> Run:
         """Start to record."""
+        self._depth, self._outer_level, self.is_on = thread.depth, functorch_level(), True
+        try:
+            self._start()
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    def _start(self) -> None:
         if num_function_modes():
             self._hide()
         has_state = self._randomness == "error" or not self.is_watched
         if self.batch is not None:
             has_state = self.batch.can_draw  # if not, ``vmap`` refuses
         self._random_state = generator_state(self.inputs) if has_state else None
-        self.is_outermost = not thread.depth
-        thread.depth += 1
+        self.is_outermost = not self._depth
+        thread.depth = self._depth + 1
         self._count = thread.count = thread.count + 1
         if self.is_inference:
             self._inference = torch.inference_mode(False)
             self._inference.__enter__()
         set_grad_enabled(True)
-        if self.batch is None and functorch_level() is not None:
+        if self.batch is None and self._outer_level is not None:
             self._level = push_grad_level()
         if has_dynamo():
             self._is_eager = True
             compiled_functions_run_eagerly.__enter__()
-        try:
-            tracked = self._tracked()
-        except BaseException:
-            self.__exit__()
-            raise
+        tracked = self._tracked()
         self._recorded = tracked
         self._starts, self._versions = [], []
         is_counted = bool(tracked)
@@ -130,7 +136,6 @@ class Run(GraphReader):
                 is_counted = False
         self._oldest = sequence_number(self._starts[0]) if is_counted else 0
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
-        return self
 
     def _hide(self) -> None:
         """Keep modes of recordings around this one from seeing, and counting, what this one does by itself."""
@@ -222,26 +227,41 @@ class Run(GraphReader):
 
     def __exit__(self, *exception: object) -> None:
         """Put everything back."""
-        watcher = self._watcher
-        is_failed = watcher is not None and exception[0] is not None
-        unwritten = self.written() if is_failed and exception[0] not in _SIGNALS else ()
-        if is_failed and self._random_state is not None:
-            self._put_back(is_own=exception[0] in _SIGNALS)
-        if is_failed:
-            end_cycles(self.cycles())
-        if watcher is not None and self.is_outermost and watcher.writes.written:
-            forget_history(watcher.writes.written.values())
-        if self._is_eager:
-            compiled_functions_run_eagerly.__exit__()
-        if self._level is not None:
-            pop_grad_level()
-        set_grad_enabled(self.grad_mode)
-        if self._inference is not None:
-            self._inference.__exit__(None, None, None)
-        thread.depth -= 1
-        if self._hiding is not None:
-            self._hiding.__exit__(None, None, None)
+        unwritten: Sequence[tuple[Tensor, Tensor]] = ()
+        try:
+            if exception[0] is not None:
+                is_signal = exception[0] in _SIGNALS
+                unwritten = () if is_signal else self.written()
+                if self._random_state is not None:
+                    self._put_back(is_own=is_signal)
+                end_cycles(self.cycles())
+            if self.is_outermost and self._watcher.writes.written:
+                forget_history(self._watcher.writes.written.values())
+        finally:
+            self.leave()
         write_back(unwritten)
+
+    def leave(self) -> None:
+        """Put the thread back as it was, also if an interrupt came while that was done."""
+        set_grad_enabled(self.grad_mode)
+        thread.depth = self._depth
+        try:
+            if functorch_level() != self._outer_level:
+                pop_grad_level()
+        finally:
+            try:
+                if self._is_eager:
+                    self._is_eager = False
+                    compiled_functions_run_eagerly.__exit__()
+            finally:
+                inference, self._inference = self._inference, None
+                if inference is not None:
+                    inference.__exit__(None, None, None)
+                set_grad_enabled(self.grad_mode)
+                hiding, self._hiding = self._hiding, None
+                if hiding is not None:
+                    hiding.__exit__(None, None, None)
+        self.is_on = False
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""

@@ -155,29 +155,33 @@ class Tape:
         has_aux: bool,
         is_again: bool = False,
     ) -> None:
-        with run:
-            if is_again:
-                run.begin_again()
-            result = run.call(func, selected.replaced(run.tracked), kwargs)
-            output, aux = split_aux(self._name, result, has_aux)
-            leaves, self.spec = flatten(output)
-            check_outputs(self._name, output, leaves)
-            run.check_randomness()
-            run.check_writes()
-            leaves = run.followed(leaves)
-            self.outputs = run.physical(leaves)
-            self._reading = reading = run.reading(self.outputs)
-            reading.anchors = self.outputs
-            is_known = run.is_watched or reading.known_edges is not None
-            if not (is_known or self._known.knows(hash(tuple(reading.types)))):
-                raise trust.Unwatched
-            self.results: list[Tensor] = run.outputs(leaves, reading)
-            if has_aux:
-                aux_leaves, aux_spec = flatten(aux)
-                aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
-            self.aux = aux
-            self._unwritten = run.written()
-            self._cycles = [] if run.grad_mode and reading.is_followed else run.cycles()
+        try:
+            with run:
+                if is_again:
+                    run.begin_again()
+                result = run.call(func, selected.replaced(run.tracked), kwargs)
+                output, aux = split_aux(self._name, result, has_aux)
+                leaves, self.spec = flatten(output)
+                check_outputs(self._name, output, leaves)
+                run.check_randomness()
+                run.check_writes()
+                leaves = run.followed(leaves)
+                self.outputs = run.physical(leaves)
+                self._reading = reading = run.reading(self.outputs)
+                reading.anchors = self.outputs
+                is_known = run.is_watched or reading.known_edges is not None
+                if not (is_known or self._known.knows(hash(tuple(reading.types)))):
+                    raise trust.Unwatched
+                self.results: list[Tensor] = run.outputs(leaves, reading)
+                if has_aux:
+                    aux_leaves, aux_spec = flatten(aux)
+                    aux = unflatten([run.handed_over(leaf) for leaf in aux_leaves], aux_spec)
+                self.aux = aux
+                self._unwritten = run.written()
+                self._cycles = [] if run.grad_mode and reading.is_followed else run.cycles()
+        finally:
+            if run.is_on:  # an interrupt came before it was left
+                run.leave()
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
@@ -199,11 +203,7 @@ class Tape:
     @property
     def nodes(self) -> list[tuple[Any, Any, list[Any]]]:
         """What was recorded: autograd's nodes, with their types and what they saved."""
-        reading = self._reading
-        return [
-            (node, kind, reading.saved(place))
-            for place, (node, kind) in enumerate(zip(reading.nodes, reading.types, strict=True))
-        ]
+        return self._reading.described()
 
     @property
     def num_bytes(self) -> int:
@@ -307,10 +307,10 @@ class Tape:
     ) -> Rows:
         """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
         before = torch.is_grad_enabled()
-        set_grad_enabled(is_recording)
         if in_backward_pass():
             compute = functools.partial(in_pass_of_its_own, compute)
         try:
+            set_grad_enabled(is_recording)
             if not is_below:
                 rows = compute()
             else:
