@@ -242,8 +242,7 @@ class Run(GraphReader):
         write_back(unwritten)
 
     def leave(self) -> None:
-        """Put the thread back as it was, also if an interrupt came while that was done."""
-        set_grad_enabled(self.grad_mode)
+        """Put the thread back as it was, also if an interrupt comes while that is done."""
         thread.depth = self._depth
         try:
             if functorch_level() != self._outer_level:
@@ -253,15 +252,13 @@ class Run(GraphReader):
                 if self._is_eager:
                     self._is_eager = False
                     compiled_functions_run_eagerly.__exit__()
+                for entered in (self._inference, self._hiding):
+                    if entered is not None:
+                        entered.__exit__(None, None, None)
+                self._inference = self._hiding = None
             finally:
-                inference, self._inference = self._inference, None
-                if inference is not None:
-                    inference.__exit__(None, None, None)
+                self.is_on = False
                 set_grad_enabled(self.grad_mode)
-                hiding, self._hiding = self._hiding, None
-                if hiding is not None:
-                    hiding.__exit__(None, None, None)
-        self.is_on = False
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""

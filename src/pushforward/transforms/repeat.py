@@ -227,10 +227,12 @@ def _run(
         begun.error = error
         return None
     finally:
-        if is_eager:
-            compiled_functions_run_eagerly.__exit__()
-        set_grad_enabled(repeat.surroundings[0])
         thread.depth = depth
+        try:
+            if is_eager:
+                compiled_functions_run_eagerly.__exit__()
+        finally:
+            set_grad_enabled(repeat.surroundings[0])
 
 
 def learn(
