@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pushforward.errors import UnsupportedError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch
 from pushforward.tape.node_types import calling_back
@@ -48,6 +49,7 @@ class GraphReader:
     inputs: Sequence[Tensor]
     is_outermost: bool
     is_watched: bool
+    name: str  # of the transform, for messages
     _ends: list[End] | None  # of the graph that was read last
     _level: int | None  # of the run among the transforms of ``torch.func``
     _oldest: int  # sequence number
@@ -149,6 +151,12 @@ class GraphReader:
         found, has_recomputed = read_once(reading)
         if has_recomputed:
             self._watcher.has_acted = True
+            if self._level is not None:
+                raise UnsupportedError(
+                    f"{self.name}: torch.utils.checkpoint below a transform of torch.func: got values that "
+                    "were computed again out of its sight, expected saved ones. Use pushforward's transform outside, "
+                    "or leave the checkpoint out."
+                )
         return found
 
     def _apart(self, tensor: Tensor) -> Tensor:
