@@ -284,3 +284,40 @@ def test_memory_does_not_grow_with_shapes() -> None:
     assert len(record.scripts) <= trust.MAX_SCRIPTS
     clear_plans()
     assert tensors() <= before + 10
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore")
+def test_a_fork_while_another_thread_stores_a_plan() -> None:
+    x = torch.linspace(0.1, 1, 3)
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with PLANS._lock:
+            holding.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holding.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # or it would wait for ever
+        PLANS.keep("test", "of a fork", 1)
+        os._exit(0 if PLANS.find("test", "of a fork") == 1 else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    torch.testing.assert_close(jacrev(smooth)(x), tf.jacrev(smooth)(x))
+
+
+def test_what_ends_while_plans_are_forgotten_may_ask_for_some() -> None:
+    class Asking:
+        def __del__(self) -> None:
+            jacrev(smooth)(torch.ones(2))
+            PLANS.keep("test", "of an end", 1)
+
+    PLANS.keep("test", "ends", Asking())
+    clear_plans()
+    gc.collect()
+    torch.testing.assert_close(jacrev(smooth)(torch.ones(3)), tf.jacrev(smooth)(torch.ones(3)))

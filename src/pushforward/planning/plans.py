@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Hashable
 from typing import Any
@@ -16,7 +17,12 @@ class Store:
         """Start empty."""
         self.limit = limit
         self._entries: dict[tuple[str, Hashable], Any] = {}
-        self._lock = threading.Lock()
+        self._renew_lock()
+        if hasattr(os, "register_at_fork"):  # another thread may hold it then
+            os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()  # what is forgotten may call us while it ends
 
     def find(self, kind: str, key: Hashable) -> Any:
         """Return what is stored, None if nothing is."""
