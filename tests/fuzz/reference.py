@@ -5,6 +5,7 @@ The names and the shapes of results are those of pushforward.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -233,15 +234,17 @@ def hvp(func: Callable[..., Any], primals: Any, vectors: Any) -> tuple[Any, Any]
     return value, product
 
 
+def _member(leaf: Any, axis: int, index: int) -> Any:
+    return leaf.select(axis, index) if isinstance(leaf, Tensor) else leaf
+
+
 def vmap(func: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         dims = in_dims if isinstance(in_dims, tuple) else (in_dims,) * len(args)
         results = []
         for i in range(2):
             picked = [
-                a
-                if d is None
-                else tree_map(lambda x: x.select(d, i) if isinstance(x, Tensor) else x, a)  # noqa: B023
+                a if d is None else tree_map(functools.partial(_member, axis=d, index=i), a)
                 for a, d in zip(args, dims, strict=True)
             ]
             results.append(func(*picked))

@@ -5,6 +5,7 @@ The convention is PyTorch's own backward, for all operators at once; `OURS` list
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -134,11 +135,17 @@ def test_slopes_of_elementwise_operators_are_pytorchs(op: Any) -> None:
         left, right = (t.flatten() for t in torch.meshgrid(VALUES, VALUES, indexing="ij"))
         for rest, kwargs in options[:3]:
             if op in unary_ufuncs:
-                by_x = lambda t, a=rest, k=kwargs: op.op(t, *a, **k)  # noqa: E731
+
+                def by_x(t: Tensor, rest: Any = rest, kwargs: Any = kwargs) -> Any:
+                    return op.op(t, *rest, **kwargs)
+
                 check_elementwise(op.name, by_x, VALUES)
                 continue
-            by_left = lambda t, k=kwargs: op.op(t, right, **k)  # noqa: E731
-            by_right = lambda t, k=kwargs: op.op(left, t, **k)  # noqa: E731
+
+            def by_left(t: Tensor, kwargs: Any = kwargs) -> Any:
+                return op.op(t, right, **kwargs)
+
+            by_right = functools.partial(op.op, left, **kwargs)
             for func, x, other in ((by_left, left, right), (by_right, right, left)):
                 try:
                     func(x.clone().requires_grad_())

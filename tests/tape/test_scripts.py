@@ -216,7 +216,10 @@ def test_scripts_of_watched_functions_honour_hooks() -> None:
     """What autograd does is the reference: forward mode knows no hooks."""
     for factor in (*[2.0] * CALLS, *[3.0] * CALLS):
         x = torch.rand(3, dtype=F64)
-        func = lambda x, factor=factor: hooked(x, factor)  # noqa: E731
+
+        def func(x: Tensor, factor: float = factor) -> Tensor:
+            return hooked(x, factor)
+
         expected = torch.autograd.functional.vjp(func, x, torch.ones(3, dtype=F64))[1]
         torch.testing.assert_close(vjp(func, x)[1](torch.ones(3, dtype=F64))[0], expected)
 
@@ -247,7 +250,10 @@ def test_many_graphs_in_turn_do_not_make_scripts_for_ever(monkeypatch: Any) -> N
     monkeypatch.setattr(scripts._Writer, "code", counting)
     x = torch.rand(2, dtype=F64)
     for i in range(100):
-        func = lambda x, n=i % 5: x.sin() ** (n + 2)  # noqa: E731
+
+        def func(x: Tensor, n: int = i % 5) -> Tensor:
+            return x.sin() ** (n + 2)
+
         torch.testing.assert_close(jacfwd(func)(x), torch.func.jacfwd(func)(x))
     assert len(made) <= trust.MAX_MADE
 

@@ -166,9 +166,8 @@ def test_interrupts_at_any_moment() -> None:
     before = state()
     choose = random.Random(0)
     x = torch.linspace(0.1, 1, 3)
-    for _ in range(
-        10
-    ):  # PyTorch's own modes, under which kernels are noted, do not stand interrupts everywhere
+    # PyTorch's own modes, under which kernels are noted, do not stand interrupts everywhere.
+    for _ in range(10):
         for ours, theirs in DERIVATIVES.values():
             torch.testing.assert_close(ours(smooth, x), theirs(x))
     handler = signal.signal(signal.SIGALRM, interrupt)
@@ -216,8 +215,11 @@ def test_generators_and_tasks_that_are_left_half_way() -> None:
         return list(await asyncio.gather(*(task(k) for k in range(1, 5))))
 
     for k, found in enumerate(asyncio.run(main()), 1):
-        expected = tf.jacrev(lambda t, k=k: smooth(t * k))(x)  # type: ignore[misc]
-        torch.testing.assert_close(found, expected + tf.grad(energy)(x) * k)
+
+        def scaled(t: Tensor, k: int = k) -> Tensor:
+            return smooth(t * k)
+
+        torch.testing.assert_close(found, tf.jacrev(scaled)(x) + tf.grad(energy)(x) * k)
     assert state() == before
 
 

@@ -7,6 +7,7 @@ of sight of ``torch.func``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ class Batch:
         with without_functorch():
             if axis is None:
                 return _repeated(tensor, self.size, place)
-            return unwrapped(tensor).movedim(axis, place)  # type: ignore[no-any-return]
+            batched: Tensor = unwrapped(tensor)
+            return batched.movedim(axis, place)
 
     def wrapped(self, physical: Tensor, place: int = 0) -> Tensor:
         """Return a tensor whose axis at ``place`` is the batch as the function under ``vmap`` sees it."""
@@ -117,8 +119,8 @@ class _Move(torch.autograd.Function):
 
 
 def _moved(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
-    found: Tensor = _Move.apply(tensor, anchor, place, is_out)  # type: ignore[no-untyped-call]
-    return found
+    apply: Callable[..., Tensor] = _Move.apply
+    return apply(tensor, anchor, place, is_out)
 
 
 def current_batch() -> Batch | None:

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from pushforward.tape.private_torch import Node, sequence_number
+from pushforward.tape.private_torch import Node
 from pushforward.tape.randomness import State
+from pushforward.tape.reader import oldest_of
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
 from pushforward.tape.trust import Unwatched
@@ -52,8 +53,7 @@ class Continued(Run):
         super().__enter__()
         self._random_state, self._count = begun.state, begun.count + 1
         self._starts, self._versions = begun.starts, [0] * len(begun.starts)
-        is_counted = not any(x.is_cuda for x in begun.tracked)
-        self._oldest = sequence_number(begun.starts[0]) if is_counted else 0
+        self._oldest = oldest_of(begun.tracked, begun.starts)
         return self
 
     def _tracked(self) -> list[Tensor]:

@@ -24,6 +24,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.reader import (
     Reading,
+    ends_of,
     has_zeros_without_memory,
     map_saved,
     nodes_between,
@@ -61,9 +62,9 @@ class GraphReader:
         """Read the graph that leads to ``outputs``."""
         with torch._C.DisableTorchFunction():  # modes around this run would see each attribute
             if self.batch is None:
-                return self._read(_ends_of(outputs))
+                return self._read(ends_of(outputs))
             with without_functorch():
-                return self._read(_ends_of(outputs))
+                return self._read(ends_of(outputs))
 
     def _read(self, ends: list[End]) -> Reading:
         among = (self._starts, ends, self._oldest)
@@ -162,7 +163,3 @@ class GraphReader:
     def _apart(self, tensor: Tensor) -> Tensor:
         """Return a tensor whose history stays when the one that the function wrote to is detached."""
         return tensor.view_as(tensor) if id(tensor) in self._watcher.writes.written else tensor
-
-
-def _ends_of(outputs: Sequence[Any]) -> list[End]:
-    return [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]

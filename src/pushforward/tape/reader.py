@@ -211,6 +211,19 @@ def read(
     )
 
 
+def ends_of(outputs: Sequence[Any]) -> list[tuple[Node | None, int]]:
+    """Return the node of each output, None for one without history, and which of the node's outputs it is."""
+    return [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
+
+
+def oldest_of(inputs: Sequence[Tensor], starts: Sequence[Node]) -> int:
+    """Return the lowest sequence number of what the function makes of ``inputs``, whose nodes are ``starts``."""
+    for x in inputs:
+        if x.is_cuda:  # whose nodes may come from several threads, which count by themselves
+            return 0
+    return sequence_number(starts[0]) if starts else 0
+
+
 def nodes_between(
     inputs: Sequence[Node], outputs: Sequence[tuple[Node | None, int]], oldest: int
 ) -> Iterable[tuple[Node, NodeType]]:

@@ -31,10 +31,7 @@ from pushforward.tape.private_torch import (
     without_functorch,
 )
 from pushforward.tape.randomness import generator_state, put_back
-from pushforward.tape.reader import (
-    Reading,
-    reaches_others,
-)
+from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, Unwatched
@@ -127,14 +124,9 @@ class Run(GraphReader):
             compiled_functions_run_eagerly.__enter__()
         tracked = self._tracked()
         self._recorded = tracked
-        self._starts, self._versions = [], []
-        is_counted = bool(tracked)
-        for x in tracked:
-            self._starts.append(x.grad_fn)
-            self._versions.append(x._version)
-            if x.is_cuda:  # whose nodes may come from several threads, which count by themselves
-                is_counted = False
-        self._oldest = sequence_number(self._starts[0]) if is_counted else 0
+        self._starts = [x.grad_fn for x in tracked]
+        self._versions = [x._version for x in tracked]
+        self._oldest = oldest_of(tracked, self._starts)
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
 
     def _hide(self) -> None:

@@ -25,7 +25,8 @@ Geometries = dict[Node, Geometry]
 _Code = Callable[
     [Sequence[Node], Sequence[End], int, Geometries], tuple[list[Any], list[Node]] | None
 ]
-_Read = Callable[[], tuple[list[Any], list[Node]] | None]
+Found = tuple[list[Any], list[Node]]
+_Read = Callable[[], Found | None]
 
 MAX_NODES = 4096  # of a graph that gets a script
 
@@ -46,7 +47,26 @@ class Script:
         geometries: Geometries,
         called: Callable[[_Read], Any] | None = None,
     ) -> Reading | None:
-        """Return the reading of a graph like the one that the script was made for, None of any other.
+        """Return the reading of a graph like the one that the script was made for, None of any other."""
+        found = self.found(starts, ends, oldest, geometries, called)
+        if found is None:
+            return None
+        tensors, nodes = found
+        known = self.template
+        return Reading(
+            known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
+            known.outputs, known.is_followed, geometries, known_edges=known.known_edges,
+        )  # fmt: skip
+
+    def found(
+        self,
+        starts: Sequence[Node],
+        ends: Sequence[End],
+        oldest: int,
+        geometries: Geometries,
+        called: Callable[[_Read], Any] | None = None,
+    ) -> Found | None:
+        """Return what the nodes saved, and the nodes, of a graph like that one, None of any other.
 
         If given, ``called`` calls what looks at the nodes.
         """
@@ -57,14 +77,7 @@ class Script:
                 found = called(functools.partial(self.code, starts, ends, oldest, geometries))
         except ValueError:  # another number of edges
             return None
-        if found is None or not self.fits(found[0]):
-            return None
-        tensors, nodes = found
-        known = self.template
-        return Reading(
-            known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
-            known.outputs, known.is_followed, geometries, known_edges=known.known_edges,
-        )  # fmt: skip
+        return None if found is None or not self.fits(found[0]) else found
 
 
 def script_of(

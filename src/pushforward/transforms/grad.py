@@ -105,7 +105,7 @@ def _grad(
     kwargs: dict[str, Any],
     key: Key | None,
 ) -> tuple[Any, Tensor, Any]:
-    known = None if key is None else repeated(key, func, args, kwargs)
+    known = repeated(key, func, args, kwargs)
     if isinstance(known, Answer):
         return known.gradient(argnums), known.outputs[0], None
     check_function(name, func)
@@ -124,8 +124,7 @@ def _grad(
     with Tape(name, func, selected, kwargs, has_aux=has_aux, takes_apart=True, begun=known) as tape:
         value = _scalar(name, tape)
         (gradients,) = tape.swept("gradient", functools.partial(_pulled, tape))
-    if key is not None:
-        learn(key, tape, selected, args)
+    learn(key, tape, selected, args)
     trees = selected.arranged(gradients)
     return (trees[0] if isinstance(argnums, int) else trees), value, tape.aux
 

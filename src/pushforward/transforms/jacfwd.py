@@ -79,7 +79,7 @@ def jacfwd(
     key = key_of(NAME, argnums, randomness, chunk_size, has_aux)
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
-        known = None if key is None else repeated(key, func, args, kwargs)
+        known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         check_function(NAME, func)
@@ -103,8 +103,7 @@ def jacfwd(
             else:
                 compute = functools.partial(pushed_columns, tape, chunk_size)
                 rows = tape.swept(NAME, compute) if is_whole else tape.computed(compute)
-        if key is not None:
-            learn(key, tape, selected, args)
+        learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 

@@ -77,7 +77,7 @@ def jacobian(
     key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode)
 
     def compute(*args: Any, **kwargs: Any) -> Any:
-        known = None if key is None else repeated(key, func, args, kwargs)
+        known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         result, tape = _compute(
@@ -127,7 +127,7 @@ def value_and_jacobian(
     key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode)
 
     def compute(*args: Any, **kwargs: Any) -> Any:
-        known = None if key is None else repeated(key, func, args, kwargs)
+        known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.value, known.jacobian(argnums)
         result, tape = _compute(
@@ -168,8 +168,7 @@ def _compute(
         begun=begun,
     ) as tape:
         rows = _run(tape, mode, chunk_size)
-    if key is not None:
-        learn(key, tape, selected, args)
+    learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
 
 

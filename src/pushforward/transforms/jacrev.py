@@ -73,7 +73,7 @@ def jacrev(
     key = key_of(NAME, argnums, "same", chunk_size, has_aux)
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
-        known = None if key is None else repeated(key, func, args, kwargs)
+        known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         check_function(NAME, func)
@@ -86,8 +86,7 @@ def jacrev(
         ) as tape:
             compute = functools.partial(pulled_rows, tape, chunk_size)
             rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
-        if key is not None:
-            learn(key, tape, selected, args)
+        learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 

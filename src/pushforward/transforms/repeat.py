@@ -28,17 +28,19 @@ from pushforward.tape.private_torch import (
     is_autocasting,
     num_dispatch_modes,
     num_function_modes,
-    sequence_number,
     set_grad_enabled,
 )
 from pushforward.tape.randomness import generator_state
+from pushforward.tape.reader import ends_of, oldest_of
 from pushforward.tape.run import thread
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Argnums, Selected
 from pushforward.transforms.record import Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
-MAX_MISSES = 8  # of a function whose graph is another time and again: it would run twice each time
+MAX_MISSES = (
+    8  # of a function whose graph is another time and again: knowing it by heart is for nothing
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -108,16 +110,9 @@ class Repeat:
         """Return what kernels start from, None if the graph is not the one of before."""
         if RemovableHandle.next_id != begun.num_hooks or any(x._version for x in begun.tracked):
             return None
-        ends = [(y.grad_fn, y.output_nr) if y.requires_grad else (None, 0) for y in outputs]
-        starts = begun.starts
-        oldest = 0 if begun.tracked[0].is_cuda else sequence_number(starts[0])
-        try:
-            found = self.script.code(starts, ends, oldest, {})
-        except ValueError:  # another number of edges
-            return None
-        if found is None or not self.script.fits(found[0]):
-            return None
-        return [*found[0], found[1]]
+        oldest = oldest_of(begun.tracked, begun.starts)
+        found = self.script.found(begun.starts, ends_of(outputs), oldest, {})
+        return None if found is None else [*found[0], found[1]]
 
 
 class Key(NamedTuple):
@@ -154,12 +149,14 @@ def _surroundings() -> tuple[Any, ...] | None:
 
 
 def repeated(
-    key: Key, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    key: Key | None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Answer | Begun | None:
-    """Return the answer to a call that is known by heart, None to any other.
+    """Return the answer to a call that is known by heart, None to any other, and where there is no key.
 
     A call that turns out to be another after the function ran is only begun: a `record.Tape` goes on with it.
     """
+    if key is None:
+        return None
     record = trust.record_of(func)
     repeat: Repeat | None = record.repeats.get(key)
     if repeat is None:
@@ -235,13 +232,10 @@ def _run(
             set_grad_enabled(repeat.surroundings[0])
 
 
-def learn(
-    key: Key,
-    tape: Tape,
-    selected: Selected,
-    args: tuple[Any, ...],
-) -> None:
+def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]) -> None:
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
+    if key is None:
+        return
     surroundings = _surroundings()
     known, positions = tape.by_heart(), selected.positions
     if surroundings is None or known is None:
