@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from ambient import thread_state
 from oracles import assert_close
 from torch.overrides import TorchFunctionMode, _len_torch_function_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _len_torch_dispatch_stack
@@ -28,24 +29,7 @@ X = torch.tensor([0.5, -1.0, 2.0])
 
 def state() -> dict[str, object]:
     """Everything of PyTorch's that a transform could leave changed."""
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "generator": torch.get_rng_state().tolist(),
-        "included dispatch keys": torch._C._dispatch_tls_local_include_set().raw_repr(),
-        "excluded dispatch keys": torch._C._dispatch_tls_local_exclude_set().raw_repr(),
-        "function modes": _len_torch_function_stack(),
-        "dispatch modes": _len_torch_dispatch_stack(),
-        "function overrides": torch._C._is_torch_function_enabled(),
-        "all function overrides": torch._C._is_torch_function_all_disabled(),
-        "functorch interpreter": torch._C._functorch.peek_interpreter_stack() is None,
-        "forward mode": torch._C._is_fwd_grad_enabled(),
-        "default dtype": torch.get_default_dtype(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "anomaly mode": torch.is_anomaly_enabled(),
-        "threads": torch.get_num_threads(),
-        "grad hooks": torch._C._autograd._saved_tensors_hooks_is_enabled(),
-    }
+    return thread_state() | {"generator": torch.get_rng_state().tolist()}
 
 
 class OwnError(Exception):

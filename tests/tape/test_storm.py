@@ -11,37 +11,24 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
 import torch.func as tf
+from ambient import thread_state
 from torch import Tensor
 
 from pushforward import clear_plans, grad, hessian, jacfwd, jacobian, jacrev, jvp, vjp
 from pushforward.planning.plans import PLANS
 from pushforward.tape import trust
-from pushforward.tape.private_torch import (
-    functorch_level,
-    num_dispatch_modes,
-    num_function_modes,
-)
 from pushforward.tape.run import run_depth
 
 NUM_THREADS, CALLS = 8, int(os.environ.get("STORM_CALLS", "30"))
 
 
-def state() -> tuple[Any, ...]:
+def state() -> dict[str, object]:
     """Return what a call must leave as it is, but for the generator."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        num_function_modes(),
-        num_dispatch_modes(),
-        functorch_level(),
-        torch.get_default_dtype(),
-        run_depth(),
-    )
+    return thread_state() | {"runs": run_depth()}
 
 
 @pytest.fixture(autouse=True)
