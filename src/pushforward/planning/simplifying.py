@@ -30,6 +30,7 @@ def without_repetitions(
     del tensors
     written_to = reached(calls, [*returned, *targets(calls)])
     before: dict[Any, Ref] = {}
+    parts = _parts(calls)
     same: dict[Ref, Ref] = {}
     kept = []
     for call in calls:
@@ -37,20 +38,23 @@ def without_repetitions(
         if call.is_harmless and call.result not in written_to:
             key = _hashable((renamed.func, renamed.args, tuple(renamed.kwargs.items())))
             if key in before:
-                same[call.result] = before[key]
-                same.update(_parts(call.result, before[key], calls))
+                new = same[call.result] = before[key]
+                for part in parts.get(call.result, ()):
+                    same[part] = Ref(new.number, new.is_value, part.place)
                 continue
             before[key] = call.result
         kept.append(renamed)
     return kept, same
 
 
-def _parts(old: Ref, new: Ref, calls: list[Call]) -> dict[Ref, Ref]:
-    """Return what stands for the parts of a result that is a tuple."""
-    parts = {
-        ref for call in calls for ref in call.refs if ref.place is not None and ref.whole == old
-    }
-    return {ref: Ref(new.number, new.is_value, ref.place) for ref in parts}
+def _parts(calls: list[Call]) -> dict[Ref, set[Ref]]:
+    """Return which parts of results that are tuples are used."""
+    parts: dict[Ref, set[Ref]] = {}
+    for call in calls:
+        for ref in call.refs:
+            if ref.place is not None:
+                parts.setdefault(ref.whole, set()).add(ref)
+    return parts
 
 
 def targets(calls: list[Call]) -> list[Ref]:
