@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pushforward"
 LAYERS = {
     "transforms": 5,
     "planning": 4,
+    "sparse": 4,
     "tape": 3,
     "rules": 2,
     "linear": 1,
@@ -22,7 +23,7 @@ LAYERS = {
 BOTTOM = {"trees", "errors"}  # two files, one layer
 
 # Only these may be imported inside a function: pushforward works without them.
-OPTIONAL_DEPENDENCIES = {"numpy", "scipy"}
+OPTIONAL_DEPENDENCIES = {"numba", "numpy", "scipy"}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
