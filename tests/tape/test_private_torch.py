@@ -48,6 +48,23 @@ def test_modes_are_counted():
         assert (private.num_function_modes(), private.num_dispatch_modes()) == (2, 1)
 
 
+def test_what_an_overload_calls_is_seen_by_modes_and_autograd_as_the_overload_is():
+    seen = []
+
+    class Seeing(Operators):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    op, x = torch.ops.aten.tanh_backward.default, leaf(2)
+    call = private.without_frame(op)
+    with Seeing():
+        call(x, x)
+    assert seen == [op]
+    assert type(call(x, x).grad_fn) is type(op(x, x).grad_fn)
+    assert torch.equal(torch.vmap(call)(x, x), op(x, x))
+
+
 def test_bare_tensors_pass_by_autograd_modes_and_transforms():
     seen = []
 

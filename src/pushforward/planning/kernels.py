@@ -36,7 +36,7 @@ from pushforward.planning.simplifying import (
     without_units,
     without_unused,
 )
-from pushforward.tape.private_torch import is_wrapped
+from pushforward.tape.private_torch import is_wrapped, without_frame
 
 Replay = Callable[[Sequence[Any]], Rows]
 
@@ -195,7 +195,9 @@ def _function(calls: list[Call], rows: Any, constants: dict[Ref, Tensor]) -> Rep
     for i, call in enumerate(calls):
         arguments = [source(a) for a in call.args]
         arguments += [f"{name}={source(a)}" for name, a in call.kwargs.items()]
-        lines.append(f"    t{call.result.number} = {source(call.func)}({', '.join(arguments)})")
+        func = call.func
+        func = without_frame(func) if isinstance(func, torch._ops.OpOverload) else func
+        lines.append(f"    t{call.result.number} = {source(func)}({', '.join(arguments)})")
         ended = {r.number for r in call.refs if not r.is_value and last.get(r.number) == i}
         if ended:
             lines.append(f"    del {', '.join(f't{n}' for n in sorted(ended))}")

@@ -33,13 +33,21 @@ def standardized(x: Tensor, axes: Axes, eps: float | Tensor) -> tuple[Tensor, Te
 
     A tensor is the value of 1 / σ that autograd saved instead of ``eps``.
     """
-    wide = _widened(x)
-    centred = wide - wide.mean(axes, keepdim=True)
-    var = (centred * centred).mean(axes, keepdim=True)  # a tenth of the time of torch.var
+    wide, share = _widened(x), 1 / _count(x, axes)
+    centred = torch.sub(wide, wide.sum(axes, keepdim=True), alpha=share)
+    total = (centred * centred).sum(axes, keepdim=True)  # a tenth of the time of torch.var
     if isinstance(eps, Tensor):
-        eps = torch.pow(eps.detach().to(wide.dtype), -2) - var.detach()
-    rstd = (var + eps).rsqrt()
+        known = torch.pow(eps.detach().to(wide.dtype), -2)
+        eps = torch.sub(known, total.detach(), alpha=share)
+        rstd = torch.add(eps, total, alpha=share).rsqrt()
+    else:
+        rstd = (total * share + eps).rsqrt()
     return _like(centred * rstd, x), _like(rstd, x)
+
+
+def _count(x: Tensor, axes: Axes) -> int:
+    """Return how many numbers a mean is taken of: a sum takes half the time of one, for small tensors."""
+    return max(math.prod(x.shape[a] for a in axes), 1)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -65,9 +73,10 @@ def standardized_tangent(tangent: Tensor, x_hat: Tensor, rstd: Tensor, axes: Axe
 
     Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ.
     """
-    along = (x_hat * tangent).mean(axes, keepdim=True)
-    centred = tangent - tangent.mean(axes, keepdim=True)
-    return rstd * torch.addcmul(centred, x_hat, along, value=-1)
+    share = 1 / _count(tangent, axes)
+    along = (x_hat * tangent).sum(axes, keepdim=True)
+    centred = torch.sub(tangent, tangent.sum(axes, keepdim=True), alpha=share)
+    return rstd * torch.addcmul(centred, x_hat, along, value=-share)
 
 
 def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:

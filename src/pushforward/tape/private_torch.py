@@ -63,6 +63,7 @@ def start_requiring_grad(tensor: Tensor) -> Tensor:
 
 
 make_wrapper = torch.Tensor._make_wrapper_subclass
+without_frame = attrgetter("_op")  # of an overload: what it calls, 0.2 microseconds faster
 keeping_version: Any = vars(torch.autograd)[
     "_unsafe_preserve_version_counter"
 ]  # of a tensor: a context
