@@ -15,13 +15,16 @@ from torch import Tensor
 import pushforward
 from pushforward import jvp, vmap
 
-# PyTorch's vmap says so for operators that the models themselves call (attention, take, pdist).
-pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+pytestmark = [
+    # PyTorch's vmap says so for operators that the models themselves call (attention, take, pdist).
+    pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning"),
+    pytest.mark.filterwarnings("ignore:index_reduce:UserWarning"),
+]
 
 Tree = tuple[Params, Tensor]
 
 # Where central differences make sense: the models whose draws, if any, are smooth in what they are drawn from.
-SMOOTH = [name for name in BUILDERS if build(name).order > 1]
+SMOOTH = [name for name in BUILDERS if build(name).is_smooth]
 
 
 def direction(model: Model) -> Tree:

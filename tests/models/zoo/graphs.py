@@ -52,7 +52,52 @@ def graph_attention() -> Model:
     return Model(call, params, randn(NUM_NODES, 3))
 
 
+def pooled_messages() -> Model:
+    """Messages reduced in every way that ``scatter_reduce`` and ``index_reduce`` know, side by side."""
+    params = {"w": randn(6, 3), "u": randn(18, 2)}
+
+    def call(p: Params, x: Tensor) -> Tensor:
+        message = (torch.cat([x[SOURCE], x[TARGET]], dim=-1) @ p["w"]).sigmoid()
+        place = TARGET[:, None].expand_as(message)
+        parts = [
+            x.scatter_reduce(0, place, message, how, include_self=how in ("sum", "prod"))
+            for how in ("sum", "mean", "amax", "amin", "prod")
+        ]
+        parts.append(x.index_reduce(0, TARGET, message, "mean"))
+        return torch.cat(parts, dim=-1) @ p["u"]
+
+    return Model(call, params, randn(NUM_NODES, 3))
+
+
+def interaction_network() -> Model:
+    """Edges and nodes keep states that update one another; the graphs of a batch are summed up by segments."""
+    params = {
+        "edge": randn(5, 3),
+        "node": randn(5, 2),
+        "out": randn(2, 2),
+        "start": randn(len(SOURCE), 1),
+    }
+    graph = torch.tensor([0, 0, 1, 1, 1])
+
+    def call(p: Params, x: Tensor) -> Tensor:
+        edge = p["start"]
+        for _ in range(2):
+            pair = torch.cat([edge, x.index_select(0, SOURCE), x.index_select(0, TARGET)], dim=-1)
+            update = F.softplus(pair @ p["edge"])
+            edge = edge + update.mean(-1, keepdim=True)
+            total = update.new_zeros(NUM_NODES, 3)
+            total.index_add_(0, TARGET, update, alpha=0.5)
+            x = x + F.elu(torch.cat([x, total], dim=-1) @ p["node"])
+        lengths = torch.bincount(graph)
+        means = torch.segment_reduce(x, "mean", lengths=lengths, axis=0)
+        return torch.cat([means @ p["out"], x.new_zeros(2, 2).index_add(0, graph, x)], dim=-1)
+
+    return Model(call, params, randn(NUM_NODES, 2), has_vmap=False, order=1)
+
+
 MODELS = {
     "graph convolution": graph_convolution,
     "graph attention": graph_attention,
+    "pooled messages": pooled_messages,
+    "interaction network": interaction_network,
 }

@@ -32,6 +32,8 @@ class Model:
     """How often PyTorch itself can differentiate it."""
     draws: bool = False
     """Whether it draws random numbers: every call is made from a seed."""
+    is_smooth: bool = True
+    """Whether values change as derivatives say; what rejection draws, only its expectation does."""
     has_vmap: bool = True
     """Whether PyTorch's ``vmap`` can run it."""
 

@@ -12,7 +12,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, kind: type[nn.RNNBase], **options: object) -> None:
         super().__init__()
-        self.net = kind(2, 3, batch_first=True, **options)
+        self.net = kind(2, 2, batch_first=True, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         sequence, state = self.net(x)
@@ -21,7 +21,7 @@ class Recurrent(nn.Module):
 
 
 def lstm() -> Model:
-    return of_module(Recurrent(nn.LSTM, num_layers=2, bidirectional=True), randn(2, 3, 2))
+    return of_module(Recurrent(nn.LSTM, bidirectional=True), randn(2, 3, 2))
 
 
 def gru() -> Model:
@@ -50,6 +50,28 @@ class LSTMByHand(nn.Module):
         return sequence
 
 
+class Cells(nn.Module):
+    """A GRU's cell that feeds an LSTM's, step by step, until the sequence ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRUCell(2, 2)
+        self.lstm = nn.LSTMCell(2, 2)
+        self.start = nn.Parameter(randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.start.expand(x.shape[0], -1)
+        state = (first.tanh(), first)
+        for step in x.unbind(1):
+            first = self.gru(step, first)
+            state = self.lstm(first, state)
+        return torch.cat(state, dim=-1)
+
+
+def cells() -> Model:
+    return of_module(Cells(), randn(2, 3, 2))
+
+
 def lstm_by_hand() -> Model:
     return of_module(LSTMByHand(), randn(2, 3, 2))
 
@@ -57,5 +79,6 @@ def lstm_by_hand() -> Model:
 MODELS = {
     "lstm": lstm,
     "gru": gru,
+    "gru and lstm cells": cells,
     "lstm by hand": lstm_by_hand,
 }
