@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 SEED = int(os.environ.get("PUSHFORWARD_TEST_SEED", "20260921"))
 
 torch.set_num_threads(1)
+
+# numba looks for the package of this name, and would take the folder tests/coverage for it.
+sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]
 
 
 def pytest_report_header() -> str:
