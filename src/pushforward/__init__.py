@@ -11,6 +11,7 @@ from pushforward.rules import families as _families  # noqa: F401  (declares the
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
+from pushforward.sparse.pattern import Pattern as Pattern
 from pushforward.tape.ruled import primitive as primitive
 from pushforward.transforms.check import check_derivatives as check_derivatives
 from pushforward.transforms.comparison import DerivativeError as DerivativeError
@@ -25,5 +26,6 @@ from pushforward.transforms.jacobian import value_and_jacobian as value_and_jaco
 from pushforward.transforms.jacrev import jacrev as jacrev
 from pushforward.transforms.jvp import jvp as jvp
 from pushforward.transforms.linearize import linearize as linearize
+from pushforward.transforms.pattern import pattern as pattern
 from pushforward.transforms.plans import clear_plans as clear_plans
 from pushforward.transforms.vjp import vjp as vjp

@@ -187,7 +187,7 @@ def concat(rng: Random, near: Shape, dtype: torch.dtype) -> AbstractLinearMap:
 
 
 def contract(rng: Random, near: Shape, dtype: torch.dtype) -> AbstractLinearMap:
-    letters = "abcd"[: len(near)]
+    letters = "abcdefghijklmnop"[: len(near)]
     sizes = dict(zip(letters, near, strict=True))
     const, out = [], []
     for letter in letters:

@@ -52,7 +52,7 @@ class LinearProgram:
     def push(self, tangents: Sequence[Blocks]) -> list[Blocks]:
         """Return the blocks of the outputs, from those of the inputs."""
         self.check_residuals()
-        last_use = self._last_uses()
+        last_use = self.last_uses()
         alive: dict[int, Blocks] = dict(zip(self.inputs, tangents, strict=True))
         for position, equation in enumerate(self.equations):
             parts = [
@@ -103,7 +103,8 @@ class LinearProgram:
                 waiting[variable] = pulled if others is None else others + pulled
         return [arrived(variable) for variable in self.inputs]
 
-    def _last_uses(self) -> dict[int, int]:
+    def last_uses(self) -> dict[int, int]:
+        """Return the position of the equation that needs a variable last; outputs are always needed."""
         uses = {
             term.variable: position
             for position, equation in enumerate(self.equations)

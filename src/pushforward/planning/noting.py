@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_torch import PythonNode, is_wrapped, set_grad_enabled
+from pushforward.tape.tables import table
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
@@ -54,6 +55,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self._tensors: dict[Ref, Tensor] = {}  # ids are names only as long as their tensors live
         self._refs: dict[int, Ref] = {}
+        self._tables: dict[int, Tensor] = {}  # which the plan keeps
         self._calls: list[Call] = []
         self._num_bytes = 0
         self._is_possible = True
@@ -81,6 +83,9 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         """Call, and write the call down."""
         kwargs = kwargs or {}
+        if func is table:
+            self._tables[id(args[0])] = args[0]
+            return args[0]
         result = func(*args, **kwargs)
         is_nothing = func in METADATA or func in _STATE or (func in SELVES and result is args[0])
         if self._is_possible and not is_nothing:
@@ -133,8 +138,8 @@ class _Calls(TorchFunctionMode):
             refs.append(ref)
             return ref
         if isinstance(tree, Tensor):
-            if isinstance(tree, Unsaved):
-                return tree  # a shape and no more
+            if isinstance(tree, Unsaved) or id(tree) in self._tables:
+                return tree  # a shape and no more; or the same at every call
             self._is_possible = False  # made out of our sight
         if type(tree) in (tuple, list):
             return type(tree)(self._with_refs(item, refs) for item in tree)

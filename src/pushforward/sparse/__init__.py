@@ -1,1 +1,1 @@
-"""Sparse Jacobians: patterns, colourings and decompression. Knows linear maps; knows no tape and no operator."""
+"""Sparse Jacobians: terms, layouts, patterns, colourings. Knows linear maps; knows no operator."""

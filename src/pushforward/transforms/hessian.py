@@ -15,6 +15,7 @@ from pushforward.transforms.grad import grad_and_value
 from pushforward.transforms.jacobian import jacobian
 from pushforward.transforms.jacrev import jacrev
 from pushforward.transforms.jvp import check_primals, jvp
+from pushforward.transforms.sparse_output import Output
 
 NAME = "hessian"
 
@@ -25,6 +26,7 @@ def hessian(
     argnums: Argnums = 0,
     *,
     has_aux: bool = False,
+    output: Output = "dense",
     chunk_size: int | None = None,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
@@ -33,6 +35,7 @@ def hessian(
         func: Maps tensors (any pytree) to tensors (any pytree).
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         has_aux: Whether ``func`` returns ``(output, aux)``.
+        output: As in `jacobian`: sparse Hessians are matrices ``(out.numel() * in.numel(), in.numel())``.
         chunk_size: At most so many columns are carried at once through the gradient; None for all.
 
     Returns:
@@ -54,7 +57,13 @@ def hessian(
     """
     rows = jacrev(func, argnums, has_aux=has_aux)
     nested = jacobian(
-        rows, argnums, mode="forward", has_aux=has_aux, randomness="same", chunk_size=chunk_size
+        rows,
+        argnums,
+        mode="forward",
+        has_aux=has_aux,
+        output=output,
+        randomness="same",
+        chunk_size=chunk_size,
     )
 
     def compute(*args: Any, **kwargs: Any) -> Any:

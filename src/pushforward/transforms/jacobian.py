@@ -30,6 +30,7 @@ from pushforward.transforms.jacfwd import arranged, pushed_columns
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, Key, key_of, learn, repeated
+from pushforward.transforms.sparse_output import Output, check_output, sparse_rows
 from pushforward.trees import unflatten
 
 NAME = "jacobian"
@@ -43,6 +44,7 @@ def jacobian(
     *,
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
     has_aux: bool = False,
+    output: Output = "dense",
     chunk_size: int | None = None,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
@@ -55,6 +57,11 @@ def jacobian(
             out in an order that is searched (cross-country elimination); ``'auto'`` takes what a cost model says is
             cheapest. Plans are kept for as long as the recorded program has the same structure; see `explain`.
         has_aux: Whether ``func`` returns ``(output, aux)``.
+        output: The form of each Jacobian. ``'dense'``, or a sparse tensor of PyTorch with all rows in one axis and all
+            columns in another, ``(out.numel(), in.numel())``: ``'coo'``, ``'csr'``, ``'csc'``, or ``'bsr'``, whose
+            blocks are as large as the last axes of output and argument. Its entries are found from the structure of
+            ``func``, without a pattern from the caller, and are computed once each; what happens to be zero stays in.
+            ``'auto'`` gives ``'csr'`` if a tenth of the entries or fewer are stored, else a dense tensor.
         chunk_size: At most so many columns or rows are carried at once; None for all. Not with ``'cross'``.
         randomness: As in `jacfwd`.
 
@@ -64,24 +71,28 @@ def jacobian(
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
         ValueError: ``argnums`` or ``mode`` are not what they may be.
-        UnsupportedError: ``mode='cross'`` of a function that mixes dtypes or has complex numbers.
+        UnsupportedError: ``mode='cross'`` of a function that mixes dtypes or has complex numbers; a sparse ``output``
+            under a transform of ``torch.func``, or of an operator whose own Jacobian is too large.
 
     Example:
         >>> jacobian(torch.sin)(torch.zeros(2))
         tensor([[1., 0.],
                 [0., 1.]])
+        >>> jacobian(lambda x: x.roll(1) * x, output="csr")(torch.ones(3)).col_indices()
+        tensor([0, 2, 0, 1, 1, 2])
 
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode)
+    is_dense = output == "dense"
+    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         result, tape = _compute(
-            func, argnums, mode, has_aux, chunk_size, randomness, args, kwargs, key, known
+            func, argnums, mode, output, has_aux, chunk_size, randomness, args, kwargs, key, known
         )
         return (result, tape.aux) if has_aux else result
 
@@ -95,6 +106,7 @@ def value_and_jacobian(
     *,
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
     has_aux: bool = False,
+    output: Output = "dense",
     chunk_size: int | None = None,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
@@ -105,6 +117,7 @@ def value_and_jacobian(
         argnums: As in `jacobian`.
         mode: As in `jacobian`.
         has_aux: Whether ``func`` returns ``(output, aux)``.
+        output: As in `jacobian`.
         chunk_size: As in `jacobian`.
         randomness: As in `jacobian`.
 
@@ -124,14 +137,15 @@ def value_and_jacobian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode)
+    is_dense = output == "dense"
+    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.value, known.jacobian(argnums)
         result, tape = _compute(
-            func, argnums, mode, has_aux, chunk_size, randomness, args, kwargs, key, known
+            func, argnums, mode, output, has_aux, chunk_size, randomness, args, kwargs, key, known
         )
         value = unflatten(tape.results, tape.spec)
         return (value, result, tape.aux) if has_aux else (value, result)
@@ -143,6 +157,7 @@ def _compute(
     func: Callable[..., Any],
     argnums: Argnums,
     mode: str,
+    output: Output,
     has_aux: bool,
     chunk_size: int | None,
     randomness: str,
@@ -153,10 +168,12 @@ def _compute(
 ) -> tuple[Any, Tape]:
     check_function(NAME, func)
     check_mode(mode, chunk_size)
+    check_output(NAME, output, mode, chunk_size)
     check_randomness(NAME, randomness)
     check_chunk_size(NAME, chunk_size)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    takes_apart = chunk_size is None and mode != "cross"
+    is_dense = output == "dense"
+    takes_apart = chunk_size is None and mode != "cross" and is_dense
     with Tape(
         NAME,
         func,
@@ -167,7 +184,7 @@ def _compute(
         takes_apart=takes_apart,
         begun=begun,
     ) as tape:
-        rows = _run(tape, mode, chunk_size)
+        rows = _run(tape, mode, chunk_size) if is_dense else sparse_rows(tape, output)
     learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
 

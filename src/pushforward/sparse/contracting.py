@@ -1,0 +1,235 @@
+"""How terms are pushed through products: contractions, convolutions, and operators that mix all of an axis."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import string
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import UnsupportedError, message
+from pushforward.linear.block import Block, identity_like
+from pushforward.linear.elimination import as_map
+from pushforward.linear.kinds.contract import Contract
+from pushforward.linear.kinds.convolve import Convolve
+from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.transposed import Transposed
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.sparse.digits import reshaped
+from pushforward.sparse.index import Index
+from pushforward.sparse.moving import placed, sliced
+from pushforward.sparse.symbolic import Symbolic
+from pushforward.sparse.term import Term
+from pushforward.sparse.window import window
+
+MAX_LOCAL = 2**27  # entries of the Jacobian of one operator that mixes all of an axis
+
+
+def push_contract(term: Term, linear_map: Contract, symbolic: Symbolic) -> list[Term]:
+    """Push through a contraction with a constant."""
+    return [
+        contracted(
+            term,
+            linear_map.in_letters,
+            linear_map.const_letters,
+            linear_map.out_letters,
+            linear_map.const,
+            symbolic,
+        )
+    ]
+
+
+def pull_contract(term: Term, linear_map: Contract, symbolic: Symbolic) -> list[Term]:
+    """Push through the transpose of a contraction."""
+    const = linear_map.const
+    const = torch.conj_physical(const) if const.is_complex() else const
+    return [
+        contracted(
+            term,
+            linear_map.out_letters,
+            linear_map.const_letters,
+            linear_map.in_letters,
+            const,
+            symbolic,
+        )
+    ]
+
+
+def contracted(
+    term: Term, ins: str, consts: str, outs: str, const: Tensor, symbolic: Symbolic
+) -> Term:
+    """Multiply by a constant and sum over the letters that are not in ``outs``."""
+    sizes = dict(zip(consts, const.shape, strict=True))
+    sizes.update(zip(ins, term.shape, strict=True))
+    indices = dict(zip(ins, term.rows, strict=True))
+    for letter in consts:
+        if letter not in indices:
+            indices[letter] = Index(0, ((len(term.lengths), 1),)) if sizes[letter] != 1 else Index()
+            if sizes[letter] != 1:
+                term = term.with_axis(sizes[letter])
+    factor = window(const, [indices[c] for c in consts], term.lengths, symbolic)
+    term = term.with_rows([indices[c] for c in outs], tuple([sizes[c] for c in outs]))
+    return _summed_product(term, factor)
+
+
+def _summed_product(term: Term, factor: Tensor) -> Term:
+    """Multiply the values by ``factor``, and sum along axes that nothing follows, in one product of matrices."""
+    values, lengths = term.values, term.lengths
+    followed = {axis for index in (*term.rows, *term.cols) for axis in index.axes}
+    if values.dtype != factor.dtype:
+        dtype = torch.promote_types(values.dtype, factor.dtype)
+        values, factor = values.to(dtype), factor.to(dtype)
+    gone = [
+        a
+        for a in range(len(lengths))
+        if a not in followed and values.shape[a] != 1 and factor.shape[a] != 1
+    ]
+    if not gone or len(lengths) > len(string.ascii_letters):
+        return term.with_values(values * factor)
+    letters = string.ascii_letters[: len(lengths)]
+    mine = [a for a in range(len(lengths)) if values.shape[a] != 1]
+    its = [a for a in range(len(lengths)) if factor.shape[a] != 1]
+    left = "".join(letters[a] for a in mine)
+    right = "".join(letters[a] for a in its)
+    kept = [a for a in range(len(lengths)) if (a in mine or a in its) and a not in gone]
+    result = "".join(letters[a] for a in kept)
+    product = torch.einsum(
+        f"{left},{right}->{result}",
+        values.reshape([values.shape[a] for a in mine]),
+        factor.reshape([factor.shape[a] for a in its]),
+    )
+    sizes = [lengths[a] if a in kept else 1 for a in range(len(lengths))]
+    new_lengths = tuple([1 if a in gone else n for a, n in enumerate(lengths)])
+    return Term(
+        product.reshape(sizes),
+        new_lengths,
+        term.rows,
+        term.cols,
+        term.shape,
+        term.seed_shape,
+        term.source,
+    )
+
+
+def push_convolve(term: Term, linear_map: Convolve, symbolic: Symbolic) -> list[Term]:
+    """Push through a convolution: a term for each tap."""
+    return list(_taps(term, linear_map, linear_map.weight, linear_map.transposed, symbolic))
+
+
+def pull_convolve(term: Term, linear_map: Convolve, symbolic: Symbolic) -> list[Term]:
+    """Push through the transpose of a convolution."""
+    weight = linear_map.weight
+    weight = torch.conj_physical(weight) if weight.is_complex() else weight
+    return list(_taps(term, linear_map, weight, not linear_map.transposed, symbolic))
+
+
+def _taps(
+    term: Term, linear_map: Convolve, weight: Tensor, transposed: bool, symbolic: Symbolic
+) -> Iterator[Term]:
+    """Yield a term for each tap: a window of space, shifted, and a product of matrices among the channels."""
+    is_forward = transposed == linear_map.transposed
+    shape = linear_map.out_shape if is_forward else linear_map.in_shape
+    groups, kernel = linear_map.groups, weight.shape[2:]
+    grouped = reshaped(
+        term, (term.shape[0], groups, term.shape[1] // groups, *term.shape[2:]), symbolic
+    )
+    matrix = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    for tap in itertools.product(*[range(k) for k in kernel]):
+        moved: Term | None = grouped
+        for axis, place in enumerate(tap):
+            if moved is None:
+                break
+            stride = linear_map.stride[axis]
+            start = place * linear_map.dilation[axis] - linear_map.padding[axis]
+            size = shape[2 + axis]
+            if transposed:
+                whole = placed(moved, 3 + axis, start, stride, size, symbolic)
+                moved = sliced(whole, 3 + axis, 0, 1, size, symbolic)
+            else:
+                moved = sliced(moved, 3 + axis, start, stride, size, symbolic)
+        if moved is None:
+            continue
+        coef = matrix[
+            (slice(None),) * 3 + tap
+        ]  # (groups, out, in), the other way round where transposed
+        space = string.ascii_lowercase[4 : 4 + len(kernel)]
+        letters = "bdc" if transposed else "bcd"
+        found = contracted(moved, f"abd{space}", letters, f"abc{space}", coef, symbolic)
+        yield reshaped(found.tidy(), shape, symbolic)
+
+
+def push_general(term: Term, linear_map: AbstractLinearMap, symbolic: Symbolic) -> list[Term]:
+    """Push through the map's own Jacobian, dense along the axes that it mixes."""
+    of = linear_map.of if isinstance(linear_map, Transposed) else linear_map
+    kept: set[int] = set()
+    if isinstance(of, General):
+        kept = {i for i, _ in of.kept}
+        mixed = math.prod(n for i, n in enumerate(of.in_shape) if i not in kept)
+        if mixed * math.prod(of.out_shape) > MAX_LOCAL:
+            raise UnsupportedError(
+                message(
+                    "sparse jacobian",
+                    "an operator that mixes all of an axis",
+                    f"{mixed} × {math.prod(of.out_shape)} entries of its own",
+                    f"at most {MAX_LOCAL}",
+                    "Write it by operators that mix fewer elements, or ask for products with jvp and vjp.",
+                )
+            )
+    if isinstance(linear_map, General) and linear_map.uniform and len(kept) == len(of.in_shape):
+        return [_applied(term, linear_map)]
+    shape, dtype = linear_map.in_shape, term.values.dtype
+    along_real = _local(linear_map, identity_like(shape, term.values))
+    if not dtype.is_complex:
+        return push_contract(term, along_real, symbolic)
+    # R-linear, so that J v = A v + B conj v, where (A + B) and i (A − B) are the derivatives along 1 and i.
+    unit = identity_like(shape, term.values)
+    along_imaginary = _local(linear_map, unit.scale(1j))
+    straight = (along_real.const - 1j * along_imaginary.const) / 2
+    crossed = (along_real.const + 1j * along_imaginary.const) / 2
+    conjugate = term.with_values(term.values.conj().resolve_conj())
+    return [
+        *push_contract(term, dataclasses.replace(along_real, const=straight), symbolic),
+        *push_contract(conjugate, dataclasses.replace(along_real, const=crossed), symbolic),
+    ]
+
+
+def _local(linear_map: AbstractLinearMap, unit: Block) -> Contract:
+    """Return the Jacobian of a map, dense along the axes that it mixes, as a contraction."""
+    block = linear_map.push(unit)
+    if block.seed_shape != linear_map.in_shape:
+        block = block.to_structure(linear_map.in_shape, (None,) * len(linear_map.in_shape))
+    found = as_map(block)
+    assert isinstance(found, Contract)
+    return found
+
+
+def _applied(term: Term, linear_map: General) -> Term:
+    """Push through a map that does the same at each position, and may add axes to it."""
+    ndim = len(linear_map.in_shape)
+    values = term.values
+    flat = values.reshape((1, values.numel(), *(1,) * (ndim - 1)) if ndim else (values.numel(),))
+    pushed = linear_map.push_seeds(flat)
+    place = {j: i for i, j in linear_map.kept}
+    new = [a for a in range(len(linear_map.out_shape)) if a not in place]
+    sizes = [linear_map.out_shape[a] for a in new]
+    order = [1 + a for a in range(len(linear_map.out_shape)) if a in place]
+    pushed = pushed.permute(0, *order, *[1 + a for a in new]).reshape((*values.shape, *sizes))
+    count = len(term.lengths)
+    rows = [
+        term.rows[place[a]] if a in place else Index(0, ((count + new.index(a), 1),))
+        for a in range(len(linear_map.out_shape))
+    ]
+    term = Term(
+        pushed,
+        (*term.lengths, *sizes),
+        term.rows,
+        term.cols,
+        term.shape,
+        term.seed_shape,
+        term.source,
+    )
+    return term.with_rows(rows, linear_map.out_shape)

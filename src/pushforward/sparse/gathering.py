@@ -1,0 +1,133 @@
+"""How terms are pushed through gathers and scatters, whose index tensors say what goes where."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.axes import Shape
+from pushforward.sparse.digits import unravelled
+from pushforward.sparse.index import Index, along, flat
+from pushforward.sparse.symbolic import Line, Symbolic
+from pushforward.sparse.term import Term, changed
+
+
+def gathered(
+    term: Term,
+    index: Tensor,
+    mixed_in: tuple[int, ...],
+    mixed_out: tuple[int, ...],
+    out_shape: Shape,
+    symbolic: Symbolic,
+) -> Term | None:
+    """Copy rows: position i of the flattened ``mixed_out`` axes is position index[i] of the ``mixed_in`` ones."""
+    sizes = tuple([term.shape[a] for a in mixed_in])
+    merged = flat([term.rows[a] for a in mixed_in], sizes, symbolic, term.lengths)
+    if len(merged.axes) > 1:
+        fuse = functools.partial(Term.fused, axes=merged.axes, symbolic=symbolic)
+        term, (merged,) = changed(term, [merged], fuse)
+    offset = merged.offset
+
+    def where(found: Tensor) -> tuple[int, Line, int]:
+        return (*symbolic.as_line(found), len(found))
+
+    if not merged.parts:
+        start, line, count = symbolic.once(lambda: where((index == offset).nonzero().reshape(-1)))
+        if not count:
+            return None
+        inner = len(term.lengths)
+        term = term.with_axis(count)
+    else:
+        ((inner, at),) = merged.parts
+        length = term.lengths[inner]
+
+        def joined() -> tuple[tuple[int, Line, int], tuple[int, Line, int]]:
+            held, outer = _matches(along(at, length, index.device) + offset, index)
+            return where(held), where(outer)
+
+        (first, every, count), (start, line, _) = symbolic.once(joined)
+        if not count:
+            return None
+        term = term.taken(inner, (first, every), count, symbolic)
+    # All rows but the mixed ones, in order, with the new ones between them.
+    out_sizes = tuple([out_shape[a] for a in mixed_out])
+    kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
+    place = Index(0).with_part(inner, start, line)
+    return _with_digits(term, place, out_sizes, mixed_out, kept, out_shape, symbolic)
+
+
+def scattered(
+    term: Term,
+    index: Tensor,
+    mixed_in: tuple[int, ...],
+    mixed_out: tuple[int, ...],
+    out_shape: Shape,
+    symbolic: Symbolic,
+) -> Term | None:
+    """Move rows: position i of the flattened ``mixed_in`` axes goes to position index[i] of the ``mixed_out`` ones."""
+    sizes = tuple([term.shape[a] for a in mixed_in])
+    merged = flat([term.rows[a] for a in mixed_in], sizes, symbolic, term.lengths)
+    if len(merged.axes) > 1:
+        fuse = functools.partial(Term.fused, axes=merged.axes, symbolic=symbolic)
+        term, (merged,) = changed(term, [merged], fuse)
+    offset = merged.offset
+    kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
+    out_sizes = tuple([out_shape[a] for a in mixed_out])
+    if not merged.parts:
+        to = symbolic.once(lambda: int(index[offset]))
+        if to < 0:
+            return None
+        return _with_digits(term, Index(to), out_sizes, mixed_out, kept, out_shape, symbolic)
+    ((inner, at),) = merged.parts
+    length = term.lengths[inner]
+
+    def moved() -> tuple[Tensor | None, int, tuple[int, Line]]:
+        to = index[along(at, length, index.device) + offset]
+        present = (to >= 0).nonzero().reshape(-1)
+        if len(present) == len(to):
+            return None, length, symbolic.as_line(to)
+        return present, len(present), symbolic.as_line(to[present])
+
+    present, count, line = symbolic.once(moved)
+    if not count:
+        return None
+    if present is not None:
+        pick = functools.partial(Term.picked, axis=inner, places=present, symbolic=symbolic)
+        term, kept = changed(term, kept, pick)
+    place = Index(0).with_part(inner, *line)
+    return _with_digits(term, place, out_sizes, mixed_out, kept, out_shape, symbolic)
+
+
+def _with_digits(
+    term: Term,
+    place: Index,
+    sizes: Shape,
+    mixed: tuple[int, ...],
+    kept: Sequence[Index],
+    out_shape: Shape,
+    symbolic: Symbolic,
+) -> Term:
+    """Put what is at ``place`` of several axes in one into rows, with the ``kept`` ones around them."""
+    others, digits = list(kept), []
+    if len(sizes) == 1:
+        digits = [place]
+    elif sizes:
+        term, digits, others = unravelled(term, place, sizes, symbolic, others)
+    rest, new = iter(others), iter(digits)
+    rows = [next(new) if a in mixed else next(rest) for a in range(len(out_shape))]
+    return term.with_rows(rows, out_shape)
+
+
+def _matches(held: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all pairs (t, i) with held[t] = wanted[i], by i; negative ones are nowhere."""
+    ordered, order = torch.sort(held, stable=True)
+    begin = torch.searchsorted(ordered, wanted.contiguous())
+    end = torch.searchsorted(ordered, wanted.contiguous(), right=True)
+    counts = (end - begin) * (wanted >= 0)
+    outer = torch.arange(len(wanted), device=wanted.device).repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    within = torch.arange(len(outer), device=wanted.device) - before[outer]
+    return order[begin[outer] + within], outer

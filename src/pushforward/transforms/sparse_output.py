@@ -1,0 +1,180 @@
+"""Jacobians as sparse matrices: the terms of a tape laid out, and the plans that keep the layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import ArgumentValueError, UnsupportedError, message
+from pushforward.planning.plans import PLANS
+from pushforward.sparse.blocks import blocked
+from pushforward.sparse.layout import Layout, layout
+from pushforward.sparse.sweep import pushed
+from pushforward.sparse.symbolic import Answers, ChangedError, Symbolic
+from pushforward.sparse.term import identity
+from pushforward.tape.private_torch import functorch_level
+from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.record import Tape
+
+Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
+OUTPUTS = ("dense", "coo", "csr", "csc", "bsr", "auto")
+AUTO_DENSITY = 0.1  # above which 'auto' gives a dense tensor
+
+PLAN = "sparse"
+_numbers = itertools.count()
+
+
+@dataclasses.dataclass(slots=True)
+class SparsePlan:
+    """What is worked out once for a signature and the elements of its index tensors."""
+
+    number: int = dataclasses.field(default_factory=_numbers.__next__)
+    answers: Answers = dataclasses.field(default_factory=Answers)
+    layouts: list[list[Layout]] = dataclasses.field(default_factory=list)  # by output and input
+
+
+def check_output(name: str, output: Any, mode: str, chunk_size: int | None) -> None:
+    """Refuse an unknown form of the result, and options that sparse results have no use for."""
+    if output not in OUTPUTS:
+        raise ArgumentValueError(
+            message(name, "output", repr(output), f"one of {OUTPUTS}", "Leave it out for dense.")
+        )
+    if output == "dense":
+        return
+    if mode not in ("auto", "forward"):
+        raise ArgumentValueError(
+            message(
+                name,
+                "mode",
+                f"{mode!r} with output={output!r}",
+                "'auto'",
+                "Sparse Jacobians are pushed forward, whatever their shape: leave mode out.",
+            )
+        )
+    if chunk_size is not None:
+        raise ArgumentValueError(
+            message(
+                name,
+                "chunk_size",
+                f"{chunk_size} with output={output!r}",
+                "None",
+                "Sparse Jacobians carry no columns: leave chunk_size out.",
+            )
+        )
+    if functorch_level() is not None:
+        raise UnsupportedError(
+            message(
+                name,
+                "output",
+                f"{output!r} under a transform of torch.func",
+                "'dense' there, as torch.func knows no sparse tensors",
+                "Put the batch into the function, whose Jacobian is then sparse by blocks, or differentiate the values "
+                "of a sparse result by pushforward or autograd.",
+            )
+        )
+
+
+def sparse_rows(tape: Tape, output: Output) -> list[list[Tensor]]:
+    """Return the Jacobians of every output with respect to every input, in the form ``output``."""
+    by_columns = output == "csc"
+    values, plan = _values(tape, by_columns)
+    return [
+        [
+            _matrix(found, known, output, y, x)
+            for found, known, x in zip(row, layouts, tape.inputs, strict=True)
+        ]
+        for row, layouts, y in zip(values, plan.layouts, tape.outputs, strict=True)
+    ]
+
+
+def layouts_of(tape: Tape) -> list[list[Layout]]:
+    """Return where entries may be nonzero, by output and input."""
+    return _values(tape, False)[1].layouts
+
+
+def _values(tape: Tape, by_columns: bool) -> tuple[list[list[Tensor]], SparsePlan]:
+    key = (by_columns, tape.signature)
+    plan: SparsePlan | None = PLANS.find(PLAN, key)
+    if plan is not None:
+        try:
+            *rows, met = tape.swept(
+                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan)
+            )
+            plan.answers.check(met)
+        except ChangedError:
+            PLANS.drop(PLAN, key)
+        else:
+            return rows, plan
+    plan = SparsePlan()
+    *rows, _ = tape.computed(functools.partial(_sweep, tape, by_columns, plan))
+    PLANS.keep(PLAN, key, plan)
+    return rows, plan
+
+
+def _sweep(tape: Tape, by_columns: bool, plan: SparsePlan) -> list[list[Tensor]]:
+    """Return the values of each matrix, and at the end the index tensors on which the plan depends."""
+    symbolic = Symbolic(plan.answers)
+    starts = [identity(tuple(x.shape), x, i) for i, x in enumerate(tape.inputs)]
+    outputs = pushed(tape.program, starts, symbolic)
+    is_new = not plan.layouts
+    layouts: list[list[Layout]] = []
+    rows = []
+    for y, terms in zip(tape.outputs, outputs, strict=True):
+        row, known = [], []
+        for number, x in enumerate(tape.inputs):
+            mine = [t for t in terms if t.source == number]
+            num_columns = math.prod(directions(x))
+            found = layout(mine, y.numel(), num_columns, by_columns, symbolic, y)
+            known.append(found)
+            values = found.placement.written([t.values for t in mine], y)
+            row.append(values.to(jacobian_dtype(y, x)))
+        rows.append(row)
+        layouts.append(known)
+    symbolic.end()
+    if is_new:
+        plan.layouts = layouts
+    return [*rows, symbolic.met]
+
+
+def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor) -> Tensor:
+    size = (y.numel(), math.prod(directions(x)))
+    if output == "auto":
+        output = "csr" if values.numel() <= AUTO_DENSITY * math.prod(size) else "dense"
+    if output == "dense":
+        dense = torch.zeros(size, dtype=values.dtype, device=values.device)
+        dense = dense.index_put((known.rows, known.columns), values)
+        return dense.reshape((*y.shape, *directions(x)))
+    if output == "coo":
+        return torch.sparse_coo_tensor(
+            known.indices.clone(), values, size, check_invariants=False, is_coalesced=True
+        )
+    _warned_of_beta()
+    # Indices are copied: what the caller does to a result must not reach the plan.
+    if output == "bsr":
+        block = (_last(y), _last(x) * (2 if x.is_complex() else 1))
+        form = known.form(block, lambda: blocked(known, *block))
+        indices = form.starts.clone(), form.columns.clone()
+        return torch.sparse_bsr_tensor(*indices, form.filled(values), size, check_invariants=False)
+    make = torch.sparse_csr_tensor if output == "csr" else torch.sparse_csc_tensor
+    indices = known.starts.clone(), known.columns.clone()
+    return make(*indices, values, size, check_invariants=False)
+
+
+def _last(tensor: Tensor) -> int:
+    return tensor.shape[-1] if tensor.dim() else 1
+
+
+@functools.cache
+def _warned_of_beta() -> None:
+    """Take PyTorch's one warning that compressed sparse tensors are in beta state upon us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        none = torch.zeros(1, dtype=torch.int64)
+        torch.sparse_csr_tensor(none, none[:0], torch.zeros(0), (0, 0), check_invariants=False)
