@@ -23,7 +23,7 @@ LAYERS = {
 BOTTOM = {"trees", "errors"}  # two files, one layer
 
 # Only these may be imported inside a function: pushforward works without them.
-OPTIONAL_DEPENDENCIES = {"numba", "numpy", "scipy"}
+OPTIONAL_DEPENDENCIES = {"matplotlib", "numba", "numpy", "scipy"}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 

@@ -12,6 +12,7 @@ from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
 from pushforward.sparse.pattern import Pattern as Pattern
+from pushforward.sparse.spy import spy as spy
 from pushforward.tape.ruled import primitive as primitive
 from pushforward.transforms.check import check_derivatives as check_derivatives
 from pushforward.transforms.comparison import DerivativeError as DerivativeError

@@ -96,6 +96,16 @@ class Coloring:
         return self._reading_on(compressed.device).entries(compressed)
 
     @functools.cached_property
+    def entry_colors(self) -> Tensor:
+        """The seed that each entry is read from, ``(nnz,)``: those of columns first, then those of rows."""
+        num_rows, num_cols = self.pattern.shape
+        reading = self.reading
+        places = reading.places if reading.spread is None else reading.places[reading.spread]
+        in_columns = self.num_pushed * num_rows
+        pulled = self.num_pushed + (places - in_columns) // max(num_cols, 1)
+        return torch.where(places < in_columns, places // max(num_rows, 1), pulled)
+
+    @functools.cached_property
     def _readings(self) -> dict[torch.device, Reading]:
         return {torch.device("cpu"): self.reading}
 
