@@ -9,13 +9,17 @@ from collections.abc import Callable
 import torch
 from models.zoo import (
     attention,
+    experts,
     filters,
     flows,
+    gaussian_processes,
     graphs,
     images,
     molecules,
+    odes,
     recurrent,
     renderers,
+    spectral,
 )
 from models.zoo.model import Model
 
@@ -28,6 +32,10 @@ _FAMILIES = (
     flows,
     renderers,
     molecules,
+    odes,
+    gaussian_processes,
+    spectral,
+    experts,
 )
 BUILDERS: dict[str, Callable[[], Model]] = {
     name: builder for family in _FAMILIES for name, builder in family.MODELS.items()

@@ -33,7 +33,8 @@ class Model:
     draws: bool = False
     """Whether it draws random numbers: every call is made from a seed."""
     is_smooth: bool = True
-    """Whether values change as derivatives say; what rejection draws, only its expectation does."""
+    """Whether values change as derivatives say: not where numbers are read from tensors, or steps go straight
+    through, and of what rejection draws only the expectation does."""
     has_vmap: bool = True
     """Whether PyTorch's ``vmap`` can run it."""
 
