@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from pushforward.tape.modules import Modes, modes_of
 from pushforward.tape.reader import Signature
 from pushforward.tape.scripts import Script
 
@@ -40,6 +41,7 @@ class Record:
 
     asks: bool = False  # autograd, so that batches have to be left whole
     quiet: int = 0  # calls since the last that was not
+    modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
@@ -49,19 +51,21 @@ class Record:
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the function may run without a watcher."""
-        return self.quiet >= WATCHED_FIRST
+        """Whether the function may run without a watcher: it was quiet, and its modules train if they did then."""
+        return self.quiet >= WATCHED_FIRST and (self.modes is None or self.modes.are_same())
 
     def knows(self, kinds: int) -> bool:
         """Tell whether the function left a graph of these kinds of nodes before, while it was watched."""
         return kinds in self.graphs
 
-    def learn(self, kinds: int, is_quiet: bool) -> None:
+    def learn(self, func: Callable[..., Any], kinds: int, is_quiet: bool) -> None:
         """Note what a watched run left, and whether it did nothing that has to be seen."""
         if not is_quiet:
             self.quiet = 0
             return
         self.quiet += 1
+        if self.quiet >= WATCHED_FIRST:
+            self.modes = modes_of(func)
         if len(self.graphs) >= MAX_GRAPHS:
             self.graphs.clear()
         self.graphs.add(kinds)

@@ -114,17 +114,17 @@ class Tape:
         self._answer: tuple[Known, bool] | None = None
         self._is_trusted = not (run.is_watched or self._cycles)
         if not num_dispatch_modes():  # under which sizes may not hash
-            self._learn(run)
+            self._learn(run, func)
         if is_kept:
             self._keep()
         if not run.is_outermost:
             pieces.keep_whole(self)
 
-    def _learn(self, run: Run) -> None:
+    def _learn(self, run: Run, func: Callable[..., Any]) -> None:
         """Note what may make the next call cheaper."""
         known, reading = self._known, self._reading
         if run.is_watched:
-            known.learn(hash(tuple(reading.types)), run.is_quiet)
+            known.learn(func, hash(tuple(reading.types)), run.is_quiet)
         if reading.known_edges is not None:  # by a script
             return
         signature = Signature(tuple(reading.signature))

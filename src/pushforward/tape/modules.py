@@ -1,0 +1,89 @@
+"""Modules that a function reaches: those with buffers may write to them as soon as they train."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+MAX_DEPTH = 6  # of functions and objects within each other
+MAX_OBJECTS = 256  # that are looked at
+
+_CONTAINERS = (list, tuple, set, frozenset)
+_OPAQUE = (torch.Tensor, types.ModuleType, type, str, bytes, int, float, complex, type(None))
+_EMPTY = types.CellType()
+
+
+class Modes:
+    """Which of a function's modules trained, and which did not."""
+
+    __slots__ = ("_modes",)
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        """Note the modes of ``modules``."""
+        self._modes = [(weakref.ref(m), m.training) for m in modules]
+
+    def are_same(self) -> bool:
+        """Tell whether all are as they were."""
+        for ref, training in self._modes:
+            module = ref()
+            if module is None or module.training is not training:
+                return False
+        return True
+
+
+def modes_of(func: Callable[..., Any]) -> Modes | None:
+    """Return the modes of the modules with buffers that ``func`` finds by its closure, its globals, and attributes."""
+    modules = list(_with_buffers(func))
+    return Modes(modules) if modules else None
+
+
+def _with_buffers(func: Callable[..., Any]) -> Iterator[nn.Module]:
+    waiting: list[tuple[Any, int]] = [(func, 0)]
+    seen: set[int] = set()
+    while waiting and len(seen) < MAX_OBJECTS:
+        found, depth = waiting.pop()
+        if isinstance(found, _OPAQUE) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, nn.Module):
+            yield from (m for m in found.modules() if m._buffers)
+        elif depth < MAX_DEPTH:
+            parts = itertools.islice(_parts(found), MAX_OBJECTS)
+            waiting.extend((part, depth + 1) for part in parts)
+
+
+def _parts(found: Any) -> Iterable[Any]:
+    """Return what an object refers to."""
+    if isinstance(found, _CONTAINERS):
+        return tuple(found)
+    if isinstance(found, dict):
+        return tuple(found.values())
+    if isinstance(found, types.MethodType):
+        return found.__self__, found.__func__
+    if isinstance(found, types.FunctionType):
+        cells = (c.cell_contents for c in found.__closure__ or () if c != _EMPTY)
+        names = _names(found.__code__)
+        globals_ = (found.__globals__[n] for n in names if n in found.__globals__)
+        return (
+            *cells,
+            *globals_,
+            *(found.__defaults__ or ()),
+            *(found.__kwdefaults__ or {}).values(),
+        )
+    if isinstance(found, functools.partial):
+        return found.func, found.args, found.keywords
+    return tuple(getattr(found, "__dict__", {}).values())
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):  # of a function within
+            yield from _names(constant)
