@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.in_place import TWINS
 from pushforward.tape.private_torch import (
     batch_axis_at,
     level_of,
@@ -39,7 +40,41 @@ class BatchWatcher(Watcher):
                 return func(_below_batches(args[0]))
         elif func in _NEEDING_A_LEVEL:
             raise AskedError
-        return super().__torch_function__(func, types, args, kwargs)
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except RuntimeError:
+            target, value = _written(func, args, kwargs or {})
+            if value is None:
+                raise
+            super().__torch_function__(Tensor.copy_, types, (target, value))
+            return target
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return a tensor without a batch that ``func`` was refused to write to, and what it is to be: the same for all.
+
+    Values that come from inputs without a batch have one, as each of the batch has its own derivative. The value is
+    None where it is another for each, or has a derivative.
+    """
+    target = kwargs.get("out", args[0] if args else None)
+    if not isinstance(target, Tensor) or batch_axis_at(target, level_of(target)) is not None:
+        return None, None
+    if "out" in kwargs:
+        value = func(*args, **{name: v for name, v in kwargs.items() if name != "out"})
+    elif func is Tensor.copy_:
+        value = args[1]
+    elif TWINS.get(func) is not None:
+        value = TWINS[func](*args, **kwargs)
+    else:
+        return None, None
+    axis = batch_axis_at(value, level_of(value))
+    if axis is None or value.shape != target.shape:
+        return None, None
+    with without_functorch():
+        each = unwrapped(value).movedim(axis, 0)
+        first = each[0]
+        is_same = not each.requires_grad and torch.equal(each, first.expand_as(each))
+    return target, first if is_same else None
 
 
 def _below_batches(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from models.zoo import (
     images,
     molecules,
     odes,
+    parametrizations,
     recurrent,
     renderers,
     spectral,
@@ -36,6 +37,7 @@ _FAMILIES = (
     gaussian_processes,
     spectral,
     experts,
+    parametrizations,
 )
 BUILDERS: dict[str, Callable[[], Model]] = {
     name: builder for family in _FAMILIES for name, builder in family.MODELS.items()
