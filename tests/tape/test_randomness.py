@@ -133,3 +133,32 @@ def test_an_exception_in_the_function_puts_the_generator_back_under_error():
         with pytest.raises(KeyError):
             pf.jacfwd(f)(X)
         assert torch.equal(torch.get_rng_state(), state)
+
+
+DRAWS = {
+    "gamma": lambda w: torch._standard_gamma(w),
+    "bernoulli": lambda w: torch.bernoulli(w / (1 + w)) * w,
+    "poisson": lambda w: torch.poisson(w) + w,
+    "normal": lambda w: torch.normal(w.detach(), 1.0) * w,
+    "multinomial": lambda w: w[torch.multinomial(w, 2)].sum(),
+}
+
+
+@pytest.mark.parametrize("argnums", [0, (0, 1)])
+@pytest.mark.parametrize("name", DRAWS)
+def test_vmap_draws_the_same_from_an_input_without_a_batch(name, argnums):
+    def f(w, x):
+        return (DRAWS[name](w.exp()) * x).sin().sum()
+
+    ours = pf.vmap(pf.grad(f, argnums=argnums), in_dims=(None, 0), randomness="same")
+    for seed in range(4):
+        w, x = torch.randn(3, dtype=F64), torch.randn(4, 3, dtype=F64)
+        torch.manual_seed(seed)
+        found = ours(w, x)
+        expected = []
+        for row in x:
+            torch.manual_seed(seed)
+            leaves = [w.clone().requires_grad_(), row.clone().requires_grad_()]
+            expected.append(torch.autograd.grad(f(*leaves), leaves))
+        for number, part in enumerate(found if argnums else [found]):
+            torch.testing.assert_close(part, torch.stack([e[number] for e in expected]))

@@ -184,3 +184,18 @@ def test_a_second_run_does_not_write_twice_to_what_is_followed_outside(
         torch.testing.assert_close(mixed(y.clone()), expected)
     for _ in range(2):
         torch.testing.assert_close(mixed(y.clone()), expected)
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_under_vmap_a_trusted_function_may_ask_autograd(transform: Any) -> None:
+    def f(x: Tensor, is_other: bool) -> Tensor:
+        y = x.sin()
+        if is_other:
+            y = torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+        return y
+
+    x = torch.rand(4, 3, dtype=F64)
+    for is_other in (False, True):
+        for _ in range(CALLS):
+            jac = pushforward.vmap(lambda x, is_other=is_other: transform(f)(x, is_other))(x)
+            torch.testing.assert_close(jac, torch.diag_embed(-x.sin() if is_other else x.cos()))

@@ -42,7 +42,9 @@ class BatchWatcher(Watcher):
             raise AskedError
         try:
             return super().__torch_function__(func, types, args, kwargs)
-        except RuntimeError:
+        except RuntimeError as error:
+            if _SAME_DRAWS in str(error):  # for inputs without a batch, which have one here
+                raise AskedError from error
             target, value = _written(func, args, kwargs or {})
             if value is None:
                 raise
@@ -82,6 +84,8 @@ def _below_batches(tensor: Tensor) -> Tensor:
         tensor = unwrapped(tensor)
     return tensor
 
+
+_SAME_DRAWS = "support same randomness with a batched tensor"
 
 _NEEDING_A_LEVEL: set[Any] = {
     torch.autograd.grad,

@@ -84,17 +84,17 @@ class Tape:
             )
         else:
             run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
-        try:
-            self._record(run, func, selected, kwargs, has_aux)
-        except trust.Unwatched:
-            known.quiet = 0
-            run = Run(name, leaves, randomness, takes_apart)
-            self._record(run, func, selected, kwargs, has_aux, is_again=True)
-        except trust.AskedError:
-            known.asks = True
-            known.quiet = 0
-            run = Run(name, leaves, randomness)
-            self._record(run, func, selected, kwargs, has_aux)
+        is_recorded = is_again = False
+        while not is_recorded:
+            try:
+                self._record(run, func, selected, kwargs, has_aux, is_again)
+                is_recorded = True
+            except trust.Unwatched:
+                known.quiet, is_again = 0, True
+                run = Run(name, leaves, randomness, takes_apart)
+            except trust.AskedError:
+                known.quiet, known.asks = 0, True
+                run = Run(name, leaves, randomness)
         if seen_with_jvp and dual_run.is_needed(run, self._reading):
             dual = dual_run.DualRun(name, selected.leaves, randomness)
             try:
