@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from models.zoo import (
     attention,
+    distributions,
+    ensembles,
     experts,
     filters,
     flows,
@@ -18,6 +20,7 @@ from models.zoo import (
     molecules,
     odes,
     parametrizations,
+    physics,
     recurrent,
     renderers,
     spectral,
@@ -38,6 +41,9 @@ _FAMILIES = (
     spectral,
     experts,
     parametrizations,
+    distributions,
+    ensembles,
+    physics,
 )
 BUILDERS: dict[str, Callable[[], Model]] = {
     name: builder for family in _FAMILIES for name, builder in family.MODELS.items()
