@@ -217,6 +217,23 @@ def _normalized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
+def _pad(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor | None:
+    """Around a circle it is copied into views, one after the other, which leaves nodes that tell nothing."""
+    count = len(pad) // 2
+    if mode != "circular" or input.dim() - count not in (1, 2) or not any(pad):
+        return None
+    sizes = input.shape[::-1]
+    if any(not 0 <= n <= sizes[i // 2] for i, n in enumerate(pad)):
+        return None
+    for axis, before, after in zip(range(-1, -count - 1, -1), pad[::2], pad[1::2], strict=True):
+        size = input.shape[axis]
+        parts = [input.narrow(axis, size - before, before), input, input.narrow(axis, 0, after)]
+        input = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return input
+
+
 BY_RULE: set[Any] = set()  # operators that autograd does not follow
 
 
@@ -266,6 +283,7 @@ for _function, _operator in (
 EQUIVALENTS[torch.linalg.qr] = _qr
 EQUIVALENTS[torch.vander] = _vander
 EQUIVALENTS[torch.linalg.lstsq] = _lstsq
+EQUIVALENTS[torch.nn.functional.pad] = _pad
 EQUIVALENTS[torch.nn.functional.binary_cross_entropy_with_logits] = _logits_loss
 EQUIVALENTS[torch.nn.functional.hinge_embedding_loss] = _hinge_loss
 EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
