@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-newest test-oldest lint coverage bench fuzz clean
+.PHONY: help demo test tests test-newest test-oldest lint coverage bench bench-sparse fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ fuzz: $(STAMP) ## Run random programs for SECONDS from SEED on; print failures c
 bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
 	@echo "== bench: medians in one process, one thread"
 	$(BIN)/python benchmarks/run.py
+
+bench-sparse: $(STAMP) ## Measure sparse Jacobians and Hessians next to asdex and CasADi, where PEERS=python has them.
+	@echo "== bench-sparse: medians, one core, each library in processes of its own (half an hour with peers)"
+	$(BIN)/python benchmarks/sparse.py
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"
