@@ -14,6 +14,7 @@ from pushforward.sparse.coloring.acyclic import acyclic_coloring
 from pushforward.sparse.coloring.choice import coloring
 from pushforward.sparse.coloring.columns import color_columns
 from pushforward.sparse.coloring.graph import Graph, adjacency_graph, bipartite_graph
+from pushforward.sparse.coloring.lattice import is_valid, lattice_coloring
 from pushforward.sparse.coloring.orders import ORDERS, column_order
 from pushforward.sparse.coloring.result import Coloring
 from pushforward.sparse.coloring.star import star_coloring
@@ -22,7 +23,9 @@ from pushforward.sparse.pattern import Pattern
 LOOPS = [
     acyclic._acyclic_first_fit,
     columns._first_fit,
+    forest._find_nodes,
     forest._peel,
+    orders._count_neighbors,
     orders._take,
     star._star_first_fit,
 ]
@@ -174,10 +177,11 @@ def test_star_and_acyclic_colorings_are_what_they_are_called(order, density):
         symmetric = families.random_symmetric(18, density)
         graphs = adjacency_graph(symmetric), bipartite_graph(families.random(9, 12, density))
         for graph in graphs:
-            star_colors = star_coloring(graph, graph.order(order))
-            assert not has_two_colored_path(graph, named(graph, star_colors))
-            acyclic_colors = acyclic_coloring(graph, graph.order(order))
-            assert not has_two_colored_cycle(graph, named(graph, acyclic_colors))
+            for hubs_first in (False, True):
+                star_colors = star_coloring(graph, graph.order(order), hubs_first=hubs_first)
+                assert not has_two_colored_path(graph, named(graph, star_colors))
+                acyclic_colors = acyclic_coloring(graph, graph.order(order), hubs_first=hubs_first)
+                assert not has_two_colored_cycle(graph, named(graph, acyclic_colors))
 
 
 def named(graph: Graph, colors: torch.Tensor) -> list[object]:
@@ -254,7 +258,7 @@ def test_loops_give_the_same_compiled_and_not(monkeypatch):
     monkeypatch.setattr(compiled, "has_numba", lambda: False)
     plain = all_colors()
     monkeypatch.setattr(compiled, "has_numba", lambda: True)
-    monkeypatch.setattr(compiled, "FEW_STEPS", 0)
+    monkeypatch.setattr(compiled, "FEW", 0)
     assert all_colors() == plain
 
 
@@ -301,3 +305,30 @@ def test_products_of_the_wrong_shape_are_refused():
         found.decompress(torch.ones(3, 4))
     with pytest.raises(ArgumentValueError, match=r"pushed: got None, expected \(3, 5\)"):
         found.decompress()
+
+
+@pytest.mark.parametrize("size", [6, 12, 30])
+def test_six_colors_for_the_brusselator_where_six_divides_the_size(size):
+    for structure in ("column", "row", "bidirectional"):
+        assert coloring(families.brusselator(size), structure=structure).num_colors == 6
+
+
+@pytest.mark.parametrize("size", [7, 8, 16, 20, 28, 32, 35])
+def test_at_most_eight_colors_for_the_brusselator(size):
+    assert coloring(families.brusselator(size)).num_colors <= 8
+
+
+@pytest.mark.parametrize("sizes", [(9,), (7, 9), (10, 10), (5, 7, 8)])
+def test_a_grid_needs_as_many_colors_as_its_stencil_has_points(sizes):
+    assert coloring(families.grid(*sizes)).num_colors == 2 * len(sizes) + 1
+
+
+def test_a_lattice_leaves_empty_columns_without_a_color():
+    pattern = families.grid(12, 12)
+    kept = pattern.cols % 12 != 5
+    pattern = Pattern.from_coo(pattern.shape, pattern.rows[kept], pattern.cols[kept])
+    colors = lattice_coloring(pattern, 5, 8)
+    assert colors is not None
+    assert is_valid(pattern, colors)
+    assert (colors < 0).nonzero().squeeze(1).tolist() == list(range(5, 144, 12))
+    assert colors.unique().tolist() == list(range(-1, int(colors.max()) + 1))

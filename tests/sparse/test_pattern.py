@@ -93,6 +93,12 @@ def test_union(shape):
     assert torch.equal(dense(Pattern.from_matrix(one) | Pattern.from_matrix(two)), one | two)
 
 
+def test_rows_are_kept_by_a_mask():
+    mask = random_mask((6, 4))
+    kept = torch.tensor([True, False, True, True, False, False])
+    assert torch.equal(dense(Pattern.from_matrix(mask).of_rows(kept)), mask & kept[:, None])
+
+
 def test_equal_patterns_are_equal_and_hash_alike():
     mask = random_mask((4, 6))
     one, two = Pattern.from_matrix(mask), Pattern.from_matrix(mask.double())

@@ -151,6 +151,12 @@ class Pattern:
         """Return the pattern with rows and columns exchanged; its arrays are the CSC arrays of this one."""
         return self._transposed
 
+    def of_rows(self, kept: Tensor) -> Pattern:
+        """Return the pattern with the entries of the rows in the mask ``(rows,)``; the others are empty."""
+        counts = torch.where(kept, self.indptr.diff(), 0)
+        starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+        return Pattern(self.shape, starts, self.indices[kept[self.rows]])
+
     @functools.cached_property
     def is_symmetric(self) -> bool:
         """Whether the pattern equals its transpose."""

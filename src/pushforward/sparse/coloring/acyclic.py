@@ -9,14 +9,20 @@ from pushforward.sparse.coloring.compiled import Array, Loop
 from pushforward.sparse.coloring.graph import Graph
 
 
-def acyclic_coloring(graph: Graph, order: Tensor) -> Tensor:
+def acyclic_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> Tensor:
     """Return a colour for each vertex such that no cycle has two colours, by first fit.
 
     Neighbours differ too, but for a bipartite graph, whose sides have colours of their own.
 
+    Args:
+        graph: The graph.
+        order: Its vertices.
+        hubs_first: Give neighbours of a vertex without a colour different ones, which alone forbids every cycle.
+
     References:
         Gebremedhin, Tarafdar, Manne, Pothen (2007), algorithm 3.1; Coleman, Cai: The cyclic coloring problem and
-        estimation of sparse Hessian matrices (1986).
+        estimation of sparse Hessian matrices (1986). With hubs first: the triangular colouring of Coleman and Moré
+        (1984), section 5.
     """
     num_vertices, num_ends = graph.num_vertices, len(graph.neighbors)
     colors = torch.full((num_vertices,), -1)
@@ -25,6 +31,7 @@ def acyclic_coloring(graph: Graph, order: Tensor) -> Tensor:
         graph.starts,
         graph.neighbors,
         int(not graph.is_bipartite),
+        int(hubs_first),
         torch.zeros(num_ends, dtype=torch.int64),
         torch.zeros(num_vertices, dtype=torch.int64),
         torch.arange(num_ends),
@@ -43,6 +50,7 @@ def _acyclic_first_fit(
     starts: Array,
     neighbors: Array,
     proper: int,
+    hubs_first: int,
     slot_color: Array,  # for each vertex the colours of its neighbours, each once:
     num_slots: Array,  # a slot stands for the vertex in the tree of its own colour and that one
     above: Array,  # towards a slot that stands for the whole tree
@@ -61,10 +69,13 @@ def _acyclic_first_fit(
                 forbidden[slot_color[slot]] = vertex
         for place in range(start, end):
             near = neighbors[place]
-            if colors[near] < 0:
+            near_color = colors[near]
+            if near_color < 0 and not hubs_first:
                 continue
             for slot in range(starts[near], starts[near] + num_slots[near]):
                 color = slot_color[slot]
+                if near_color < 0:
+                    forbidden[color] = vertex
                 if forbidden[color] == vertex:
                     continue
                 tree = slot
@@ -92,8 +103,10 @@ def _acyclic_first_fit(
             if colors[near] >= 0:
                 one, two = slot, own_slot[colors[near]]
                 while above[one] != one:
+                    above[one] = above[above[one]]
                     one = above[one]
                 while above[two] != two:
+                    above[two] = above[above[two]]
                     two = above[two]
                 above[one] = two
     return num_colors

@@ -13,10 +13,10 @@ MOST_LEVELS = 32  # how many degrees are looked at, from the highest down
 MOST_SPLITS = 3  # how many of these are coloured
 
 
-def dense_rows(pattern: Pattern) -> Iterator[Tensor]:
+def dense_rows(pattern: Pattern, below: int) -> Iterator[Tensor]:
     """Yield masks ``(rows,)`` of the densest rows, to be read by rows where the rest is read by columns.
 
-    The most promising first: those with the least sum of what the two parts need at least.
+    The most promising first: by what the two parts need at least in sum, which is less than ``below``.
 
     References:
         Coleman, Verma: The efficient computation of sparse Jacobian matrices using automatic differentiation,
@@ -28,13 +28,6 @@ def dense_rows(pattern: Pattern) -> Iterator[Tensor]:
     for level in levels:
         taken = pattern.cols[(lengths > level)[pattern.rows]]
         bounds.append(level + int(torch.bincount(taken).max()))
-    for _, level in sorted(zip(bounds, levels, strict=True))[:MOST_SPLITS]:
-        yield lengths > level
-
-
-def part(pattern: Pattern, kept: Tensor) -> Pattern:
-    """Return the pattern with only the entries of the rows in the mask."""
-    mask = kept[pattern.rows]
-    counts = torch.where(kept, pattern.indptr.diff(), 0)
-    starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
-    return Pattern(pattern.shape, starts, pattern.indices[mask])
+    for bound, level in sorted(zip(bounds, levels, strict=True))[:MOST_SPLITS]:
+        if bound < below:
+            yield lengths > level

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pushforward.sparse.coloring.acyclic import acyclic_coloring
-from pushforward.sparse.coloring.bicoloring import dense_rows, part
+from pushforward.sparse.coloring.bicoloring import dense_rows
 from pushforward.sparse.coloring.bounds import column_bound
 from pushforward.sparse.coloring.columns import color_columns
 from pushforward.sparse.coloring.decompression import (
@@ -21,12 +23,17 @@ from pushforward.sparse.coloring.decompression import (
 )
 from pushforward.sparse.coloring.forest import two_colored_forest
 from pushforward.sparse.coloring.graph import Graph
+from pushforward.sparse.coloring.lattice import interleaved_orders, lattice_coloring
 from pushforward.sparse.coloring.orders import column_order
 from pushforward.sparse.coloring.star import star_coloring
 from pushforward.sparse.coloring.unneeded import drop_unneeded
 from pushforward.sparse.pattern import Pattern
 
 Orders = tuple[str, ...]
+T = TypeVar("T")
+
+# Entries coloured in all: a colouring in one order takes 0.1 to 1 µs an entry, compiled.
+MOST_ENTRIES = 16_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,20 +56,37 @@ def num_colors(colors: Tensor) -> int:
     return int(colors.max()) + 1 if len(colors) else 0
 
 
-def first_best(candidates: Iterator[Candidate], bound: int) -> Candidate:
-    """Return the first of the candidates with the fewest colours; none is made once the bound is met."""
+def first_best(candidates: Iterator[Candidate], pattern: Pattern, bound: int) -> Candidate:
+    """Return the first of the candidates with the fewest colours; few are made where that takes long."""
+    tries = max(2, MOST_ENTRIES // max(pattern.nnz, 1))
     best = next(candidates)
-    while best.num_colors > bound and (found := next(candidates, None)) is not None:
+    for _ in range(tries - 1):
+        if best.num_colors <= bound or (found := next(candidates, None)) is None:
+            break
         if found.num_colors < best.num_colors:
             best = found
     return best
 
 
 def column_candidates(pattern: Pattern, orders: Orders) -> Iterator[Candidate]:
-    """Yield colourings of the columns, one for each order."""
-    for name in orders:
-        colors = color_columns(pattern, column_order(pattern, name))
+    """Yield colourings of the columns, one for each order; where several are tried, of grids too."""
+    for name, colors in _column_colorings(pattern, orders):
         yield _direct(name, pattern, colors, _none(pattern.shape[0]))
+
+
+def _column_colorings(pattern: Pattern, orders: Orders) -> Iterator[tuple[str, Tensor]]:
+    first, *others = orders
+    colors = color_columns(pattern, column_order(pattern, first))
+    yield first, colors
+    if others:
+        most = num_colors(colors) - 1
+        found = lattice_coloring(pattern, column_bound(pattern), most)
+        if found is not None:
+            yield "lattice", found
+        for order in interleaved_orders(pattern):
+            yield "interleaved", color_columns(pattern, order)
+    for name in others:
+        yield name, color_columns(pattern, column_order(pattern, name))
 
 
 def row_candidates(pattern: Pattern, orders: Orders) -> Iterator[Candidate]:
@@ -76,26 +100,36 @@ def symmetric_candidates(
 ) -> Iterator[Candidate]:
     """Yield star or acyclic colourings, and where several orders are tried, colourings of the columns too."""
     has_diagonal = pattern.rows[pattern.rows == pattern.cols]
-
-    def made(name: str, colors: Tensor) -> Candidate:
-        forest, colors = drop_unneeded(two_colored_forest(graph, colors), colors, has_diagonal)
-        reading = functools.partial(symmetric_reading, pattern, colors, forest)
-        return Candidate(name, colors, _none(pattern.shape[0]), reading)
-
-    for name, colors in _vertex_colorings(graph, orders, recovery):
-        yield made(name, colors)
+    colorings = [_vertex_colorings(graph, orders, recovery)]
     if len(orders) > 1:
-        for found in column_candidates(pattern, orders):
-            yield made(f"{found.order} of columns", found.column_colors)
+        colorings.append(
+            (f"{name} of columns", colors) for name, colors in _column_colorings(pattern, orders)
+        )
+    for name, colors in _in_turn(*colorings):
+        forest, kept = drop_unneeded(two_colored_forest(graph, colors), colors, has_diagonal)
+        reading = functools.partial(symmetric_reading, pattern, kept, forest)
+        yield Candidate(name, kept, _none(pattern.shape[0]), reading)
 
 
 def bidirectional_candidates(
     pattern: Pattern, graph: Graph, orders: Orders, recovery: str
 ) -> Iterator[Candidate]:
     """Yield star or acyclic bicolourings; where several orders are tried, splits and colourings of one side too."""
+    bicolorings = _bicolorings(pattern, graph, orders, recovery)
+    if len(orders) == 1:
+        return bicolorings
+    return _in_turn(
+        column_candidates(pattern, orders),
+        row_candidates(pattern, orders),
+        _split_candidates(pattern, orders),
+        bicolorings,
+    )
+
+
+def _bicolorings(
+    pattern: Pattern, graph: Graph, orders: Orders, recovery: str
+) -> Iterator[Candidate]:
     num_cols = pattern.shape[1]
-    if len(orders) > 1:
-        yield from _split_candidates(pattern, orders)
     for name, colors in _vertex_colorings(graph, orders, recovery):
         first_row_color = num_colors(colors[:num_cols])
         apart = torch.cat((colors[:num_cols], colors[num_cols:] + first_row_color))
@@ -108,35 +142,39 @@ def bidirectional_candidates(
         yield Candidate(name, of_columns, of_rows, reading)
 
 
+def _in_turn(*sources: Iterator[T]) -> Iterator[T]:
+    """Yield the first of each, then the second of each that has one, and so on."""
+    for group in itertools.zip_longest(*sources):
+        yield from (found for found in group if found is not None)
+
+
 def _split_candidates(pattern: Pattern, orders: Orders) -> Iterator[Candidate]:
     """Yield colourings that read dense rows as rows and the rest by columns, or the other way round."""
-    yield from column_candidates(pattern, orders)
-    yield from row_candidates(pattern, orders)
-    for is_dense in dense_rows(pattern):
+    columns = pattern.transpose()
+    below = min(column_bound(pattern), column_bound(columns))
+    for is_dense in dense_rows(pattern, below):
         yield _direct("dense rows", pattern, *_split(pattern, is_dense, orders))
-    for is_dense in dense_rows(pattern.transpose()):
-        row_colors, column_colors = _split(pattern.transpose(), is_dense, orders)
+    for is_dense in dense_rows(columns, below):
+        row_colors, column_colors = _split(columns, is_dense, orders)
         is_pushed = (column_colors >= 0)[pattern.cols]
         yield _direct("dense columns", pattern, column_colors, row_colors, ~is_pushed)
 
 
 def _split(pattern: Pattern, is_dense: Tensor, orders: Orders) -> tuple[Tensor, Tensor]:
     """Return colours of columns for the rows that are not dense, and of the dense rows."""
-    sparse, dense = part(pattern, ~is_dense), part(pattern, is_dense).transpose()
+    sparse, dense = pattern.of_rows(~is_dense), pattern.of_rows(is_dense).transpose()
     return (
-        first_best(column_candidates(sparse, orders), column_bound(sparse)).column_colors,
-        first_best(column_candidates(dense, orders), column_bound(dense)).column_colors,
+        first_best(column_candidates(sparse, orders), sparse, column_bound(sparse)).column_colors,
+        first_best(column_candidates(dense, orders), dense, column_bound(dense)).column_colors,
     )
 
 
 def _vertex_colorings(graph: Graph, orders: Orders, recovery: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield colours of the vertices; a star colouring is acyclic too, and may be better by chance."""
-    if recovery == "substitution":
-        for name in orders:
-            yield name, acyclic_coloring(graph, graph.order(name))
-    if recovery == "direct" or len(orders) > 1:
-        for name in orders:
-            yield name, star_coloring(graph, graph.order(name))
+    color = star_coloring if recovery == "direct" else acyclic_coloring
+    for name in orders:
+        order = graph.order(name)
+        yield name, color(graph, order)
+        yield f"{name}, hubs first", color(graph, order, hubs_first=True)
 
 
 def _direct(

@@ -71,7 +71,7 @@ def coloring(
             graph = bipartite_graph(pattern)
             bound = bidirectional_bound(pattern, graph)
             candidates = bidirectional_candidates(pattern, graph, orders, recovery)
-    best = first_best(candidates, bound)
+    best = first_best(candidates, pattern, bound)
     return Coloring(
         pattern=pattern,
         structure=structure,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 Array = Any  # an integer array with one axis: numpy's when compiled, else a list
 
-# Plain Python does about 10 million steps a second; to import and load numba takes 0.5 s.
-FEW_STEPS = 200_000
+# Elements of all arguments: below this plain Python takes less than the 0.5 s to import and load numba.
+FEW = 50_000
 
 
 class Loop:
@@ -30,8 +30,8 @@ class Loop:
 
     def __call__(self, *arguments: Tensor | int) -> int:
         """Run on tensors; only the last one is sure to be changed, the others may be."""
-        steps = sum(len(x) for x in arguments if isinstance(x, Tensor))
-        if self.compiled is None and steps > FEW_STEPS and has_numba():
+        size = sum(len(x) for x in arguments if isinstance(x, Tensor))
+        if self.compiled is None and size > FEW and has_numba():
             import numba
 
             self.compiled = numba.njit(cache=True, nogil=True)(self.function)

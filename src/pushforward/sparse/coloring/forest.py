@@ -34,34 +34,64 @@ def two_colored_forest(graph: Graph, colors: Tensor) -> Forest:
     Raises:
         AssertionError: Two colours hold a cycle.
     """
-    num_edges = len(graph.tails)
-    # A vertex is in one tree for each colour of its neighbours: a node for each vertex and colour.
-    width = int(colors.max()) + 1 if len(colors) else 0
-    ends = torch.cat((graph.tails, graph.heads))
-    keys = ends * width + colors[torch.cat((graph.heads, graph.tails))]
-    keys, nodes, degrees = keys.unique(return_inverse=True, return_counts=True)
+    num_edges, num_ends = len(graph.tails), len(graph.neighbors)
+    # A vertex is in one tree for each colour of its neighbours: a node for each vertex and such colour.
+    nodes = torch.zeros(num_ends, dtype=torch.int64)
+    _find_nodes(
+        graph.tails,
+        graph.heads,
+        graph.starts,
+        colors,
+        torch.zeros(num_ends, dtype=torch.int64),
+        torch.zeros(graph.num_vertices, dtype=torch.int64),
+        nodes,
+    )
     tail_nodes, head_nodes = nodes[:num_edges], nodes[num_edges:]
-    edges = torch.arange(num_edges)
     child_nodes = torch.full((num_edges,), -1)
     peeled = _peel(
         tail_nodes,
         head_nodes,
-        torch.zeros(len(keys), dtype=torch.int64),
-        torch.zeros(len(keys), dtype=torch.int64),
-        torch.zeros(len(keys), dtype=torch.int64),
+        torch.zeros(num_ends, dtype=torch.int64),
+        torch.zeros(num_ends, dtype=torch.int64),
+        torch.zeros(num_ends, dtype=torch.int64),
         child_nodes,
     )
     assert peeled == num_edges, "two colours of an acyclic colouring hold a cycle"
     tail_is_child = child_nodes == tail_nodes
-    parent_nodes = torch.where(tail_is_child, head_nodes, tail_nodes)
-    edge_of = torch.full((len(keys),), -1)
-    edge_of[child_nodes] = edges
+    edge_of = torch.full((num_ends,), -1)
+    edge_of[child_nodes] = torch.arange(num_edges)
+    degrees = torch.bincount(nodes, minlength=num_ends)
     return Forest(
         child=torch.where(tail_is_child, graph.tails, graph.heads),
         parent=torch.where(tail_is_child, graph.heads, graph.tails),
-        above=edge_of[parent_nodes],
+        above=edge_of[torch.where(tail_is_child, head_nodes, tail_nodes)],
         is_alone=(degrees[tail_nodes] == 1) & (degrees[head_nodes] == 1),
     )
+
+
+@Loop
+def _find_nodes(
+    tails: Array,
+    heads: Array,
+    starts: Array,
+    colors: Array,
+    slot_color: Array,  # for each vertex the colours of its neighbours, each once: a slot is a node
+    num_slots: Array,
+    nodes: Array,  # of the tails of all edges, and of their heads
+) -> int:
+    num_edges = len(tails)
+    for end in range(2 * num_edges):
+        edge = end % num_edges
+        vertex = tails[edge] if end < num_edges else heads[edge]
+        color = colors[heads[edge] if end < num_edges else tails[edge]]
+        slot, last = starts[vertex], starts[vertex] + num_slots[vertex]
+        while slot < last and slot_color[slot] != color:
+            slot += 1
+        if slot == last:
+            slot_color[slot] = color
+            num_slots[vertex] += 1
+        nodes[end] = slot
+    return num_edges
 
 
 @Loop

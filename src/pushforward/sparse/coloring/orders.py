@@ -14,14 +14,6 @@ ORDERS = ("natural", "largest_first", "smallest_last", "incidence_degree")
 LONGEST = 32
 
 
-def degrees(pattern: Pattern) -> Tensor:
-    """Return for each column, how many others it meets in some row, counted once for each row."""
-    lengths = pattern.indptr.diff()
-    return torch.zeros(pattern.shape[1], dtype=torch.int64).index_add_(
-        0, pattern.cols, (lengths - 1)[pattern.rows]
-    )
-
-
 def column_order(pattern: Pattern, name: str) -> Tensor:
     """Return the columns in the order of that name; neighbours are columns that meet in a row.
 
@@ -33,23 +25,37 @@ def column_order(pattern: Pattern, name: str) -> Tensor:
         case "natural":
             return torch.arange(pattern.shape[1])
         case "largest_first":
-            return torch.sort(degrees(pattern), descending=True, stable=True).indices
+            return torch.sort(
+                _degrees(_without_long_rows(pattern)), descending=True, stable=True
+            ).indices
         case "smallest_last":
-            return _dynamic_order(pattern, from_top=0, step=-1).flip(0)
+            pattern = _without_long_rows(pattern)
+            return _dynamic_order(pattern, _degrees(pattern), from_top=0, step=-1).flip(0)
         case "incidence_degree":
-            return _dynamic_order(pattern, from_top=1, step=1)
+            none = torch.zeros(pattern.shape[1], dtype=torch.int64)
+            return _dynamic_order(_without_long_rows(pattern), none, from_top=1, step=1)
     raise AssertionError(name)
 
 
-def _dynamic_order(pattern: Pattern, *, from_top: int, step: int) -> Tensor:
-    """Return the columns as they are taken: lowest or highest key first, neighbours' keys change by ``step``."""
+def _without_long_rows(pattern: Pattern) -> Pattern:
     lengths = pattern.indptr.diff()
-    longest = max(LONGEST, LONGEST * pattern.nnz // max(pattern.shape[0], 1))
-    if bool((lengths > longest).any()):
-        kept = lengths[pattern.rows] <= longest
-        pattern = Pattern.from_coo(pattern.shape, pattern.rows[kept], pattern.cols[kept])
+    is_long = lengths > LONGEST * max(1, pattern.nnz // max(pattern.shape[0], 1))
+    return pattern.of_rows(~is_long) if bool(is_long.any()) else pattern
+
+
+def _degrees(pattern: Pattern) -> Tensor:
+    """Return how many other columns each column meets."""
     num_cols, columns = pattern.shape[1], pattern.transpose()
-    most = int(degrees(pattern).max()) if num_cols else 0
+    found = torch.zeros(num_cols, dtype=torch.int64)
+    seen = torch.full((num_cols,), -1)
+    arrays = (columns.indptr, columns.indices, pattern.indptr, pattern.indices)
+    _count_neighbors(*arrays, seen, found)
+    return found
+
+
+def _dynamic_order(pattern: Pattern, keys: Tensor, *, from_top: int, step: int) -> Tensor:
+    """Return the columns as they are taken: lowest or highest key first, neighbours' keys change by ``step``."""
+    num_cols, columns = pattern.shape[1], pattern.transpose()
     order = torch.zeros(num_cols, dtype=torch.int64)
     _take(
         columns.indptr,
@@ -58,14 +64,38 @@ def _dynamic_order(pattern: Pattern, *, from_top: int, step: int) -> Tensor:
         pattern.indices,
         from_top,
         step,
-        torch.full((min(most, num_cols) + 2,), -1),
+        torch.full((num_cols + 1,), -1),
         torch.zeros(num_cols, dtype=torch.int64),
         torch.zeros(num_cols, dtype=torch.int64),
-        torch.zeros(num_cols, dtype=torch.int64),
+        keys.clone(),
         torch.full((num_cols,), -1),
         order,
     )
     return order
+
+
+@Loop
+def _count_neighbors(
+    column_starts: Array,
+    column_rows: Array,
+    row_starts: Array,
+    row_columns: Array,
+    seen: Array,
+    degrees: Array,
+) -> int:
+    num_cols = len(degrees)
+    for column in range(num_cols):
+        seen[column] = column
+        degree = 0
+        for k in range(column_starts[column], column_starts[column + 1]):
+            row = column_rows[k]
+            for place in range(row_starts[row], row_starts[row + 1]):
+                other = row_columns[place]
+                if seen[other] != column:
+                    seen[other] = column
+                    degree += 1
+        degrees[column] = degree
+    return num_cols
 
 
 @Loop
@@ -80,22 +110,10 @@ def _take(
     after: Array,
     before: Array,
     keys: Array,  # -1: taken already
-    seen: Array,
+    seen: Array,  # the column that last saw each as a neighbour
     order: Array,
 ) -> int:
     num_cols = len(order)
-    for column in range(num_cols):
-        degree = 0
-        seen[column] = column
-        if step < 0:
-            for k in range(column_starts[column], column_starts[column + 1]):
-                row = column_rows[k]
-                for place in range(row_starts[row], row_starts[row + 1]):
-                    other = row_columns[place]
-                    if seen[other] != column:
-                        seen[other] = column
-                        degree += 1
-        keys[column] = degree
     for back in range(num_cols):
         column = num_cols - 1 - back
         key = keys[column]
@@ -103,7 +121,6 @@ def _take(
         if first[key] >= 0:
             before[first[key]] = column
         first[key] = column
-        seen[column] = -1
     now = len(first) - 1 if from_top else 0
     for count in range(num_cols):
         while first[now] < 0:
