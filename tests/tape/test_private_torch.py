@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -536,3 +536,13 @@ def test_every_private_name_is_used_here():
         if isinstance(node, ast.Attribute)
     }
     assert names <= used, names - used
+
+
+@pytest.mark.parametrize("write", [Tensor.zero_, lambda t: t.numpy().fill(0)])
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_write_to_either_of_two_copies_does_not_reach_the_other(write, of):
+    numbers = torch.arange(1, 4)
+    pair = numbers, private.copied_when_written(numbers)
+    write(pair[of])
+    assert pair[of].tolist() == [0, 0, 0]
+    assert pair[1 - of].tolist() == [1, 2, 3]

@@ -42,6 +42,7 @@ pop_grad_level = _functorch._grad_decrement_nesting
 wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
 is_functorch_wrapped = _functorch.is_functorch_wrapped_tensor
+copied_when_written: Callable[[Tensor], Tensor] = torch._lazy_clone  # to either of the two
 is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor")
 is_functionalized = _functorch.is_functionaltensor
 unwrapped = _functorch.get_unwrapped

@@ -19,7 +19,7 @@ from pushforward.sparse.layout import Layout, layout
 from pushforward.sparse.sweep import pushed
 from pushforward.sparse.symbolic import Answers, ChangedError, Symbolic
 from pushforward.sparse.term import identity
-from pushforward.tape.private_torch import functorch_level
+from pushforward.tape.private_torch import copied_when_written, functorch_level
 from pushforward.transforms.assemble import directions, jacobian_dtype
 from pushforward.transforms.record import Tape
 
@@ -153,17 +153,21 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
         return dense.reshape((*y.shape, *directions(x)))
     if output == "coo":
         return torch.sparse_coo_tensor(
-            known.indices.clone(), values, size, check_invariants=False, is_coalesced=True
+            copied_when_written(known.indices),
+            values,
+            size,
+            check_invariants=False,
+            is_coalesced=True,
         )
     _warned_of_beta()
-    # Indices are copied: what the caller does to a result must not reach the plan.
+    # As copies: what the caller does to a result must not reach the plan.
     if output == "bsr":
         block = (_last(y), _last(x) * (2 if x.is_complex() else 1))
         form = known.form(block, lambda: blocked(known, *block))
-        indices = form.starts.clone(), form.columns.clone()
+        indices = copied_when_written(form.starts), copied_when_written(form.columns)
         return torch.sparse_bsr_tensor(*indices, form.filled(values), size, check_invariants=False)
     make = torch.sparse_csr_tensor if output == "csr" else torch.sparse_csc_tensor
-    indices = known.starts.clone(), known.columns.clone()
+    indices = copied_when_written(known.starts), copied_when_written(known.columns)
     return make(*indices, values, size, check_invariants=False)
 
 
