@@ -279,3 +279,44 @@ def test_zeros_without_memory_that_come_later_are_seen() -> None:
             jacrev(lambda x, z=is_zero: func(x, z))(x),
             torch.autograd.functional.jacobian(lambda x, z=is_zero: func(x, z), x),
         )
+
+
+FIRST_ORDER: dict[str, Callable[..., Any]] = {
+    "grad": lambda f, x: pushforward.grad(f)(x),
+    "jacfwd": lambda f, x: jacfwd(f)(x),
+    "jacrev": lambda f, x: jacrev(f)(x),
+    "value": lambda f, x: pushforward.value_and_jacobian(f)(x)[0],
+    "vjp": lambda f, x: vjp(f, x)[1](torch.ones((), dtype=F64))[0],
+    "jvp": lambda f, x: jvp(f, (x,), (x,))[1],
+}
+NESTED: dict[str, Callable[..., Any]] = {
+    "hessian": lambda f, x: pushforward.hessian(f)(x),
+    "sparse hessian": lambda f, x: pushforward.hessian(f, output="csr")(x),
+    "jacfwd of": lambda f, x: jacfwd(lambda x: f(x))(x),
+    "autograd through": lambda f, x: f(x.clone().requires_grad_()),
+}
+
+
+@pytest.mark.parametrize("outer", NESTED)
+@pytest.mark.parametrize("inner", FIRST_ORDER)
+def test_what_was_followed_once_is_not_followed_for_ever(inner: str, outer: str) -> None:
+    """A graph is read by the same script for inputs that autograd follows, as within a transform, and for others."""
+
+    def func(x: Tensor) -> Tensor:
+        return (x**3).sum()
+
+    def first(x: Tensor) -> Any:
+        return FIRST_ORDER[inner](func, x)
+
+    x = torch.rand(3, dtype=F64)
+    expected = first(x)
+    pushforward.clear_plans()
+    for num_calls in (3, 1, CALLS):
+        for _ in range(num_calls):
+            NESTED[outer](first if "hessian" not in outer else func, x)
+        found = [first(x) for _ in range(num_calls)]
+        assert not any(t.requires_grad for t in found)
+        for result in found:
+            torch.testing.assert_close(result, expected)
+        followed = first(x.clone().requires_grad_())
+        assert followed.requires_grad

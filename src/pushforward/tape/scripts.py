@@ -100,6 +100,7 @@ def script_of(
         nodes=[],
         tensors=[],
         numbers={},
+        is_followed=-1 in reading.numbers.values(),  # by the graph: inputs may be followed or not
         anchors=(),
         geometries={},
         known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
