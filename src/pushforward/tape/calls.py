@@ -90,7 +90,7 @@ def called(
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     slots: list[Slot] = []
-    for position, parameter in enumerate(_parameters(kind, len(edges))):
+    for position, parameter in enumerate(parameters(kind, len(edges))):
         value = None if parameter.saved is None else saved[parameter.saved]
         if parameter.is_list and parameter.num_edges:
             value = _list_of(value, node, edges, parameter, outs[0], joined, slots)
@@ -108,7 +108,7 @@ def called(
             if parameter.attribute is not None:
                 value = signed(getattr(node, parameter.attribute))
             else:
-                value = _unsaved_argument(parameter.name, outs[0], metadata)
+                value = unsaved_argument(parameter.name, outs[0], metadata)
         if parameter.is_keyword:
             kwargs[parameter.name] = value
         else:
@@ -157,7 +157,8 @@ class _Parameter:
 
 
 @functools.cache
-def _parameters(kind: NodeType, num_edges: int) -> tuple[_Parameter, ...]:
+def parameters(kind: NodeType, num_edges: int) -> tuple[_Parameter, ...]:
+    """Return what the schema says of the arguments, for nodes of so many edges."""
     found = []
     first = 0
     for position, a in enumerate(kind.op._schema.arguments):
@@ -206,7 +207,7 @@ def output_numbers(kind: NodeType, call: Call) -> Sequence[int | None]:
 def _outputs(kind: NodeType, saved: list[Any], metadata: Any) -> list[Any]:
     if _gives_list(kind):
         return [unsaved_like(m) for m in metadata]
-    flags, places = _declared_outputs(kind)
+    flags, places = declared_outputs(kind)
     given = {place: saved[i] for i, place in places if saved[i] is not None}
     outs: list[Any] = []
     number = 0
@@ -221,7 +222,7 @@ def _outputs(kind: NodeType, saved: list[Any], metadata: Any) -> list[Any]:
 
 
 @functools.cache
-def _declared_outputs(kind: NodeType) -> tuple[tuple[bool, ...], tuple[tuple[int, int], ...]]:
+def declared_outputs(kind: NodeType) -> tuple[tuple[bool, ...], tuple[tuple[int, int], ...]]:
     """Return which outputs have a derivative; and where outputs are among the tensors that a node saves, and which."""
     names = kind.tensor_names
     flags = kind.differentiable or (True,) * len(kind.op._schema.returns)
@@ -250,7 +251,7 @@ def _member(primal: Any, shape: tuple[int, ...] | None, name: str, out: Any) -> 
 _SHAPES = ("size", "shape", "sizes", "input_size", "input_sizes")  # of the output
 
 
-def _unsaved_argument(name: str, out: Any, metadata: Any) -> Any:
+def unsaved_argument(name: str, out: Any, metadata: Any) -> Any:
     """Return what can be told of an argument that was not saved."""
     if isinstance(out, Tensor):
         if name in _SHAPES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,28 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.errors import RuleError, UnsupportedError
-from pushforward.linear.kinds.mask import Mask
-from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup, maps_of
+from pushforward.rules.registry import Rule, maps_of
 from pushforward.tape import black_boxes, hooks, irregular, probing, ruled, writes
 from pushforward.tape.calls import (
     Call,
     Shapes,
     Slot,
     called,
-    functional,
     output_numbers,
     recomputed,
 )
 from pushforward.tape.node_types import MOVEMENTS, RULED, NodeType
 from pushforward.tape.overwritten import RestoredNode
+from pushforward.tape.prepared import (
+    ACTIVE,
+    CONSTANT,
+    NOTHING,
+    Memo,
+    fitted,
+    prepared,
+    rule_of,
+)
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.stores import Stores
-from pushforward.tape.unsaved import Unsaved, UnsavedError
+from pushforward.tape.unsaved import Unsaved, UnsavedError, unsaved_like
 
 MISSING: Edge = (-1, 0)
 
@@ -59,6 +63,8 @@ def lower(name: str, reading: Reading) -> LinearProgram:
             need(edge)
     kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
     inner = irregular.inner_places(reading)
+    stand_ins: dict[Edge, Unsaved] = {}
+    memo: Memo = {}
     for place in range(len(reading.nodes) - 1, -1, -1):
         number = reading.num_inputs + place
         if number not in needed:
@@ -76,6 +82,13 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         edges = reading.edges(place)
         if stores.forwarded:
             edges = [stores.at(edge) for edge in edges]
+        if not inner and place not in reading.joined:
+            found = _prepared_parts(reading, place, edges, stand_ins, memo)
+            if found is not None:
+                kept.append(((number, 0), found, metadata[0].dtype, _origin(reading.types[place])))
+                for edge, _, _ in found:
+                    need(edge)
+                continue
         parts, origin = _parts(name, reading, place, edges, wanted, inner)
         for nr in reversed(wanted):
             kept.append(((number, nr), parts[nr], metadata[nr].dtype, origin))
@@ -94,8 +107,8 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         equations.append(Equation(number, terms, dtype, origin))
         if reading.hooks:
             _add_hooks(reading, edge, variables, equations, numbers)
-    found = [variables.get(edge) if edge[0] >= 0 else None for edge in outputs]
-    return LinearProgram(list(range(reading.num_inputs)), equations, found)
+    ends = [variables.get(edge) if edge[0] >= 0 else None for edge in outputs]
+    return LinearProgram(list(range(reading.num_inputs)), equations, ends)
 
 
 def _add_hooks(
@@ -111,6 +124,44 @@ def _add_hooks(
         terms = [Term(variables[edge], hooks.hooked(hook), dtype)]
         variables[edge] = next(numbers)
         equations.append(Equation(variables[edge], terms, dtype, "hook"))
+
+
+def _prepared_parts(
+    reading: Reading,
+    place: int,
+    edges: Sequence[Edge],
+    stand_ins: dict[Edge, Unsaved],
+    memo: Memo,
+) -> list[Part] | None:
+    """Return the maps of the inputs that a node's only output depends on; None where that has to be looked into."""
+    node, kind = reading.nodes[place], reading.types[place]
+    if kind.op is None:
+        return None
+    saved = reading.saved(place)
+    states: list[int] = []
+    sources: list[Unsaved | None] = []
+    targets = node.next_functions
+    for index, edge in enumerate(reading.edges(place)):
+        source = stand_ins.get(edge)
+        if source is None:
+            target, nr = targets[index]
+            if target is not None:
+                source = unsaved_like(output_metadata(target)[nr])
+                if edge[0] >= 0:
+                    stand_ins[edge] = source
+        sources.append(source)
+        states.append(ACTIVE if edges[index][0] >= 0 else NOTHING if source is None else CONSTANT)
+    ready = prepared(kind, tuple(states), tuple([s is not None for s in saved]))
+    if ready is None:
+        return None
+    own = (reading.num_inputs + place, 0)
+    out = stand_ins.get(own)
+    if out is None:
+        out = stand_ins[own] = unsaved_like(output_metadata(node)[0])
+    found = ready.maps(node, saved, sources, out, memo)
+    return (
+        None if found is None else [(edges[i], linear_map, like) for i, like, linear_map in found]
+    )
 
 
 def _parts(
@@ -180,7 +231,7 @@ def maps_by_rule(
         return _by_rule_of_user(node, edges, saved[0], wanted)
     if kind.op is None:
         return None
-    rule, is_constant = _rule_of(kind)
+    rule, is_constant = rule_of(kind)
     if is_constant:
         return []
     if rule is None:
@@ -193,16 +244,6 @@ def maps_by_rule(
         return _applied(rule, call, kind, wanted)
     except UnsavedError:
         return None
-
-
-@functools.cache
-def _rule_of(kind: NodeType) -> tuple[Rule | None, bool]:
-    """Return the rule of a type of nodes, and whether it has no derivative."""
-    op = functional(kind.op)
-    return lookup(kind.op) or lookup(op), is_nondifferentiable(op)
-
-
-listeners.append(lambda _: _rule_of.cache_clear())
 
 
 def _applied(
@@ -223,10 +264,10 @@ def _applied(
         if slot.place is not None:
             maps = maps[slot.place]
         if isinstance(maps, AbstractLinearMap):  # nearly always
-            found = {0: _fitted(maps, call.op, x, first)}
+            found = {0: fitted(maps, call.op, x, first)}
         else:
             found = {
-                nr: _fitted(linear_map, call.op, x, out)
+                nr: fitted(linear_map, call.op, x, out)
                 for nr, linear_map, out in zip(
                     output_numbers(kind, call), maps or (), call.outs, strict=False
                 )
@@ -234,24 +275,3 @@ def _applied(
             }
         result.append((slot.edge, x.dtype, found))
     return result
-
-
-def _fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> AbstractLinearMap:
-    """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
-    out_shape = tuple(out.shape)
-    coef = linear_map.coef if type(linear_map) is Scale else None
-    if isinstance(coef, Tensor) and coef.layout is not torch.strided:
-        raise UnsupportedError(
-            f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a dense "
-            "one, as elementwise operators of sparse constants are not followed. Use .to_dense(), or torch.sparse.mm."
-        )
-    if isinstance(coef, Unsaved):
-        raise UnsavedError(str(op))
-    if linear_map.out_shape != out_shape and type(linear_map) in (Scale, Mask):
-        linear_map = dataclasses.replace(linear_map, out_shape=out_shape)
-    if linear_map.out_shape != out_shape or linear_map.in_shape != tuple(x.shape):
-        raise RuleError(
-            f"the rule of {op} gave {linear_map!r}: expected a map {out_shape} ← {tuple(x.shape)}. "
-            "Correct the rule (docs/how-to/add-a-rule.md)."
-        )
-    return linear_map

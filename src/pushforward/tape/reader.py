@@ -68,7 +68,8 @@ class Reading:
     geometries: dict[Node, Geometry]
     # Shapes of what was joined, by place, where constants are among it; None until the node was asked.
     joined: dict[int, Any] = dataclasses.field(default_factory=dict)
-    known_edges: list[list[Edge]] | None = None  # of each node, where it was read by a script
+    found_edges: list[list[Edge]] = dataclasses.field(default_factory=list)  # of each node
+    known_edges: list[list[Edge]] | None = None  # likewise, where it was read by a script
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(
@@ -80,12 +81,7 @@ class Reading:
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
-        if self.known_edges is not None:
-            return self.known_edges[place]
-        return [
-            (self.numbers.get(node, -1) if node is not None else -1, nr)
-            for node, nr in self.nodes[place].next_functions
-        ]
+        return (self.found_edges if self.known_edges is None else self.known_edges)[place]
 
     def sign(self) -> bool:
         """Add what a plan depends on of the tensors; tell whether dual numbers left zeros that have no memory.
@@ -157,10 +153,12 @@ def read(
     types: list[NodeType] = []
     starts: list[int] = []
     joined: dict[int, Any] = {}
+    found_edges: list[list[Edge]] = []
     count = num_inputs = len(inputs)
     known, number_of = _TYPES.get, numbers.get
     for _, node, edges in made:
         sources: list[Any] = []
+        pairs: list[Edge] = []
         is_active = is_cut = False
         for target, nr in edges:
             source = -1 if target is None else numbers[target]
@@ -168,7 +166,9 @@ def read(
                 is_cut = True
             else:
                 is_active = True
-            sources.append((source, nr) if nr else source)
+            pair = (source, nr)
+            pairs.append(pair)
+            sources.append(pair if nr else source)
         if not is_active:
             numbers[node] = -1
             continue
@@ -181,6 +181,7 @@ def read(
             node = restored[node]
         nodes.append(node)
         types.append(described)
+        found_edges.append(pairs)
         starts.append(len(tensors))
         geometry = geometries.get(node) if geometries else None
         if geometry is None:
@@ -208,6 +209,7 @@ def read(
         is_followed,
         geometries,
         joined,
+        found_edges=found_edges,
     )
 
 

@@ -103,6 +103,7 @@ def script_of(
         is_followed=-1 in reading.numbers.values(),  # by the graph: inputs may be followed or not
         anchors=(),
         geometries={},
+        found_edges=[],
         known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
     )
     return Script(*code, template)

@@ -1,0 +1,197 @@
+"""Prepared calls: for each type of node, code that asks the operator's rule for the maps of its inputs.
+
+`calls` puts a call together argument by argument, and asks of each what is known of it. The answers are the same for
+all nodes of a type that saved the same and depend on the same, and are written down once: with that, and with maps that
+no tensor has a part in made once for all nodes alike, a node takes half the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import RuleError, UnsupportedError
+from pushforward.linear.kinds.mask import Mask
+from pushforward.linear.kinds.scale import Scale
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup
+from pushforward.tape.calls import declared_outputs, functional, parameters, unsaved_argument
+from pushforward.tape.node_types import NodeType, signed
+from pushforward.tape.private_torch import Node
+from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError
+
+ACTIVE, CONSTANT, NOTHING = range(3)  # what an edge leads to
+
+# For each active input the number of its edge, its dtype and its map.
+Found = list[tuple[int, torch.dtype, AbstractLinearMap]]
+Memo = dict[Any, tuple[Found, Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Input:
+    """An input that the output depends on."""
+
+    edge: int
+    result: int  # of those that the code gives
+    member: int | None  # of that, where the argument is a list
+    saved: int | None  # among what the node saved
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What gives the maps of nodes of one type."""
+
+    operator: Any
+    is_elementwise: bool
+    code: Callable[[Node, Sequence[Any], Sequence[Any], Any], tuple[Any, ...]]
+    inputs: tuple[_Input, ...]
+    values: Callable[[Node], list[Any]] | None  # all that maps depend on but shapes; None: tensors
+
+    def maps(
+        self, node: Node, saved: Sequence[Any], sources: Sequence[Any], out: Any, memo: Memo
+    ) -> Found | None:
+        """Return the maps of a node's inputs; None where the call has to be put together for it.
+
+        Args:
+            node: The node.
+            saved: The tensors that it saved.
+            sources: Stand-ins for its inputs, None for those that lead nowhere.
+            out: A stand-in for its output.
+            memo: Maps of other nodes of the same program.
+        """
+        key = None
+        if self.values is not None:
+            try:
+                key = (self, id(out), *map(id, sources), *self.values(node))
+                known = memo.get(key)
+            except TypeError:  # sizes that are traced do not hash
+                known = key = None
+            if known is not None:
+                return known[0]
+        try:
+            results = self.code(node, saved, sources, out)
+            found: Found = []
+            for each in self.inputs:
+                result = results[each.result]
+                if each.member is not None:
+                    result = result[each.member]
+                x = sources[each.edge] if each.saved is None else saved[each.saved]
+                if not isinstance(result, AbstractLinearMap):
+                    if not self.is_elementwise:
+                        return None
+                    result = Scale(tuple(x.shape), tuple(out.shape), result)
+                found.append((each.edge, x.dtype, fitted(result, self.operator, x, out)))
+        except UnsavedError:
+            return None
+        if key is not None:
+            memo[key] = found, (out, sources)  # whose ids are in the key
+        return found
+
+
+@functools.lru_cache(maxsize=4096)
+def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) -> Prepared | None:
+    """Return what gives the maps of nodes of a type; None where a call has to be put together for each.
+
+    ``edges`` says what each leads to, ``given`` which of the tensors are there that such nodes save.
+    """
+    rule, is_constant = rule_of(kind)
+    flags, places = declared_outputs(kind)
+    returns = kind.op._schema.returns
+    if rule is None or is_constant or flags != (True,) or "List[" in str(returns[0].type):
+        return None
+    arguments: list[str] = []
+    inputs: list[tuple[int | str, int, int | None, int | None]] = []
+    output = next((f"saved[{i}]" for i, _ in places if given[i]), "out")
+    attributes: list[str] = []
+    scope: dict[str, Any] = {"signed": signed, "unsaved_argument": unsaved_argument}
+    for position, parameter in enumerate(parameters(kind, len(edges))):
+        first, name = parameter.first, parameter.name
+        saved = parameter.saved if parameter.saved is not None and given[parameter.saved] else None
+        if parameter.is_list and parameter.num_edges:
+            members = range(first, first + parameter.num_edges)
+            if saved is not None or any(edges[i] == NOTHING for i in members):
+                return None
+            value = f"[{', '.join(f'sources[{i}]' for i in members)}]"
+            inputs += [(parameter.key, i, i - first, None) for i in members if edges[i] == ACTIVE]
+        elif saved is not None or (parameter.num_edges and edges[first] != NOTHING):
+            value = f"sources[{first}]" if saved is None else f"saved[{saved}]"
+            if parameter.num_edges and edges[first] == ACTIVE:
+                inputs.append((parameter.key, first, None, saved))
+        elif parameter.is_saved_if_given:
+            value = "None"
+        elif parameter.num_edges and parameter.sizes is not None:
+            return None
+        elif parameter.num_edges and position == rule.like:
+            value = "out"
+        elif parameter.attribute is not None and not parameter.num_edges:
+            attributes.append(parameter.attribute)
+            value = f"signed(node.{parameter.attribute})"
+        elif name == "output_mask":
+            return None
+        elif parameter.num_edges:
+            value, scope[f"unknown_{name}"] = f"unknown_{name}", Unknown(name)
+        else:
+            value = f"unsaved_argument({name!r}, {output}, ())"
+        arguments.append(f"{name}={value}" if parameter.is_keyword else value)
+    keys = list(dict.fromkeys(key for key, *_ in inputs))
+    if not inputs or any(key not in rule.partials for key in keys):
+        return None
+    calls = []
+    for number, key in enumerate(keys):
+        scope[f"partial_{number}"] = rule.partials[key]
+        calls.append(f"partial_{number}({', '.join([output, *arguments])}), ")
+    text = f"def code(node, saved, sources, out): return ({''.join(calls)})\n"
+    numbers = "".join(f"node.{a}, " for a in attributes)  # 0.0 and -0.0 are equal
+    text += f"def values(node): return [v if v else repr(v) for v in ({numbers})]"
+    exec(text, scope)  # the names are PyTorch's, from its own table
+    is_of_tensors = "saved[" in text or not rule.is_own
+    return Prepared(
+        functional(kind.op),
+        rule.is_elementwise,
+        scope["code"],
+        tuple(_Input(edge, keys.index(key), member, at) for key, edge, member, at in inputs),
+        None if is_of_tensors else scope["values"],
+    )
+
+
+@functools.cache
+def rule_of(kind: NodeType) -> tuple[Rule | None, bool]:
+    """Return the rule of a type of nodes, and whether it has no derivative."""
+    op = functional(kind.op)
+    return lookup(kind.op) or lookup(op), is_nondifferentiable(op)
+
+
+def _forget(_: Any) -> None:
+    rule_of.cache_clear()
+    prepared.cache_clear()
+
+
+listeners.append(_forget)
+
+
+def fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> AbstractLinearMap:
+    """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
+    coef = linear_map.coef if type(linear_map) is Scale else None
+    if isinstance(coef, Tensor):
+        if isinstance(coef, Unsaved):
+            raise UnsavedError(str(op))
+        if coef.layout is not torch.strided:
+            raise UnsupportedError(
+                f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a "
+                "dense one, as elementwise operators of sparse constants are not followed. Use .to_dense(), or "
+                "torch.sparse.mm."
+            )
+    out_shape = out.shape
+    if linear_map.out_shape != out_shape and type(linear_map) in (Scale, Mask):
+        linear_map = dataclasses.replace(linear_map, out_shape=tuple(out_shape))
+    if linear_map.out_shape != out_shape or linear_map.in_shape != x.shape:
+        raise RuleError(
+            f"the rule of {op} gave {linear_map!r}: expected a map {tuple(out_shape)} ← {tuple(x.shape)}. "
+            "Correct the rule (docs/how-to/add-a-rule.md)."
+        )
+    return linear_map
