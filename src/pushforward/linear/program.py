@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from pushforward.linear.map import AbstractLinearMap
 class Term:
     """One summand of an equation: ``linear_map`` applied to the variable ``variable``."""
 
-    variable: int
+    variable: Any  # a number; while a graph is read, an edge of it
     linear_map: AbstractLinearMap
     in_dtype: torch.dtype
 
@@ -30,7 +31,7 @@ class Term:
 class Equation:
     """A variable's tangent as a sum of maps of earlier ones. Variables are numbered in order of definition."""
 
-    variable: int
+    variable: Any
     terms: list[Term]
     dtype: torch.dtype
     origin: str = ""  # what the maps were made for, and by whom
@@ -69,39 +70,7 @@ class LinearProgram:
     def pull(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
         """Return the cotangent blocks of the inputs, from those of the outputs."""
         self.check_residuals()
-        waiting: dict[int, list[Block]] = {}
-        pieces: dict[
-            int, list[tuple[AbstractLinearMap, Block]]
-        ] = {}  # of variables that were cut up
-        dtypes: dict[int, torch.dtype] = {}
-        for variable, blocks in zip(self.outputs, cotangents, strict=True):
-            if variable is not None:
-                waiting.setdefault(variable, []).extend(blocks)
-
-        def arrived(variable: int) -> Blocks:
-            found = waiting.pop(variable, [])
-            if variable in pieces:
-                joined = join_groups(pieces.pop(variable))
-                found = found + [_in_dtype(b, dtypes[variable]) for b in joined]
-            return add_blocks(found) if len(found) > 1 else tuple(found)
-
-        for equation in reversed(self.equations):
-            blocks = arrived(equation.variable)
-            if not blocks:
-                continue
-            for term in equation.terms:
-                variable, linear_map, dtype = term.variable, term.linear_map, term.in_dtype
-                adjoint = transpose(linear_map) if isinstance(linear_map, (Slice, Select)) else None
-                if adjoint is not None and joinable(adjoint):
-                    dtypes[variable] = dtype
-                    pieces.setdefault(variable, []).extend(
-                        (adjoint, _before(b, dtype)) for b in blocks
-                    )
-                    continue
-                pulled = pull_blocks(blocks, linear_map, dtype)
-                others = waiting.get(variable)
-                waiting[variable] = pulled if others is None else others + pulled
-        return [arrived(variable) for variable in self.inputs]
+        return pulled(reversed(self.equations), self.inputs, self.outputs, cotangents)
 
     def last_uses(self) -> dict[int, int]:
         """Return the position of the equation that needs a variable last; outputs are always needed."""
@@ -123,6 +92,50 @@ class LinearProgram:
             lines.append(f"v{equation.variable} = {terms or '0'}")
         shown = " ".join("0" if v is None else f"v{v}" for v in self.outputs)
         return "\n".join([*lines, f"outputs {shown}"])
+
+
+def pulled(
+    backwards: Iterable[Equation],
+    inputs: Iterable[Hashable],
+    outputs: Iterable[Hashable | None],
+    cotangents: Sequence[Blocks],
+) -> list[Blocks]:
+    """Return the cotangent blocks of ``inputs``, from those of ``outputs``; the last equation comes first.
+
+    Equations may be made as they are asked for, so that their maps need not live all at once.
+    """
+    waiting: dict[Hashable, list[Block]] = {}
+    pieces: dict[Hashable, list[tuple[AbstractLinearMap, Block]]] = {}  # of what was cut up
+    dtypes: dict[Hashable, torch.dtype] = {}
+    for variable, blocks in zip(outputs, cotangents, strict=True):
+        if variable is not None:
+            waiting.setdefault(variable, []).extend(blocks)
+
+    def arrived(variable: Hashable) -> Blocks:
+        found = waiting.pop(variable, None) or []
+        if variable in pieces:
+            joined = join_groups(pieces.pop(variable))
+            found = found + [_in_dtype(b, dtypes[variable]) for b in joined]
+        return add_blocks(found) if len(found) > 1 else tuple(found)
+
+    for equation in backwards:
+        blocks = arrived(equation.variable)
+        if not blocks:
+            continue
+        for term in equation.terms:
+            variable, linear_map, dtype = term.variable, term.linear_map, term.in_dtype
+            if type(linear_map) in (Slice, Select):
+                adjoint = transpose(linear_map)
+                if joinable(adjoint):
+                    dtypes[variable] = dtype
+                    pieces.setdefault(variable, []).extend(
+                        (adjoint, _before(b, dtype)) for b in blocks
+                    )
+                    continue
+            found = pull_blocks(blocks, linear_map, dtype)
+            others = waiting.get(variable)
+            waiting[variable] = found if others is None else others + found
+    return [arrived(variable) for variable in inputs]
 
 
 def check_versions(residuals: Iterable[tuple[Tensor, int]]) -> None:

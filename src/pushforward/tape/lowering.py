@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.block_sum import Blocks
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.linear.program import Equation, LinearProgram, Term
+from pushforward.linear.program import Equation, LinearProgram, Term, pulled
 from pushforward.rules.registry import Rule, maps_of
 from pushforward.tape import black_boxes, hooks, irregular, probing, ruled, writes
 from pushforward.tape.calls import (
@@ -39,6 +40,8 @@ from pushforward.tape.stores import Stores
 from pushforward.tape.unsaved import Unsaved, UnsavedError, unsaved_like
 
 MISSING: Edge = (-1, 0)
+FEW = 64  # equations: a tenth of the time less than one by one
+SMALL = 2**14  # numbers: larger maps are made one by one, so that few live at once
 
 # A linear map for each output of a node that has one.
 Maps = dict[int, AbstractLinearMap]
@@ -48,52 +51,6 @@ Part = tuple[Edge, AbstractLinearMap, torch.dtype]
 def lower(name: str, reading: Reading) -> LinearProgram:
     """Return the linear program of what was read; ``name`` is the transform, for messages."""
     stores = Stores(reading)
-    outputs = [stores.at(edge) for edge in reading.outputs]
-    needed: dict[int, set[int]] = {}  # by number: which of the node's outputs
-
-    def need(edge: Edge) -> None:
-        number, nr = edge
-        if number in needed:
-            needed[number].add(nr)
-        else:
-            needed[number] = {nr}
-
-    for edge in outputs:
-        if edge[0] >= 0:
-            need(edge)
-    kept: list[tuple[Edge, list[Part], torch.dtype, str]] = []
-    inner = irregular.inner_places(reading)
-    stand_ins: dict[Edge, Unsaved] = {}
-    memo: Memo = {}
-    for place in range(len(reading.nodes) - 1, -1, -1):
-        number = reading.num_inputs + place
-        if number not in needed:
-            continue
-        wanted = sorted(needed[number])
-        metadata = output_metadata(reading.nodes[place])
-        if stores.versions and (number, 0) in stores.versions:
-            for edge, parts_of, dtype in reversed(
-                writes.variables(stores, (number, 0), metadata[0].device)
-            ):
-                kept.append((edge, parts_of, dtype, "copy into a view by rule"))
-                for source, _, _ in parts_of:
-                    need(source)
-            continue
-        edges = reading.edges(place)
-        if stores.forwarded:
-            edges = [stores.at(edge) for edge in edges]
-        if not inner and place not in reading.joined:
-            found = _prepared_parts(reading, place, edges, stand_ins, memo)
-            if found is not None:
-                kept.append(((number, 0), found, metadata[0].dtype, _origin(reading.types[place])))
-                for edge, _, _ in found:
-                    need(edge)
-                continue
-        parts, origin = _parts(name, reading, place, edges, wanted, inner)
-        for nr in reversed(wanted):
-            kept.append(((number, nr), parts[nr], metadata[nr].dtype, origin))
-            for edge, _, _ in parts[nr]:
-                need(edge)
     variables: dict[Edge, int] = {}
     equations: list[Equation] = []
     numbers = itertools.count()
@@ -101,14 +58,84 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         variables[i, 0] = next(numbers)
     for i in range(reading.num_inputs):
         _add_hooks(reading, (i, 0), variables, equations, numbers)
-    for edge, parts_of, dtype, origin in reversed(kept):
-        terms = [Term(variables[source], linear_map, like) for source, linear_map, like in parts_of]
-        variables[edge] = number = next(numbers)
-        equations.append(Equation(number, terms, dtype, origin))
+    for equation in reversed(list(_backwards(name, reading, stores))):
+        edge = equation.variable
+        for term in equation.terms:
+            term.variable = variables[term.variable]
+        variables[edge] = equation.variable = next(numbers)
+        equations.append(equation)
         if reading.hooks:
             _add_hooks(reading, edge, variables, equations, numbers)
-    ends = [variables.get(edge) if edge[0] >= 0 else None for edge in outputs]
-    return LinearProgram(list(range(reading.num_inputs)), equations, ends)
+    outputs = [variables.get(stores.at(edge)) for edge in reading.outputs]
+    return LinearProgram(list(range(reading.num_inputs)), equations, outputs)
+
+
+def pull(name: str, reading: Reading, cotangents: Sequence[Blocks]) -> list[Blocks]:
+    """Pull cotangent blocks through what was read, with the maps of a few nodes at a time.
+
+    Without hooks, whose variables only a program has.
+    """
+    stores = Stores(reading)
+    inputs = [(i, 0) for i in range(reading.num_inputs)]
+    ends = [stores.at(edge) for edge in reading.outputs]
+    outputs = [edge if edge[0] >= 0 else None for edge in ends]
+    equations = _backwards(name, reading, stores)
+    if all(t.numel() <= SMALL for t in reading.all_saved()):
+        equations = _few(equations)
+    return pulled(equations, inputs, outputs, cotangents)
+
+
+def _few(equations: Iterator[Equation]) -> Iterator[Equation]:
+    """Make a few equations at a time: one by one, the processor has the code no longer at hand each time."""
+    while made := list(itertools.islice(equations, FEW)):
+        made.reverse()
+        while made:
+            yield made.pop()
+
+
+def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation]:
+    """Make the equations of all that the outputs depend on, the last one first; variables are edges."""
+    needed = {stores.at(edge) for edge in reading.outputs}
+    inner = irregular.inner_places(reading)
+    stand_ins: dict[Edge, Unsaved] = {}
+    memo: Memo = {}
+    for place in range(len(reading.nodes) - 1, -1, -1):
+        number = reading.num_inputs + place
+        first: Edge = (number, 0)
+        metadata = output_metadata(reading.nodes[place])
+        if len(metadata) == 1:
+            wanted = [0] if first in needed else []
+        else:
+            wanted = [nr for nr in range(len(metadata)) if (number, nr) in needed]
+        if not wanted:
+            continue
+        equations: list[Equation] | None = None
+        edges = reading.edges(place)
+        if stores.versions and first in stores.versions:
+            made = writes.variables(stores, first, metadata[0].device)
+            equations = [
+                _equation(edge, parts, dtype, "copy into a view by rule")
+                for edge, parts, dtype in reversed(made)
+            ]
+        else:
+            if stores.forwarded:
+                edges = [stores.at(edge) for edge in edges]
+            if len(metadata) == 1 and not inner and place not in reading.joined:
+                equations = _prepared(reading, place, edges, stand_ins, memo)
+            if equations is None:
+                parts, origin = _parts(name, reading, place, edges, wanted, inner)
+                equations = [
+                    _equation((number, nr), parts[nr], metadata[nr].dtype, origin)
+                    for nr in reversed(wanted)
+                ]
+        for equation in equations:
+            for term in equation.terms:
+                needed.add(term.variable)
+            yield equation
+
+
+def _equation(edge: Edge, parts: Sequence[Part], dtype: torch.dtype, origin: str) -> Equation:
+    return Equation(edge, [Term(source, each, like) for source, each, like in parts], dtype, origin)
 
 
 def _add_hooks(
@@ -126,25 +153,24 @@ def _add_hooks(
         equations.append(Equation(variables[edge], terms, dtype, "hook"))
 
 
-def _prepared_parts(
+def _prepared(
     reading: Reading,
     place: int,
     edges: Sequence[Edge],
     stand_ins: dict[Edge, Unsaved],
     memo: Memo,
-) -> list[Part] | None:
-    """Return the maps of the inputs that a node's only output depends on; None where that has to be looked into."""
+) -> list[Equation] | None:
+    """Return the equation of a node's only output; None where that has to be looked into."""
     node, kind = reading.nodes[place], reading.types[place]
     if kind.op is None:
         return None
     saved = reading.saved(place)
     states: list[int] = []
     sources: list[Unsaved | None] = []
-    targets = node.next_functions
     for index, edge in enumerate(reading.edges(place)):
         source = stand_ins.get(edge)
         if source is None:
-            target, nr = targets[index]
+            target, nr = node.next_functions[index]
             if target is not None:
                 source = unsaved_like(output_metadata(target)[nr])
                 if edge[0] >= 0:
@@ -159,9 +185,10 @@ def _prepared_parts(
     if out is None:
         out = stand_ins[own] = unsaved_like(output_metadata(node)[0])
     found = ready.maps(node, saved, sources, out, memo)
-    return (
-        None if found is None else [(edges[i], linear_map, like) for i, like, linear_map in found]
-    )
+    if found is None:
+        return None
+    terms = [Term(edges[i], linear_map, like) for i, like, linear_map in found]
+    return [Equation(own, terms, out.dtype, _origin(kind))]
 
 
 def _parts(

@@ -130,7 +130,7 @@ def _grad(
 
 
 def _pulled(tape: Tape) -> list[list[Tensor]]:
-    pulled = tape.program.pull([(start(tape.outputs[0], 0, tape.num_batch),)])
+    pulled = tape.pulled([(start(tape.outputs[0], 0, tape.num_batch),)])
     return [
         [
             unpinned(to_rows(blocks, tuple(x.shape), (), like=x))

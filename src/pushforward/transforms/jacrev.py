@@ -99,7 +99,7 @@ def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]
         return _in_chunks(tape, chunk_size)
     num_batch = tape.num_batch
     cotangents: list[Blocks] = [(start(y, i, num_batch),) for i, y in enumerate(tape.outputs)]
-    pulled = tape.program.pull(cotangents)
+    pulled = tape.pulled(cotangents)
     if len(tape.outputs) == 1:
         y = tape.outputs[0]
         return [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block import seeds
-from pushforward.linear.block_sum import to_rows
+from pushforward.linear.block_sum import Blocks, to_rows
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
@@ -19,7 +19,7 @@ from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, owned, write_back
-from pushforward.tape.lowering import lower
+from pushforward.tape.lowering import lower, pull
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_torch import (
@@ -208,8 +208,8 @@ class Tape:
     @property
     def num_bytes(self) -> int:
         """How much memory is kept by what the nodes saved."""
-        saved = {id(t): t.nbytes for t in self._reading.all_saved() if t.layout is torch.strided}
-        return sum(saved.values())
+        saved = self._reading.all_saved()
+        return sum({id(t): t.nbytes for t in saved if t.layout is torch.strided}.values())
 
     @property
     def program(self) -> LinearProgram:
@@ -332,15 +332,17 @@ class Tape:
 
         def compute() -> Rows:
             blocks = self.program.push([(seeds(t, batch, 0),) for t in tangents])
-            return [
-                [
-                    to_rows(b, tuple(y.shape), batch, like=y)
-                    for b, y in zip(blocks, self.outputs, strict=True)
-                ]
-            ]
+            pairs = zip(blocks, self.outputs, strict=True)
+            return [[to_rows(b, tuple(y.shape), batch, like=y) for b, y in pairs]]
 
         (row,) = self.swept(("pushed", batch), compute, given=tangents, place=len(batch))
         return row
+
+    def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
+        """Pull cotangent blocks of the outputs to the inputs."""
+        if self._program is None and not self._reading.hooks:
+            return pull(self._name, self._reading.typed(), cotangents)
+        return self.program.pull(cotangents)
 
     @property
     def _is_below(self) -> bool:
@@ -350,16 +352,14 @@ class Tape:
 
     def physical(self, tensors: Sequence[Tensor], place: int = 0) -> list[Tensor]:
         """Return tensors of the caller's as the tape has its own, but with the batch as axis ``place``."""
-        batch = self.batch
-        if batch is None:
+        if self.batch is None:
             return list(tensors)
-        physical = batch.physical if self._is_below else batch.taken_out
+        physical = self.batch.physical if self._is_below else self.batch.taken_out
         return [physical(t, place) for t in tensors]
 
     def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
         """Write down the kernels of ``compute()``."""
-        reading = self._reading
-        tensors = reading.tensors
+        reading, tensors = self._reading, self._reading.tensors
         # The number in 4 * x is saved as a tensor that modes see as a number.
         reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
         try:

@@ -70,7 +70,7 @@ class Pullback:
 
 
 def _pulled(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> list[list[Tensor]]:
-    pulled = tape.program.pull([(seeds(t, batch, 0),) for t in cotangents])
+    pulled = tape.pulled([(seeds(t, batch, 0),) for t in cotangents])
     return [
         [
             to_rows(blocks, tuple(x.shape), batch, like=x)
