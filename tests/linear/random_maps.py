@@ -164,6 +164,9 @@ def gather(rng: Random, near: Shape, dtype: torch.dtype) -> AbstractLinearMap:
     index = torch.tensor([rng.randint(-1, size - 1) for _ in range(math.prod(sizes))]).long()
     mixed_out = tuple(range(front, front + len(sizes)))
     is_total = bool((index >= 0).all()) and rng.random() < 0.5
+    if len(index) == size and rng.random() < 0.5:
+        index = torch.tensor(rng.sample(range(size), size)).long()
+        return Gather(near, out, index, mixed, mixed_out, is_total=True, inverse=index.argsort())
     return Gather(near, out, index, mixed, mixed_out, is_total)
 
 

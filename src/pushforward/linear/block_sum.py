@@ -20,13 +20,17 @@ def add_blocks(terms: Iterable[Block]) -> Blocks:
     """Return the sum of ``terms`` as few blocks: equal structures are added, near-dense ones absorb others."""
     result: list[Block] = []
     for term in terms:
-        _add_term(result, term)
+        if result:
+            _add_term(result, term)
+        else:
+            result.append(term)
     return tuple(result)
 
 
 def _add_term(result: list[Block], term: Block) -> None:
     for i, other in enumerate(result):
-        if other.structure == term.structure:
+        is_same = other.tied == term.tied and other.seed_shape == term.seed_shape
+        if is_same and other.source == term.source:
             result[i] = other.with_values(other.values + term.values)
             return
     same_source = [i for i, other in enumerate(result) if other.source == term.source]

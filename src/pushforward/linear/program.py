@@ -107,9 +107,9 @@ def pulled(
     waiting: dict[Hashable, list[Block]] = {}
     pieces: dict[Hashable, list[tuple[AbstractLinearMap, Block]]] = {}  # of what was cut up
     dtypes: dict[Hashable, torch.dtype] = {}
-    for variable, blocks in zip(outputs, cotangents, strict=True):
-        if variable is not None:
-            waiting.setdefault(variable, []).extend(blocks)
+    for end, given in zip(outputs, cotangents, strict=True):
+        if end is not None:
+            waiting.setdefault(end, []).extend(given)
 
     def arrived(variable: Hashable) -> Blocks:
         found = waiting.pop(variable, None) or []
@@ -119,7 +119,12 @@ def pulled(
         return add_blocks(found) if len(found) > 1 else tuple(found)
 
     for equation in backwards:
-        blocks = arrived(equation.variable)
+        found = waiting.pop(equation.variable, None)
+        if found is not None and len(found) == 1 and not pieces:  # nearly always
+            blocks: Sequence[Block] = found
+        else:
+            waiting[equation.variable] = found or []
+            blocks = arrived(equation.variable)
         if not blocks:
             continue
         for term in equation.terms:
@@ -165,7 +170,9 @@ def push_joined(
     return [_in_dtype(block, dtype) for block in join_groups(pairs)]
 
 
-def pull_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtype) -> list[Block]:
+def pull_blocks(
+    blocks: Sequence[Block], linear_map: AbstractLinearMap, dtype: torch.dtype
+) -> list[Block]:
     """Pull each block; values come out in ``dtype``, that of the input."""
     if len(blocks) == 1 and blocks[0].values.dtype is dtype:  # nearly always
         pulled = linear_map.pull(blocks[0])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import normalize_axis
+from pushforward.linear.axes import Shape, normalize_axis
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.kinds.expand import Expand
@@ -79,15 +79,16 @@ def _roll(
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     axes = [dims] if isinstance(dims, int) else list(dims)
     if not axes:
-        n = x.numel()
-        rolled = along_axis((n,), 0, (place_along(n, x) - shifts[0]) % max(n, 1))
-        return between(rolled, shape, shape)
+        return between(_rolled((x.numel(),), 0, shifts[0], x), shape, shape)
     maps = [identity_map(shape)]
     for shift, dim in zip(shifts, axes, strict=True):
-        axis = normalize_axis(dim, x.ndim)
-        n = shape[axis]
-        maps.append(along_axis(shape, axis, (place_along(n, x) - shift) % max(n, 1)))
+        maps.append(_rolled(shape, normalize_axis(dim, x.ndim), shift, x))
     return compose(*maps)
+
+
+def _rolled(shape: Shape, axis: int, shift: int, like: Tensor) -> AbstractLinearMap:
+    place, n = place_along(shape[axis], like), max(shape[axis], 1)
+    return along_axis(shape, axis, (place - shift) % n, inverse=(place + shift) % n)
 
 
 def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:
@@ -97,7 +98,8 @@ def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:
     maps = [identity_map(shape)]
     for dim in dims:
         axis = normalize_axis(dim, x.ndim)
-        maps.append(along_axis(shape, axis, shape[axis] - 1 - place_along(shape[axis], x)))
+        back = shape[axis] - 1 - place_along(shape[axis], x)
+        maps.append(along_axis(shape, axis, back, inverse=back))
     return compose(*(maps[1:] or maps))
 
 

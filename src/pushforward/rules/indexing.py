@@ -65,10 +65,12 @@ def vector_shape(shape: Shape) -> Shape:
     return shape or (1,)
 
 
-def along_axis(shape: Shape, axis: int, index: Tensor, is_total: bool = True) -> AbstractLinearMap:
-    """Return the map that takes the positions ``index`` along one axis."""
+def along_axis(
+    shape: Shape, axis: int, index: Tensor, is_total: bool = True, inverse: Tensor | None = None
+) -> AbstractLinearMap:
+    """Return the map that takes the positions ``index`` along one axis; of a permutation there is an inverse."""
     out_shape = (*shape[:axis], index.shape[0], *shape[axis + 1 :])
-    return Gather(shape, out_shape, index, (axis,), (axis,), is_total)
+    return Gather(shape, out_shape, index, (axis,), (axis,), is_total, inverse)
 
 
 def one_axis_mask(x: Tensor, axis: int, keep: Tensor) -> AbstractLinearMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +30,7 @@ from pushforward.tape.prepared import (
     NOTHING,
     Memo,
     fitted,
+    origin_of,
     prepared,
     rule_of,
 )
@@ -177,7 +177,8 @@ def _prepared(
                     stand_ins[edge] = source
         sources.append(source)
         states.append(ACTIVE if edges[index][0] >= 0 else NOTHING if source is None else CONSTANT)
-    ready = prepared(kind, tuple(states), tuple([s is not None for s in saved]))
+    given = tuple([s is not None for s in saved]) if saved else ()
+    ready = prepared(kind, tuple(states), given)
     if ready is None:
         return None
     own = (reading.num_inputs + place, 0)
@@ -188,7 +189,7 @@ def _prepared(
     if found is None:
         return None
     terms = [Term(edges[i], linear_map, like) for i, like, linear_map in found]
-    return [Equation(own, terms, out.dtype, _origin(kind))]
+    return [Equation(own, terms, out.dtype, ready.origin)]
 
 
 def _parts(
@@ -209,7 +210,7 @@ def _parts(
         joined = reading.joined.get(place)
         by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted, joined)
         if by_rule is not None:
-            found, origin = by_rule, _origin(kind)
+            found, origin = by_rule, origin_of(kind)
         else:
             node = node.node if isinstance(node, RestoredNode) else node
             found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
@@ -218,11 +219,6 @@ def _parts(
         for nr, linear_map in maps.items():
             parts[nr].append((edge, linear_map, dtype))
     return parts, origin
-
-
-@functools.cache
-def _origin(kind: NodeType) -> str:
-    return f"{kind.op or kind.name} by rule"
 
 
 def _by_rule_of_user(

@@ -47,6 +47,7 @@ class Prepared:
     """What gives the maps of nodes of one type."""
 
     operator: Any
+    origin: str  # who gives them
     is_elementwise: bool
     code: Callable[[Node, Sequence[Any], Sequence[Any], Any], tuple[Any, ...]]
     inputs: tuple[_Input, ...]
@@ -152,6 +153,7 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
     is_of_tensors = "saved[" in text or not rule.is_own
     return Prepared(
         functional(kind.op),
+        origin_of(kind),
         rule.is_elementwise,
         scope["code"],
         tuple(_Input(edge, keys.index(key), member, at) for key, edge, member, at in inputs),
@@ -164,6 +166,12 @@ def rule_of(kind: NodeType) -> tuple[Rule | None, bool]:
     """Return the rule of a type of nodes, and whether it has no derivative."""
     op = functional(kind.op)
     return lookup(kind.op) or lookup(op), is_nondifferentiable(op)
+
+
+@functools.cache
+def origin_of(kind: NodeType) -> str:
+    """Return what the maps of a type of nodes are made for, and by whom."""
+    return f"{kind.op or kind.name} by rule"
 
 
 def _forget(_: Any) -> None:

@@ -25,6 +25,8 @@ Edge = tuple[
     int, int
 ]  # the number of a node (inputs first), and which of its outputs; (-1, 0): no derivative
 
+Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
+
 _first = itemgetter(0)
 
 
@@ -144,9 +146,26 @@ def read(
         geometries: Where the views lie that were copied into, by the nodes that this left.
         restored: Stand-ins for nodes that saved what was overwritten since.
     """
-    made, numbers, is_followed = _reachable(
-        inputs, [node for node, _ in outputs if node is not None], oldest
-    )
+    ends = [node for node, _ in outputs if node is not None]
+    made, numbers, is_followed = _reachable(inputs, [*ends], oldest)
+    try:
+        return _read(made, numbers, is_followed, len(inputs), outputs, geometries, restored)
+    except KeyError:  # several threads made them
+        made, numbers, is_followed = _reachable(inputs, ends, oldest)
+        made = _in_order(made)
+        return _read(made, numbers, is_followed, len(inputs), outputs, geometries, restored)
+
+
+def _read(
+    made: Made,
+    numbers: dict[Node, int],
+    is_followed: bool,
+    num_inputs: int,
+    outputs: Sequence[tuple[Node | None, int]],
+    geometries: dict[Node, Geometry],
+    restored: Restored | None,
+) -> Reading:
+    """Read the nodes ``made``; each comes after those that it depends on, or there is a KeyError."""
     signature: list[Any] = []
     tensors: list[Any] = []
     nodes: list[Node] = []
@@ -154,7 +173,7 @@ def read(
     starts: list[int] = []
     joined: dict[int, Any] = {}
     found_edges: list[list[Edge]] = []
-    count = num_inputs = len(inputs)
+    count = num_inputs
     known, number_of = _TYPES.get, numbers.get
     for _, node, edges in made:
         sources: list[Any] = []
@@ -231,7 +250,7 @@ def nodes_between(
 ) -> Iterable[tuple[Node, NodeType]]:
     """Return the nodes that a reading looks at, in order, and their types."""
     ends = [node for node, _ in outputs if node is not None]
-    for _, node, _ in _reachable(inputs, ends, oldest)[0]:
+    for _, node, _ in _in_order(_reachable(inputs, ends, oldest)[0]):
         yield node, node_type(node)
 
 
@@ -297,13 +316,10 @@ def reaches_others(node: Node, inputs: Sequence[Node], oldest: int) -> bool:
     return _reachable(inputs, [node], oldest)[2]
 
 
-Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
-
-
 def _reachable(
     inputs: Sequence[Node], outputs: list[Node], oldest: int
 ) -> tuple[Made, dict[Node, int], bool]:
-    """Return what was made since, in order, the numbers of the nodes it reaches, and whether it reaches older ones.
+    """Return what was made since, the numbers of the nodes it reaches, and whether it reaches older ones.
 
     An input has its own number; all else that was not made since has -1.
     """
@@ -327,12 +343,6 @@ def _reachable(
                 stack.append(target)
     is_followed = len(numbers) > len(inputs)
     made.sort(key=_first)
-    known = set(numbers)
-    for _, node, edges in made:
-        for target, _ in edges:
-            if target is not None and target not in known:
-                return _in_order(made), numbers, is_followed  # several threads made them
-        known.add(node)
     return made, numbers, is_followed
 
 

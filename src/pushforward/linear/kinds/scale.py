@@ -32,10 +32,14 @@ class Scale(AbstractLinearMap):
 
     def pull(self, block: Block) -> Block:
         """Scale by the conjugate, then sum what was broadcast."""
+        coef = self.coef
         if self.conjugate:
-            block = _scaled(block.with_values(block.values.conj().resolve_conj()), self.coef)
+            block = block.with_values(block.values.conj().resolve_conj())
+        elif isinstance(coef, Tensor):
+            coef = torch.conj_physical(coef) if coef.is_complex() else coef
         else:
-            block = _scaled(block, _conj(self.coef))
+            coef = coef.conjugate()
+        block = _scaled(block, coef)
         return block if self.in_shape == self.out_shape else block.sum_to(self.in_shape)
 
     def pattern(self) -> Pattern:
@@ -48,15 +52,9 @@ class Scale(AbstractLinearMap):
 
 def _scaled(block: Block, coef: Tensor | complex) -> Block:
     if isinstance(coef, Tensor):
-        return block.scale(coef)
+        return Block(block.values * coef, block.shape, block.seed_shape, block.tied, block.source)
     if coef == 1:
         return block
     if coef == -1:
         return block.with_values(-block.values)  # a third of the time of a product with a number
     return block.scale(coef)
-
-
-def _conj(coef: Tensor | complex) -> Tensor | complex:
-    if isinstance(coef, Tensor):
-        return torch.conj_physical(coef) if coef.is_complex() else coef
-    return coef.conjugate()
