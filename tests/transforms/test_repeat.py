@@ -210,6 +210,33 @@ def test_another_branch_runs_once(transform: Any) -> None:
     assert calls == [0, 0, 1, 1, 1, 1, 0, 0, 1, 1]  # ours and the reference, in turn
 
 
+@pytest.mark.parametrize("transform", [jacfwd, jacrev, value_and_jacobian])
+def test_two_graphs_that_come_in_turn_are_both_known_by_heart(
+    transform: Any, known: list[Any]
+) -> None:
+    def f(x: Tensor, times: int, factor: Tensor) -> Tensor:
+        for _ in range(times):
+            x = x.sin() * factor
+        return x if times < 3 else x.sum()  # of another shape
+
+    factor = torch.rand(3)
+    derivative = transform(f)
+    for round_ in range(2 * CALLS):
+        x, times = torch.rand(3), (1, 4)[round_ % 2]
+        with torch.set_grad_enabled(round_ % 5 != 0 or round_ < CALLS):
+            found = derivative(x, times, factor)
+        found = found[1] if transform is value_and_jacobian else found
+        torch.testing.assert_close(found, reference(f, x, times, factor))
+    assert sum(isinstance(k, repeat.Answer) for k in known[-8:]) == 8
+    for times in (1, 4, 2, 4, 1):  # and a third
+        factor.requires_grad_(times == 4)
+        found = derivative(x, times, factor)
+        found = found[1] if transform is value_and_jacobian else found
+        torch.testing.assert_close(found, reference(f, x, times, factor))
+        assert found.requires_grad == (times == 4)
+        factor.requires_grad_(False)
+
+
 def test_an_exception_is_raised_once_and_nothing_is_left_behind() -> None:
     calls: list[int] = []
 

@@ -41,6 +41,7 @@ from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 MAX_MISSES = (
     8  # of a function whose graph is another time and again: knowing it by heart is for nothing
 )
+MAX_REPEATS = 2  # of one function, where two graphs come in turn
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,6 +82,12 @@ class Repeat:
     script: Script
     kernels: Known
     is_recording: bool
+
+    def is_ready(self, surroundings: tuple[Any, ...] | None) -> bool:
+        """Whether calls in these surroundings, None if they never are, may be answered."""
+        kernels = self.kernels
+        is_alive = kernels.replay is not None and kernels.answered < kernels.lifetime
+        return is_alive and surroundings == self.surroundings
 
     def leaves(self, args: tuple[Any, ...]) -> list[Tensor] | None:
         """Return the arguments to differentiate, None if they are not like those of before."""
@@ -158,30 +165,29 @@ def repeated(
     if key is None:
         return None
     record = trust.record_of(func)
-    repeat: Repeat | None = record.repeats.get(key)
-    if repeat is None:
+    repeats: list[Repeat] | None = record.repeats.get(key)
+    if repeats is None or not record.is_trusted:
         return None
     surroundings = _surroundings()
-    if surroundings is None or surroundings != repeat.surroundings or not record.is_trusted:
-        return None
-    leaves = repeat.leaves(args)
-    kernels = repeat.kernels
-    if leaves is None or kernels.replay is None or kernels.answered >= kernels.lifetime:
+    repeats = [repeat for repeat in repeats if repeat.is_ready(surroundings)]
+    leaves = repeats[0].leaves(args) if repeats else None
+    if leaves is None:
         return None
     begun = Begun(generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
-    answer = _run(repeat, key, func, leaves, args, kwargs, begun)
+    answer = _run(record, repeats, key, func, leaves, args, kwargs, begun)
     if answer is None:
         if begun.error is not None and not begun.starts:
             raise begun.error  # before the function was called
         record.misses += 1
-        record.repeats.pop(key, None)
+        if begun.error is not None or record.misses >= MAX_MISSES:
+            record.repeats.pop(key, None)
         return begun
-    kernels.answered += 1
     return answer
 
 
 def _run(
-    repeat: Repeat,
+    record: trust.Record,
+    repeats: list[Repeat],
     key: Key,
     func: Callable[..., Any],
     leaves: list[Tensor],
@@ -190,7 +196,7 @@ def _run(
     begun: Begun,
 ) -> Answer | None:
     """Call the function, read its graph and run the kernels; None if anything was not as before."""
-    depth, is_eager = thread.depth, False
+    depth, is_eager, repeat = thread.depth, False, repeats[0]
     try:  # an interrupt may come at any time
         thread.depth = depth + 1
         thread.count += 1
@@ -208,17 +214,23 @@ def _run(
                 given[position] = x
             result = func(*given, **kwargs)
         begun.result = result
-        outputs = repeat.outputs_of(result)
-        values = None if outputs is None else repeat.read(begun, outputs)
+        for repeat in repeats:
+            outputs = repeat.outputs_of(result)
+            values = None if outputs is None else repeat.read(begun, outputs)
+            if values is not None:
+                break
         replay = repeat.kernels.replay
         if outputs is None or values is None or replay is None:
             return None
+        if repeat is not repeats[0]:
+            record.repeats[key] = [repeat, *[each for each in repeats if each is not repeat]]
         if key.randomness == "error" and begun.state != generator_state(leaves):
             return None
         set_grad_enabled(repeat.is_recording)
         rows = replay(values)
         if not repeat.is_recording:
             outputs = [y.detach() for y in outputs]
+        repeat.kernels.answered += 1
         return Answer(rows, outputs, repeat.spec)
     except BaseException as error:  # raised again where the call goes on
         begun.error = error
@@ -245,7 +257,7 @@ def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]
         return  # within another transform, say
     if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
         return  # of several outputs some may be followed, and others not
-    record.repeats[key] = Repeat(
+    new = Repeat(
         len(args),
         positions,
         [(x.shape, x.dtype, x.device) for x in tape.inputs],
@@ -256,3 +268,9 @@ def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]
         kernels,
         is_recording,
     )
+    others = [
+        old
+        for old in record.repeats.get(key, ())  # for arguments of the same shapes
+        if old.script is not script and old.leaves(args) is not None and old.is_ready(surroundings)
+    ]
+    record.repeats[key] = [new, *others[: MAX_REPEATS - 1]]
