@@ -85,7 +85,7 @@ def test_of_another_value_for_each_are_refused_as_by_pytorch(name: str) -> None:
         return w * x
 
     args = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
-    with pytest.raises(RuntimeError, match=r"vmap|Batching rule|broadcast shape"):
+    with pytest.raises(RuntimeError, match=r"vmap|Batching rule|captured Tensor"):
         pf.vmap(pf.jacrev(f), in_dims=(None, 0))(*args)
     if name != "mul_ and add_":  # the first of its writes is possible
         assert buffer.tolist() == [1.0] * 3
@@ -98,8 +98,73 @@ def test_of_values_with_a_derivative_are_refused() -> None:
 
     buffer = torch.ones(3, dtype=F64)
     args = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
-    with pytest.raises(RuntimeError, match="vmap"):
+    with pytest.raises(RuntimeError, match="captured Tensor"):
         pf.vmap(pf.jacrev(f), in_dims=(None, 0))(*args)
+
+
+def _item(y: Tensor, w: Tensor) -> None:
+    y[1] = w[0].sin()
+
+
+def _items(y: Tensor, w: Tensor) -> None:
+    y[[2, 0]] = w[:2] ** 2
+
+
+def _view(y: Tensor, w: Tensor) -> None:
+    y[1:].copy_(w[:2].exp())
+
+
+def _sum(y: Tensor, w: Tensor) -> None:
+    y.add_(w.cos(), alpha=2)
+
+
+def _index(y: Tensor, w: Tensor) -> None:
+    y.index_put_((torch.tensor([0, 0]),), w[1:].sin(), accumulate=True)
+
+
+def _result(y: Tensor, w: Tensor) -> None:
+    torch.mul(w, w, out=y)
+
+
+FRESH = {
+    "an item": _item,
+    "items": _items,
+    "a view": _view,
+    "a sum": _sum,
+    "index_put_": _index,
+    "out=": _result,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", FRESH)
+def test_to_new_tensors_of_what_has_no_batch(name: str, transform: str) -> None:
+    def f(w: Tensor, x: Tensor) -> Tensor:
+        y = torch.ones(3, dtype=F64)
+        FRESH[name](y, w)
+        return (y * w * x).sin()
+
+    def plain(w: Tensor, x: Tensor) -> Tensor:
+        y = torch.ones(3, dtype=F64)
+        if name == "out=":
+            y = w * w
+        else:
+            FRESH[name](y, w)
+        return (y * w * x).sin()
+
+    batched = pf.vmap(TRANSFORMS[transform](f), in_dims=(None, 0))
+    for _ in range(CALLS):
+        w, xs = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
+        jac = torch.autograd.functional.jacobian
+        for found, x in zip(batched(w, xs), xs, strict=True):
+            if transform == "hessian":
+                expected = torch.autograd.functional.hessian(lambda w, x=x: plain(w, x).sum(), w)
+            else:
+                expected = jac(lambda w, x=x: plain(w, x), w)
+                expected = {"grad": expected.sum(0), "jvp": expected.sum(1)}.get(
+                    transform, expected
+                )
+            torch.testing.assert_close(found, expected)
 
 
 def test_gradients_per_sample_of_a_spectral_norm_in_training() -> None:

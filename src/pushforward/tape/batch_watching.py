@@ -26,6 +26,15 @@ from pushforward.tape.watching import QUESTIONS, Watcher
 class BatchWatcher(Watcher):
     """A watcher that also answers for autograd."""
 
+    def __init__(self, name: str, level: int, has_repeated: bool) -> None:
+        """Serve the transform ``name``; ``has_repeated`` tells whether inputs got a batch that had none.
+
+        What is computed of those alone has a batch, too. Where that is refused, the run ends, or what is the same for
+        all is written once.
+        """
+        super().__init__(name, level)
+        self._has_repeated = has_repeated
+
     def __torch_function__(
         self,
         func: Any,
@@ -43,24 +52,32 @@ class BatchWatcher(Watcher):
         try:
             return super().__torch_function__(func, types, args, kwargs)
         except RuntimeError as error:
-            if _SAME_DRAWS in str(error):  # for inputs without a batch, which have one here
-                raise AskedError from error
-            target, value = _written(func, args, kwargs or {})
-            if value is None:
+            if not self._has_repeated:
                 raise
+            target = _written(func, args, kwargs or {})
+            if target is None and _SAME_DRAWS not in str(error):
+                raise
+            value = None if target is None else _same_for_all(target, func, args, kwargs or {})
+            if value is None:
+                raise AskedError from error
             super().__torch_function__(Tensor.copy_, types, (target, value))
             return target
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return a tensor without a batch that ``func`` was refused to write to, and what it is to be: the same for all.
-
-    Values that come from inputs without a batch have one, as each of the batch has its own derivative. The value is
-    None where it is another for each, or has a derivative.
-    """
-    target = kwargs.get("out", args[0] if args else None)
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Return the tensor without a batch that ``func`` writes to."""
+    target = kwargs.get("out")
+    if target is None and args and (func in TWINS or func is Tensor.__setitem__):
+        target = args[0]
     if not isinstance(target, Tensor) or batch_axis_at(target, level_of(target)) is not None:
-        return None, None
+        return None
+    return target
+
+
+def _same_for_all(
+    target: Tensor, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """Return what ``func`` is to write to ``target``, if that is the same for all of the batch, and a constant."""
     if "out" in kwargs:
         value = func(*args, **{name: v for name, v in kwargs.items() if name != "out"})
     elif func is Tensor.copy_:
@@ -68,15 +85,15 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     elif TWINS.get(func) is not None:
         value = TWINS[func](*args, **kwargs)
     else:
-        return None, None
+        return None
     axis = batch_axis_at(value, level_of(value))
     if axis is None or value.shape != target.shape:
-        return None, None
+        return None
     with without_functorch():
-        each = unwrapped(value).movedim(axis, 0)
+        each: Tensor = unwrapped(value).movedim(axis, 0)
         first = each[0]
         is_same = not each.requires_grad and torch.equal(each, first.expand_as(each))
-    return target, first if is_same else None
+    return first if is_same else None
 
 
 def _below_batches(tensor: Tensor) -> Tensor:

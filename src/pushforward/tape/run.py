@@ -138,7 +138,10 @@ class Run(GraphReader):
             self._hiding.__enter__()
 
     def _new_watcher(self) -> Watcher:
-        return (Watcher if self.batch is None else BatchWatcher)(self.name, self._level or 0)
+        if self.batch is None:
+            return Watcher(self.name, self._level or 0)
+        level = self.batch.level
+        return BatchWatcher(self.name, 0, any(batch_axis_at(x, level) is None for x in self._given))
 
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""

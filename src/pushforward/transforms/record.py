@@ -70,10 +70,9 @@ class Tape:
         With ``tangents``, which makes those of the inputs, the function may be recorded in pieces. If it was, the
         tangents at the start of the last piece are in ``tangents``, else None. What was ``begun`` goes on.
         """
-        self._name, self._is_kept = name, is_kept
-        leaves = selected.leaves
+        self._name, self._is_kept, leaves = name, is_kept, selected.leaves
         self._known = known = trust.record_of(func)
-        is_trusted = known.is_trusted
+        is_trusted, is_again = known.is_trusted, False
         takes_apart = takes_apart and not known.asks
         may_cut = not (known.asks or is_trusted)
         if begun is not None:
@@ -84,15 +83,16 @@ class Tape:
             )
         else:
             run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
-        is_recorded = is_again = False
-        while not is_recorded:
+        while True:
             try:
                 self._record(run, func, selected, kwargs, has_aux, is_again)
-                is_recorded = True
+                break
             except trust.Unwatched:
                 known.quiet, is_again = 0, True
                 run = Run(name, leaves, randomness, takes_apart)
             except trust.AskedError:
+                if type(run) is Run and run.batch is None:  # one around it has to be made again
+                    raise
                 known.quiet, known.asks = 0, True
                 run = Run(name, leaves, randomness)
         if seen_with_jvp and dual_run.is_needed(run, self._reading):
@@ -103,10 +103,10 @@ class Tape:
             except NotImplementedError:  # something else that is called has no forward derivative
                 if dual_run.is_only_way(self._reading):
                     raise
-        self.inputs, self.batch = run.inputs, run.batch
+        self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
-        if self.tangents is not None:
-            self.inputs = self.tangents  # as many, and alike in dtype and device
+        # Those are as many as the inputs, and alike in dtype and device.
+        self.inputs = run.inputs if self.tangents is None else self.tangents
         self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from models.zoo.model import Model, Params, randn
 from torch import Tensor
+
+import pushforward as pf
 
 
 def kalman_filter() -> Model:
@@ -67,7 +71,68 @@ def kalman_smoother_by_solve() -> Model:
     return Model(call, params, randn(3, 2))
 
 
+def extended_kalman_filter() -> Model:
+    """A state that moves along a curve, and is seen by a distance and an angle: both made linear at each step."""
+    params = {"turn": randn(), "q": randn(3, scale=0.3) - 2, "r": randn(2, scale=0.3) - 1}
+
+    def move(p: Params, state: Tensor) -> Tensor:
+        x, y, angle = state.unbind()
+        return torch.stack([x + angle.cos(), y + angle.sin(), angle + p["turn"].tanh()])
+
+    def see(p: Params, state: Tensor) -> Tensor:
+        x, y = state[0] + 3, state[1] + p["turn"]
+        return torch.stack([torch.hypot(x, y), torch.atan2(y, x)])
+
+    def filtered(p: Params, observed: Tensor, jacobian: Callable[..., Tensor]) -> Tensor:
+        mean, cov = observed.new_zeros(3), torch.eye(3, dtype=observed.dtype)
+        total = observed.new_zeros(())
+        for z in observed:
+            a = jacobian(move, p, mean)
+            mean, cov = move(p, mean), a @ cov @ a.mT + p["q"].exp().diag()
+            h = jacobian(see, p, mean)
+            spread = h @ cov @ h.mT + p["r"].exp().diag()
+            gain = torch.linalg.solve(spread, h @ cov).mT
+            surprise = z - see(p, mean)
+            total = total - surprise @ torch.linalg.solve(spread, surprise) - spread.logdet()
+            mean, cov = mean + gain @ surprise, cov - gain @ h @ cov
+        return torch.cat([total[None], mean, cov.diagonal()])
+
+    def ours(func: Callable[..., Tensor], p: Params, state: Tensor) -> Tensor:
+        return pf.jacfwd(func, argnums=1)(p, state)
+
+    def by_autograd(func: Callable[..., Tensor], p: Params, state: Tensor) -> Tensor:
+        state = state if state.requires_grad else state.detach().requires_grad_()
+        rows = [torch.autograd.grad(y, state, create_graph=True)[0] for y in func(p, state)]
+        return torch.stack(rows)
+
+    return Model(
+        lambda p, x: filtered(p, x, ours),
+        params,
+        randn(2, 2),
+        plain=lambda p, x: filtered(p, x, by_autograd),
+    )
+
+
+def hidden_markov_model() -> Model:
+    """The forward recursion in logarithms, and the best path by maxima."""
+    params = {"transition": randn(3, 3), "start": randn(3), "mean": randn(3), "scale": randn(3)}
+
+    def call(p: Params, observed: Tensor) -> Tensor:
+        transition, start = p["transition"].log_softmax(-1), p["start"].log_softmax(-1)
+        apart = (observed[:, None] - p["mean"]) * (-p["scale"]).exp()
+        emission = -0.5 * apart.square() - p["scale"]
+        forward = best = start + emission[0]
+        for log_prob in emission[1:]:
+            forward = torch.logsumexp(forward[:, None] + transition, dim=0) + log_prob
+            best = (best[:, None] + transition).max(dim=0).values + log_prob
+        return torch.stack([forward.logsumexp(0), best.max()])
+
+    return Model(call, params, randn(5))
+
+
 MODELS = {
     "kalman filter": kalman_filter,
     "kalman smoother by solve": kalman_smoother_by_solve,
+    "extended kalman filter": extended_kalman_filter,
+    "hidden markov model": hidden_markov_model,
 }
