@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-newest test-oldest lint coverage bench bench-sparse fuzz clean
+.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-sparse fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ help: ## List the targets.
 demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tables, saves out/demo.png.
 	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
 	$(BIN)/python examples/demo.py
+
+examples: $(STAMP) ## Sparse derivatives at work: stiff PDEs, bundle adjustment, a truss; tables, pictures in out/.
+	@echo "== examples: three scripts, each under a minute on one core"
+	$(BIN)/python examples/stiff_pdes.py
+	$(BIN)/python examples/bundle_adjustment.py
+	$(BIN)/python examples/truss.py
 
 test-newest: ## Run the tests with the newest PyTorch that pip finds, in .venv-newest (gigabytes, minutes).
 	@echo "== test-newest: the newest PyTorch, in an environment of its own"

@@ -9,21 +9,19 @@ Run it by ``make demo``. It prints tables and saves out/demo.png.
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from reporting import print_table, save, timed
 from scipy.integrate import solve_ivp
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pushforward import jacfwd, vmap
-
-PICTURE = Path(__file__).resolve().parents[1] / "out" / "demo.png"
 
 NUM_TRAIN = 1400  # of the 1797 images; the others are for testing, and their Jacobians are taken
 NUM_IMAGES = 256
@@ -44,8 +42,8 @@ def main() -> None:
     torch.manual_seed(0)
     digits = digits_part()
     kinetics = robertson_part()
-    save_picture(digits, kinetics)
-    print(f"\nPicture: {PICTURE}. Whole demo: {time.perf_counter() - start:.1f} s.")
+    path = save(picture(digits, kinetics), "demo.png")
+    print(f"\nPicture: {path}. Whole demo: {time.perf_counter() - start:.1f} s.")
 
 
 # ---- (a) Digits ----
@@ -234,7 +232,7 @@ def relative_error(solution: Any) -> float:
 # ---- Picture, tables, times ----
 
 
-def save_picture(digits: Digits, kinetics: Any) -> None:
+def picture(digits: Digits, kinetics: Any) -> Figure:
     """Draw digits with the pixels that speak for their class, and the kinetics over log time."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15])
@@ -262,15 +260,7 @@ def save_picture(digits: Digits, kinetics: Any) -> None:
     axis.set_title("Robertson's kinetics, Radau with the Jacobian of pushforward")
     axis.legend()
 
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=130)
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what ``work`` returns and the seconds it took."""
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
+    return figure
 
 
 def timed_twice(work: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
@@ -283,15 +273,6 @@ def timed_twice(work: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
 def shape(x: Tensor) -> str:
     """Return the shape of ``x`` as 3×4."""
     return "×".join(map(str, x.shape))
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    for first, *others in [header, rule, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        print("  ".join([first.ljust(widths[0]), *cells]))
 
 
 if __name__ == "__main__":
