@@ -65,6 +65,28 @@ def test_what_an_overload_calls_is_seen_by_modes_and_autograd_as_the_overload_is
     assert torch.equal(torch.vmap(call)(x, x), op(x, x))
 
 
+def test_modes_are_pushed_and_popped_without_a_context():
+    function, operator = Functions(), Operators()
+    private.push_function_mode(function)
+    private.push_dispatch_mode(operator)
+    assert private.function_mode_at(0) is function
+    assert (private.num_function_modes(), private.num_dispatch_modes()) == (1, 1)
+    torch.ones(2).sin()
+    assert private.pop_dispatch_mode() is operator
+    assert private.pop_function_mode() is function
+    assert (private.num_function_modes(), private.num_dispatch_modes()) == (0, 0)
+
+
+def test_inference_mode_is_left_as_often_as_one_likes():
+    with torch.inference_mode():
+        mode = private.InferenceMode(False)
+        mode.__enter__()
+        assert not torch.is_inference_mode_enabled()
+        for _ in range(2):
+            mode.__exit__(None, None, None)
+            assert torch.is_inference_mode_enabled()
+
+
 def test_bare_tensors_pass_by_autograd_modes_and_transforms():
     seen = []
 
@@ -126,7 +148,7 @@ def test_a_level_of_ones_own_wraps_records_and_unwraps():
         assert torch.equal(private.unwrap_for_grad(y, level), x.sin())
         assert torch.equal(private.unwrapped(y), x.sin())
     finally:
-        private.pop_grad_level()
+        private.pop_levels_above(0)
     assert private.functorch_level() is None
     assert private.outlives_level(y)
     assert private.level_of(y) == private._DEAD_LEVEL
@@ -483,8 +505,12 @@ def test_compiled_functions_can_be_run_eagerly():
 
     compiled = torch.compile(f, backend=backend)
     stance = sys.modules["torch._dynamo.eval_frame"]._stance
-    with private.compiled_functions_run_eagerly, private.compiled_functions_run_eagerly:
-        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+    eagerly = private.compiled_functions_run_eagerly
+    for recording in (1, 2):
+        eagerly.begin(recording)
+    assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+    for recording in (1, 1, 2):
+        eagerly.end(recording)
     assert not calls
     assert sys.modules["torch._dynamo.eval_frame"]._stance is stance
     compiled(torch.ones(2))

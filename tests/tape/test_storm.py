@@ -153,14 +153,12 @@ def test_interrupts_at_any_moment() -> None:
     before = state()
     choose = random.Random(0)
     x = torch.linspace(0.1, 1, 3)
-    # PyTorch's own modes, under which kernels are noted, do not stand interrupts everywhere.
-    for _ in range(10):
-        for ours, theirs in DERIVATIVES.values():
-            torch.testing.assert_close(ours(smooth, x), theirs(x))
     handler = signal.signal(signal.SIGALRM, interrupt)
     try:
         for number in range(2 * CALLS):
             name = choose.choice([n for n in DERIVATIVES if n.startswith(("jac", "jvp", "vjp"))])
+            if number % 4 == 0:
+                clear_plans()  # first calls, too
             try:
                 signal.setitimer(signal.ITIMER_REAL, choose.uniform(2e-5, 1e-3))
                 for _ in range(20):

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
+from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_torch import PythonNode, is_wrapped, set_grad_enabled
 from pushforward.tape.tables import table
@@ -42,8 +43,7 @@ class Noted:
 def noted(values: Sequence[Any], compute: Callable[[], Rows]) -> Noted | None:
     """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements."""
     calls, elements = _Calls(values), _Elements()
-    with calls, elements:
-        rows = compute()
+    rows = under_modes(calls, elements, compute)
     return None if elements.have_mattered else calls.noted(rows)
 
 

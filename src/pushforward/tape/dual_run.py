@@ -99,10 +99,17 @@ class DualRun(Run):
         self._primal_versions = [x._version for x in self.tracked]
         return tangents
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         """Put everything back."""
         self._stack.close()
         super().__exit__(*exception)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Put the thread back, as `Run.leave`."""
+        try:
+            super().leave(error)
+        finally:
+            self._stack.close()
 
     def physical(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the tangents of the function's outputs."""

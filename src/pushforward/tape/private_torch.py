@@ -33,21 +33,24 @@ Node = Any  # torch.autograd.graph.Node
 
 set_grad_enabled = torch._C._set_grad_enabled
 num_function_modes = torch._C._len_torch_function_stack
+function_mode_at = torch._C._get_function_stack_at
 push_function_mode = torch._C._push_on_torch_function_stack
 pop_function_mode = torch._C._pop_torch_function_stack
 functorch_level = _functorch.maybe_current_level
 num_dispatch_modes = torch._C._len_torch_dispatch_stack
+push_dispatch_mode = torch._C._push_on_torch_dispatch_stack
+pop_dispatch_mode = functools.partial(torch._C._pop_torch_dispatch_stack, None)
+InferenceMode: Any = torch._C._InferenceMode
 push_grad_level = _functorch._grad_increment_nesting
-pop_grad_level = _functorch._grad_decrement_nesting
+pop_levels_above = _functorch.pop_dynamic_layer_stack_and_undo_to_depth
 wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
-is_functorch_wrapped = _functorch.is_functorch_wrapped_tensor
+is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 copied_when_written: Callable[[Tensor], Tensor] = torch._lazy_clone  # to either of the two
 is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor")
 is_functionalized = _functorch.is_functionaltensor
 unwrapped = _functorch.get_unwrapped
 level_of = _functorch.maybe_get_level  # negative of a tensor that is none of torch.func's wrappers
-
 
 _VMAP = _functorch.TransformType.Vmap
 _NO_RANDOMNESS = _functorch.RandomnessType.Error
@@ -102,7 +105,6 @@ _FUNCTORCH_KEYS = functools.reduce(operator.or_, map(torch._C.DispatchKeySet, _F
 
 functorch_stack = _functorch.get_interpreter_stack
 add_batch_axis = _functorch._add_batch_dim
-
 
 JaggedTensor: Any = importlib.import_module("torch.nested._internal.nested_tensor").NestedTensor
 below_autograd: Any = torch._C._AutoDispatchBelowADInplaceOrView
@@ -332,38 +334,36 @@ def outlives_level(tensor: Tensor) -> bool:
     return level == _DEAD_LEVEL or level > (functorch_level() or 0)
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Tell whether a tensor is a wrapper of a transform of ``torch.func``."""
-    return bool(is_functorch_wrapped(tensor))
-
-
 class _Eagerly:
     """While a recording runs, functions made by ``torch.compile`` run as they were written.
 
-    Dynamo's stance belongs to the process, so recordings in several threads are counted. It is set as
-    ``torch.compiler.set_stance`` sets it, which takes 7 microseconds more.
+    Dynamo's stance belongs to the process, so the recordings that are on, in all threads, are remembered by their
+    ``id``. It is set as ``torch.compiler.set_stance`` sets it, which takes 7 microseconds more. Both may be done twice,
+    as they are when an interrupt comes in between.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = 0
+        self._running: set[int] = set()
         self._before: Any = None
         self._eager: Any = None
 
-    def __enter__(self) -> None:
+    def begin(self, recording: int) -> None:
+        """Start a recording."""
         eval_frame: Any = sys.modules["torch._dynamo.eval_frame"]
         with self._lock:
-            if not self._count:
+            self._running.add(recording)
+            if eval_frame._stance is not self._eager:
                 if self._eager is None:
                     self._eager = eval_frame.DynamoStance("force_eager")
                 self._before, eval_frame._stance = eval_frame._stance, self._eager
-            self._count += 1
 
-    def __exit__(self, *exception: object) -> None:
+    def end(self, recording: int) -> None:
+        """End it."""
         eval_frame: Any = sys.modules["torch._dynamo.eval_frame"]
         with self._lock:
-            self._count -= 1
-            if not self._count:
+            self._running.discard(recording)
+            if not self._running and eval_frame._stance is self._eager:
                 eval_frame._stance = self._before
 
 
@@ -371,7 +371,6 @@ compiled_functions_run_eagerly = _Eagerly()
 
 _eval_frame: Any = torch._C._dynamo.eval_frame
 _SKIP = _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_frame._FrameAction.SKIP)
-
 
 _skipped: set[Any] = set()  # code that dynamo was told of
 

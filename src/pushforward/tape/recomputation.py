@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from pushforward.tape.private_torch import (
     has_saving_hooks,
+    num_function_modes,
     pop_function_mode,
     push_function_mode,
     run_backward,
@@ -54,7 +55,8 @@ def read_once(read: Callable[[], T]) -> tuple[T, bool]:
         except _RecomputingError:
             pass
         finally:
-            pop_function_mode()
+            if num_function_modes():  # an interrupt may have lost it
+                pop_function_mode()
     return in_pass_of_its_own(read), True
 
 

@@ -16,14 +16,14 @@ from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
 from pushforward.tape.graph_reader import GraphReader
+from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
 from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_torch import (
+    InferenceMode,
     batch_axis_at,
     compiled_functions_run_eagerly,
     functorch_level,
     has_dynamo,
-    num_function_modes,
-    pop_grad_level,
     push_grad_level,
     sequence_number,
     set_grad_enabled,
@@ -53,8 +53,8 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_outer_level",
-        "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "is_on", "name",
+        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_modes", "_outer_level",
+        "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "name",
         "tracked",
     )  # fmt: skip
 
@@ -86,8 +86,11 @@ class Run(GraphReader):
         self._given = inputs
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
+        self._depth, self._outer_level, self._modes = (
+            thread.depth, functorch_level(), function_modes(),
+        )  # fmt: skip
         self._level: int | None = None
-        self.is_on = self._is_eager = self._is_hidden = False
+        self._is_eager = self._is_hidden = False
         self._inference: Any = None
         self._hiding: Any = None
         self._watcher: Any = None
@@ -95,16 +98,15 @@ class Run(GraphReader):
 
     def __enter__(self) -> Run:
         """Start to record."""
-        self._depth, self._outer_level, self.is_on = thread.depth, functorch_level(), True
         try:
             self._start()
-        except BaseException:
-            self.leave()
+        except BaseException as error:
+            self.leave(error)
             raise
         return self
 
     def _start(self) -> None:
-        if num_function_modes():
+        if self._modes:
             self._hide()
         has_state = self._randomness == "error" or not self.is_watched
         if self.batch is not None:
@@ -114,14 +116,14 @@ class Run(GraphReader):
         thread.depth = self._depth + 1
         self._count = thread.count = thread.count + 1
         if self.is_inference:
-            self._inference = torch.inference_mode(False)
+            self._inference = InferenceMode(False)
             self._inference.__enter__()
         set_grad_enabled(True)
         if self.batch is None and self._outer_level is not None:
             self._level = push_grad_level()
         if has_dynamo():
             self._is_eager = True
-            compiled_functions_run_eagerly.__enter__()
+            compiled_functions_run_eagerly.begin(id(self))
         tracked = self._tracked()
         self._recorded = tracked
         self._starts = [x.grad_fn for x in tracked]
@@ -220,12 +222,14 @@ class Run(GraphReader):
         writes = self._watcher.writes
         return not (self._watcher.has_acted or writes.has_helped or writes.kept)
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         """Put everything back."""
         unwritten: Sequence[tuple[Tensor, Tensor]] = ()
+        error = exception[1]
         try:
-            if exception[0] is not None:
-                is_signal = exception[0] in _SIGNALS
+            if error is not None:
+                finish_contexts(error)
+                is_signal = isinstance(error, _SIGNALS)
                 unwritten = () if is_signal else self.written()
                 if self._random_state is not None:
                     self._put_back(is_own=is_signal)
@@ -236,23 +240,22 @@ class Run(GraphReader):
             self.leave()
         write_back(unwritten)
 
-    def leave(self) -> None:
-        """Put the thread back as it was, also if an interrupt comes while that is done."""
+    def leave(self, error: BaseException | None = None) -> None:
+        """Put the thread back as it was, after an ``error`` once more: an interrupt may come while that is done."""
         thread.depth = self._depth
         try:
-            if functorch_level() != self._outer_level:
-                pop_grad_level()
+            if error is not None:
+                finish_contexts(error)
+            put_modes_back(self._modes, self._outer_level)
         finally:
             try:
                 if self._is_eager:
-                    self._is_eager = False
-                    compiled_functions_run_eagerly.__exit__()
+                    compiled_functions_run_eagerly.end(id(self))
                 for entered in (self._inference, self._hiding):
                     if entered is not None:
                         entered.__exit__(None, None, None)
                 self._inference = self._hiding = None
             finally:
-                self.is_on = False
                 set_grad_enabled(self.grad_mode)
 
     def check_randomness(self) -> None:

@@ -28,6 +28,8 @@ from pushforward.tape.private_torch import (
     is_refusal,
     is_wrapped,
     level_of,
+    num_function_modes,
+    pop_function_mode,
     start_requiring_grad,
     unwrapped,
 )
@@ -61,6 +63,11 @@ class Watcher(TorchFunctionMode):
         self.has_drawn = False  # random numbers from a default generator
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop, also where an interrupt has lost the mode while it was off for a function written in Python."""
+        if num_function_modes():
+            pop_function_mode()
 
     def __torch_function__(
         self,

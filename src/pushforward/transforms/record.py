@@ -19,6 +19,7 @@ from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, owned, write_back
+from pushforward.tape.interrupts import in_grad_mode
 from pushforward.tape.lowering import lower, pull
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
@@ -27,7 +28,6 @@ from pushforward.tape.private_torch import (
     in_backward_pass,
     is_autocasting,
     num_dispatch_modes,
-    set_grad_enabled,
     without_functorch,
 )
 from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
@@ -179,9 +179,9 @@ class Tape:
                 self.aux = aux
                 self._unwritten = run.written()
                 self._cycles = [] if run.grad_mode and reading.is_followed else run.cycles()
-        finally:
-            if run.is_on:  # an interrupt came before it was left
-                run.leave()
+        except BaseException as error:
+            run.leave(error)
+            raise
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
@@ -306,20 +306,11 @@ class Tape:
         place: int = 0,
     ) -> Rows:
         """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
-        before = torch.is_grad_enabled()
         if in_backward_pass():
             compute = functools.partial(in_pass_of_its_own, compute)
-        try:
-            set_grad_enabled(is_recording)
-            if not is_below:
-                rows = compute()
-            else:
-                with without_functorch():
-                    rows = compute()
-                    if given:
-                        rows = [[owned(t, given) for t in row] for row in rows]
-        finally:
-            set_grad_enabled(before)
+        if is_below:
+            compute = functools.partial(_computed_below, compute, given)
+        rows = in_grad_mode(is_recording, compute)
         batch = self.batch
         if batch is None:
             return rows
@@ -386,6 +377,13 @@ class Tape:
         """Carry out the writes to the caller's tensors."""
         unwritten, self._unwritten = self._unwritten, []
         write_back(unwritten)
+
+
+def _computed_below(compute: Callable[[], Rows], given: Sequence[Tensor]) -> Rows:
+    """Compute out of sight of ``torch.func``."""
+    with without_functorch():
+        rows = compute()
+        return [[owned(t, given) for t in row] for row in rows] if given else rows
 
 
 def _pushed(

@@ -202,8 +202,8 @@ def _run(
         thread.count += 1
         set_grad_enabled(True)
         if has_dynamo():
-            compiled_functions_run_eagerly.__enter__()
             is_eager = True
+            compiled_functions_run_eagerly.begin(id(begun))
         begun.tracked = tracked = [x.detach().requires_grad_().clone() for x in leaves]
         begun.starts = [x.grad_fn for x in tracked]
         if len(args) == 1:
@@ -238,10 +238,10 @@ def _run(
     finally:
         thread.depth = depth
         try:
-            if is_eager:
-                compiled_functions_run_eagerly.__exit__()
-        finally:
             set_grad_enabled(repeat.surroundings[0])
+        finally:
+            if is_eager:
+                compiled_functions_run_eagerly.end(id(begun))
 
 
 def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]) -> None:
