@@ -199,3 +199,57 @@ def test_under_vmap_a_trusted_function_may_ask_autograd(transform: Any) -> None:
         for _ in range(CALLS):
             jac = pushforward.vmap(lambda x, is_other=is_other: transform(f)(x, is_other))(x)
             torch.testing.assert_close(jac, torch.diag_embed(-x.sin() if is_other else x.cos()))
+
+
+class Keeping(torch.nn.Module):
+    """Leaves the same graph whether it keeps its input, which has to be seen, or not."""
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__()
+        self.keeps, self.last = keeps, torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.keeps:
+            self.last.copy_(x)
+        return x.sin()
+
+
+@pytest.mark.parametrize("is_in_closure", [False, True])
+def test_a_module_made_where_a_trusted_one_was_is_not_trusted(is_in_closure: bool) -> None:
+    def called(module: Keeping) -> Callable[[Tensor], Tensor]:
+        return (lambda x: module(x)) if is_in_closure else module
+
+    x = torch.ones(3)
+    module = Keeping(keeps=False)
+    for _ in range(CALLS):
+        jacrev(called(module))(x)
+    assert trust.record_of(called(module)).is_trusted
+    place, others = id(module), []
+    del module
+    for _ in range(10_000):
+        other = Keeping(keeps=True)
+        if id(other) == place:
+            break
+        others.append(object())  # so that memory is handed out in another order
+    assert id(other) == place
+    assert not trust.record_of(called(other)).is_trusted
+    torch.testing.assert_close(jacrev(called(other))(x), torch.func.jacrev(torch.sin)(x))
+    assert not other.last.requires_grad
+
+
+def test_objects_that_no_weak_reference_leads_to_are_told_apart() -> None:
+    class Slotted:
+        __slots__ = ("keeps",)
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sin()
+
+    records = [trust.record_of(Slotted()) for _ in range(5)]
+    assert len({id(record) for record in records}) == 5
+
+
+def test_ends_of_modules_are_noticed() -> None:
+    before = len(trust._numbers)
+    for _ in range(20):
+        trust.record_of(Keeping(keeps=False))
+    assert len(trust._numbers) <= before + 1

@@ -9,9 +9,13 @@ function is run again with one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from pushforward.tape.modules import Modes, modes_of
 from pushforward.tape.reader import Signature
@@ -92,6 +96,10 @@ class Record:
 
 
 _records: dict[Any, Record] = {}
+_numbers: dict[
+    int, tuple[int, Any]
+] = {}  # of objects that are called, by `id`, with what tells of their end
+_count = itertools.count()
 
 
 def _key(func: Callable[..., Any], depth: int = 0) -> Any:
@@ -99,9 +107,11 @@ def _key(func: Callable[..., Any], depth: int = 0) -> Any:
 
     Objects that are called, such as modules, count one by one, and whether they train or not.
     """
+    if isinstance(func, torch.nn.Module):  # one that trains writes to its buffers
+        return type(func), _number(func), func.training
     code = getattr(func, "__code__", None)
-    if code is None:  # a module that trains writes to its buffers
-        return type(func), id(func), getattr(func, "training", None)
+    if code is None:
+        return type(func), _number(func)
     closure = getattr(func, "__closure__", None)
     if not closure or depth > MAX_CLOSURES:
         return code
@@ -113,13 +123,28 @@ def _key(func: Callable[..., Any], depth: int = 0) -> Any:
     return (code, *called) if called else code
 
 
+def _number(called: Any) -> int:
+    """Return the number of an object. Another one gets another, also if it is made where this one was."""
+    name = id(called)
+    found = _numbers.get(name)
+    if found is None:
+        number = next(_count)
+        try:
+            held: Any = weakref.ref(called, lambda _: _numbers.pop(name, None))
+        except TypeError:  # it lives until all is forgotten
+            held = called
+        found = _numbers[name] = (number, held)
+    return found[0]
+
+
 def record_of(func: Callable[..., Any]) -> Record:
     """Return what is known of ``func``."""
     key = _key(func)
     record = _records.get(key)
     if record is None:
         if len(_records) >= MAX_FUNCTIONS:
-            _records.clear()
+            clear()
+            key = _key(func)
         record = _records[key] = Record()
     return record
 
@@ -127,3 +152,4 @@ def record_of(func: Callable[..., Any]) -> Record:
 def clear() -> None:
     """Forget all."""
     _records.clear()
+    _numbers.clear()
