@@ -184,8 +184,9 @@ def test_star_and_acyclic_colorings_are_what_they_are_called(order, density):
                 assert not has_two_colored_cycle(graph, named(graph, acyclic_colors))
 
 
-def named(graph: Graph, colors: torch.Tensor) -> list[object]:
+def named(graph: Graph, colors: torch.Tensor | None) -> list[object]:
     """Return colours that no two sides of a bipartite graph share."""
+    assert colors is not None
     num_cols = int(graph.heads.min()) if graph.is_bipartite and len(graph.heads) else 0
     assert int(colors.min()) >= 0
     return [(color, vertex < num_cols) for vertex, color in enumerate(colors.tolist())]
@@ -232,6 +233,16 @@ def test_a_hub_without_a_diagonal_needs_one_color():
     found = coloring(mask, structure="symmetric")
     assert found.num_colors == 1
     assert found.column_colors.tolist() == [-1, -1, 0, -1, -1, -1]
+
+
+def test_a_coloring_with_too_many_colors_is_given_up():
+    graph = adjacency_graph(families.band(30, 4))
+    for color in (star_coloring, acyclic_coloring):
+        found = color(graph, graph.order("natural"))
+        assert found is not None
+        num_colors = int(found.max()) + 1
+        assert color(graph, graph.order("natural"), most=num_colors) is not None
+        assert color(graph, graph.order("natural"), most=num_colors - 1) is None
 
 
 def test_a_full_matrix_needs_every_column():
@@ -313,7 +324,7 @@ def test_six_colors_for_the_brusselator_where_six_divides_the_size(size):
         assert coloring(families.brusselator(size), structure=structure).num_colors == 6
 
 
-@pytest.mark.parametrize("size", [7, 8, 16, 20, 28, 32, 35])
+@pytest.mark.parametrize("size", [7, 8, 13, 16, 20, 22, 26, 32, 37])
 def test_at_most_eight_colors_for_the_brusselator(size):
     assert coloring(families.brusselator(size)).num_colors <= 8
 

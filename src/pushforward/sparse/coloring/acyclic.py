@@ -9,7 +9,9 @@ from pushforward.sparse.coloring.compiled import Array, Loop
 from pushforward.sparse.coloring.graph import Graph
 
 
-def acyclic_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> Tensor:
+def acyclic_coloring(
+    graph: Graph, order: Tensor, *, hubs_first: bool = False, most: int | None = None
+) -> Tensor | None:
     """Return a colour for each vertex such that no cycle has two colours, by first fit.
 
     Neighbours differ too, but for a bipartite graph, whose sides have colours of their own.
@@ -18,6 +20,10 @@ def acyclic_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -
         graph: The graph.
         order: Its vertices.
         hubs_first: Give neighbours of a vertex without a colour different ones, which alone forbids every cycle.
+        most: When to give up.
+
+    Returns:
+        ``(vertices,)``, or None if that takes more than ``most`` colours.
 
     References:
         Gebremedhin, Tarafdar, Manne, Pothen (2007), algorithm 3.1; Coleman, Cai: The cyclic coloring problem and
@@ -26,12 +32,13 @@ def acyclic_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -
     """
     num_vertices, num_ends = graph.num_vertices, len(graph.neighbors)
     colors = torch.full((num_vertices,), -1)
-    _acyclic_first_fit(
+    found = _acyclic_first_fit(
         order,
         graph.starts,
         graph.neighbors,
         int(not graph.is_bipartite),
         int(hubs_first),
+        num_vertices if most is None else most,
         torch.zeros(num_ends, dtype=torch.int64),
         torch.zeros(num_vertices, dtype=torch.int64),
         torch.arange(num_ends),
@@ -41,7 +48,7 @@ def acyclic_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -
         torch.full((num_vertices + 1,), -1),
         colors,
     )
-    return colors
+    return colors if found >= 0 else None
 
 
 @Loop
@@ -51,6 +58,7 @@ def _acyclic_first_fit(
     neighbors: Array,
     proper: int,
     hubs_first: int,
+    most: int,
     slot_color: Array,  # for each vertex the colours of its neighbours, each once:
     num_slots: Array,  # a slot stands for the vertex in the tree of its own colour and that one
     above: Array,  # towards a slot that stands for the whole tree
@@ -90,6 +98,8 @@ def _acyclic_first_fit(
         color = 0
         while forbidden[color] == vertex:
             color += 1
+        if color >= most:
+            return -1
         colors[vertex] = color
         num_colors = max(num_colors, color + 1)
         for place in range(start, end):

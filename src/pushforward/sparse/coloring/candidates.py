@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -143,9 +144,13 @@ def _bicolorings(
 
 
 def _in_turn(*sources: Iterator[T]) -> Iterator[T]:
-    """Yield the first of each, then the second of each that has one, and so on."""
-    for group in itertools.zip_longest(*sources):
-        yield from (found for found in group if found is not None)
+    """Yield the first of each, then the second of each that has one, and so on; none before it is asked for."""
+    waiting = collections.deque(sources)
+    while waiting:
+        source = waiting.popleft()
+        for found in itertools.islice(source, 1):
+            yield found
+            waiting.append(source)
 
 
 def _split_candidates(pattern: Pattern, orders: Orders) -> Iterator[Candidate]:
@@ -170,11 +175,17 @@ def _split(pattern: Pattern, is_dense: Tensor, orders: Orders) -> tuple[Tensor, 
 
 
 def _vertex_colorings(graph: Graph, orders: Orders, recovery: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield colours of the vertices; what has far more than the first is given up, as its time grows with them."""
     color = star_coloring if recovery == "direct" else acyclic_coloring
-    for name in orders:
-        order = graph.order(name)
-        yield name, color(graph, order)
-        yield f"{name}, hubs first", color(graph, order, hubs_first=True)
+    most = graph.num_vertices
+    for name in sorted(
+        orders, key="largest_first".__ne__
+    ):  # which has few colours where there are hubs
+        for hubs_first in (True, False):
+            colors = color(graph, graph.order(name), hubs_first=hubs_first, most=most)
+            if colors is not None:
+                most = min(most, 2 * num_colors(colors) + 8)
+                yield f"{name}, hubs first" if hubs_first else name, colors
 
 
 def _direct(

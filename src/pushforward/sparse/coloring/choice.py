@@ -38,7 +38,8 @@ def coloring(
         recovery: ``"direct"``: every entry stands alone in some product. ``"substitution"``, for the last two
             structures: entries are subtracted from others, which takes fewer products and loses some accuracy.
         order: In which order vertices are coloured: ``"natural"``, ``"largest_first"``, ``"smallest_last"`` or
-            ``"incidence_degree"``. ``"best"`` goes on through these and a few more ways until the lower bound is met.
+            ``"incidence_degree"``. ``"best"`` goes through these and more (linear functions on grids; dense rows
+            and columns by themselves) until the lower bound is met, or the pattern is too large for more.
 
     Returns:
         A :class:`Coloring`, with the seeds and the way back.

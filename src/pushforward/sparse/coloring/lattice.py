@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -23,26 +24,53 @@ SAMPLE = 256  # rows that are looked at first
 MOST_PAIRS = 10_000  # of columns in one row; a stencil has far fewer
 MOST_DISTANCES = 200  # between these columns
 MOST_AXES = 4
-MOST_FUNCTIONS = 5_000  # tried for one modulus and grid
-MOST_CHECKS = 8  # of the whole pattern, for one modulus and grid
+MOST_FUNCTIONS = 1_000  # for one grid
+MOST_GUESSES = 4  # for one grid and modulus
+MOST_CHECKS = 16  # of the whole pattern
 
 
 def lattice_coloring(pattern: Pattern, fewest: int, most: int) -> Tensor | None:
-    """Return colours of the columns by a linear function modulo the least number in [fewest, most]; None: no such."""
+    """Return colours of the columns by a linear function, at least and at most so many, or None.
+
+    Math: color(x) = word(a·x mod M), where no two columns that meet differ by less than 1 or more than d modulo M,
+    and the word on the circle of M has no letter twice within d: its blocks are as many as have d + 1 letters or
+    more. One block, M = d + 1, is the plain lattice; more blocks fit a periodic grid of any size.
+    """
     one, two = _pairs(pattern)
-    grids = [
-        (strides, _distinct_rows(_coordinates(two, strides) - _coordinates(one, strides)))
-        for strides in _grids((two - one).unique().tolist(), pattern.shape[1])
-    ]
-    for modulus, (strides, steps) in itertools.product(range(fewest, most + 1), grids):
-        functions = _functions(steps, modulus)
-        if len(functions):
-            coordinates = _coordinates(torch.arange(pattern.shape[1]), strides)
-        for function in functions[:MOST_CHECKS]:
-            colors = torch.remainder((coordinates * function).sum(1), modulus)
-            if is_valid(pattern, colors):
-                return _in_use(pattern, colors)
+    num_cols = pattern.shape[1]
+    guesses: list[_Guess] = []
+    for strides in _grids((two - one).unique().tolist(), num_cols):
+        steps = _distinct_rows(_coordinates(two, strides) - _coordinates(one, strides))
+        moduli = {*range(fewest, most + 1), *_periods(strides, num_cols)}
+        guesses += _guesses(strides, steps, sorted(moduli), most)
+    guesses.sort(key=lambda guess: guess.num_colors)  # grids with few axes stay first
+    for guess in guesses[:MOST_CHECKS]:
+        colors = guess.colors(num_cols)
+        if is_valid(pattern, colors):
+            return _in_use(pattern, colors)
     return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Guess:
+    """A linear function, and the word of which it tells the place."""
+
+    strides: tuple[int, ...]
+    function: Tensor  # (axes,)
+    modulus: int
+    num_blocks: int
+
+    @property
+    def num_colors(self) -> int:
+        """The length of the longest block."""
+        return -(-self.modulus // self.num_blocks)
+
+    def colors(self, num_cols: int) -> Tensor:
+        """Return the place of each column in its block."""
+        coordinates = _coordinates(torch.arange(num_cols), self.strides)
+        place = torch.remainder((coordinates * self.function).sum(1), self.modulus)
+        block = place * self.num_blocks // self.modulus
+        return place - -(-block * self.modulus // self.num_blocks)
 
 
 def interleaved_orders(pattern: Pattern, most: int = 16) -> Iterator[Tensor]:
@@ -119,10 +147,25 @@ def _coordinates(columns: Tensor, strides: tuple[int, ...]) -> Tensor:
     return wholes
 
 
-def _functions(steps: Tensor, modulus: int) -> Tensor:
-    """Return ``(functions, axes)``: coefficients by which no step is 0 modulo the number."""
-    axes = steps.shape[1]
-    if modulus**axes > MOST_FUNCTIONS:
-        return torch.zeros(0, axes, dtype=torch.int64)
-    functions = torch.cartesian_prod(*[torch.arange(modulus)] * axes).reshape(-1, axes)
-    return functions[((functions @ steps.T) % modulus != 0).all(1)]
+def _periods(strides: tuple[int, ...], num_cols: int) -> list[int]:
+    """Return the lengths of the grid's axes."""
+    return sorted({large // small for small, large in itertools.pairwise((*strides, num_cols))})
+
+
+def _guesses(
+    strides: tuple[int, ...], steps: Tensor, moduli: list[int], most: int
+) -> Iterator[_Guess]:
+    """Yield the best guesses with at most so many colours, of each modulus."""
+    axes = len(strides)
+    largest = min(most + 1, int(MOST_FUNCTIONS ** (1 / axes)))
+    functions = torch.cartesian_prod(*[torch.arange(largest)] * axes).reshape(-1, axes)
+    products = functions @ steps.T
+    for modulus in moduli:
+        distances = torch.remainder(products, modulus)
+        distances = torch.minimum(distances, modulus - distances)
+        num_blocks = (modulus // (distances.amax(1) + 1)).clamp(min=1)
+        num_colors = -(-modulus // num_blocks)
+        num_colors[distances.amin(1) == 0] = most + 1
+        for place in torch.sort(num_colors, stable=True).indices[:MOST_GUESSES].tolist():
+            if num_colors[place] <= most:
+                yield _Guess(strides, functions[place], modulus, int(num_blocks[place]))

@@ -22,9 +22,9 @@ class Coloring:
         >>> matrix = torch.tensor([[1.0, 2, 0], [3, 4, 5], [0, 6, 7]])
         >>> found = coloring(matrix, structure="symmetric", recovery="substitution")
         >>> print(found)
-        2 colors (lower bound 2) for 7 entries of 3×3: symmetric, by substitution, order natural
+        2 colors (lower bound 2) for 7 entries of 3×3: symmetric, by substitution, order largest_first, hubs first
         >>> found.column_colors
-        tensor([0, 1, 0])
+        tensor([1, 0, 1])
     """
 
     pattern: Pattern

@@ -9,7 +9,9 @@ from pushforward.sparse.coloring.compiled import Array, Loop
 from pushforward.sparse.coloring.graph import Graph
 
 
-def star_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> Tensor:
+def star_coloring(
+    graph: Graph, order: Tensor, *, hubs_first: bool = False, most: int | None = None
+) -> Tensor | None:
     """Return a colour for each vertex such that no path of four vertices has two colours, by first fit.
 
     Neighbours differ too, but for a bipartite graph, whose sides have colours of their own. What a vertex needs
@@ -20,6 +22,10 @@ def star_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> T
         order: Its vertices.
         hubs_first: Give neighbours of a vertex without a colour different ones. This forbids more at first, and
             less later: every star then has the vertex in its middle coloured first.
+        most: When to give up.
+
+    Returns:
+        ``(vertices,)``, or None if that takes more than ``most`` colours.
 
     References:
         Gebremedhin, Tarafdar, Manne, Pothen: New acyclic and star coloring algorithms with application to
@@ -29,12 +35,13 @@ def star_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> T
     """
     num_vertices, num_ends = graph.num_vertices, len(graph.neighbors)
     colors = torch.full((num_vertices,), -1)
-    _star_first_fit(
+    found = _star_first_fit(
         order,
         graph.starts,
         graph.neighbors,
         int(not graph.is_bipartite),
         int(hubs_first),
+        num_vertices if most is None else most,
         torch.zeros(num_ends, dtype=torch.int64),
         torch.zeros(num_ends, dtype=torch.int64),
         torch.zeros(num_ends, dtype=torch.int64),
@@ -44,7 +51,7 @@ def star_coloring(graph: Graph, order: Tensor, *, hubs_first: bool = False) -> T
         torch.full((num_vertices + 1,), -1),
         colors,
     )
-    return colors
+    return colors if found >= 0 else None
 
 
 @Loop
@@ -54,6 +61,7 @@ def _star_first_fit(
     neighbors: Array,
     proper: int,
     hubs_first: int,
+    most: int,
     slot_color: Array,  # for each vertex the colours of its neighbours, each once,
     slot_only: Array,  # with the neighbour of that colour, -1 if there are several,
     slot_is_leaf: Array,  # and whether that neighbour has several of the vertex's own colour
@@ -85,6 +93,8 @@ def _star_first_fit(
         color = 0
         while forbidden[color] == vertex:
             color += 1
+        if color >= most:
+            return -1
         colors[vertex] = color
         num_colors = max(num_colors, color + 1)
         for place in range(start, end):
