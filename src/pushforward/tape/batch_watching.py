@@ -48,7 +48,7 @@ class BatchWatcher(Watcher):
             with without_functorch():
                 return func(_below_batches(args[0]))
         elif func in _NEEDING_A_LEVEL:
-            raise AskedError
+            raise AskedError(self)
         try:
             return super().__torch_function__(func, types, args, kwargs)
         except RuntimeError as error:
@@ -59,7 +59,7 @@ class BatchWatcher(Watcher):
                 raise
             value = None if target is None else _same_for_all(target, func, args, kwargs or {})
             if value is None:
-                raise AskedError from error
+                raise AskedError(self) from error
             super().__torch_function__(Tensor.copy_, types, (target, value))
             return target
 

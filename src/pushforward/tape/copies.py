@@ -60,7 +60,7 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
 def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
     """Return ``value`` with the layout of ``x``: the function may have changed that of its copy, as ``x.t_()`` does."""
     strides = torch.empty_like(x).stride()  # those that the copy had at first
-    if value.shape == x.shape and value.stride() == strides:
+    if value.shape == x.shape and value.stride() in (strides, x.stride()):
         return value
     if value.numel() != x.numel():
         raise UnsupportedError(

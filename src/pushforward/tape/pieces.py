@@ -190,7 +190,7 @@ class _CuttingWatcher(Watcher):
     ) -> Any:
         """Call, and note the results."""
         if self._was_cut and func in BACKWARD:
-            raise AskedError
+            raise AskedError(self)
         if self._num_bytes >= self._limit:  # the function has let go of what it did not need for it
             self._cut()
         result = super().__torch_function__(func, types, args, kwargs)

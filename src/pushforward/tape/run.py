@@ -17,6 +17,7 @@ from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
 from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
+from pushforward.tape.layouts import can_be_laid_out, lay_out, memory_of
 from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_torch import (
     InferenceMode,
@@ -53,8 +54,8 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_modes", "_outer_level",
-        "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "name",
+        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout", "_modes",
+        "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "name",
         "tracked",
     )  # fmt: skip
 
@@ -66,6 +67,7 @@ class Run(GraphReader):
         takes_apart: bool = False,
         is_watched: bool = True,
         scripts: list[Script] | None = None,
+        keeps_layout: bool = False,
     ) -> None:
         """Prepare.
 
@@ -76,11 +78,12 @@ class Run(GraphReader):
             takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
             is_watched: Whether a `Watcher` sees what the function calls.
             scripts: For graphs that the function left before; the one that fits comes first.
+            keeps_layout: Whether copies lie in memory as the inputs do, among copies of what lies around those.
 
         Raises:
             Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
-        self.is_watched, self._scripts = is_watched, scripts or []
+        self.is_watched, self._scripts, self._keeps_layout = is_watched, scripts or [], keeps_layout
         self.batch: Batch | None = current_batch() if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
@@ -130,6 +133,9 @@ class Run(GraphReader):
         self._versions = [x._version for x in tracked]
         self._oldest = oldest_of(tracked, self._starts)
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
+        if self.is_watched:
+            copies = self.tracked if self.batch is None else tracked
+            self._watcher.inputs = list(zip(copies, self.inputs, strict=True))
 
     def _hide(self) -> None:
         """Keep modes of recordings around this one from seeing, and counting, what this one does by itself."""
@@ -148,13 +154,20 @@ class Run(GraphReader):
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
         if self.batch is None:
-            self.tracked = [tracked_copy(x, self._level) for x in self.inputs]
+            self.tracked = self._copies()
             return self.tracked
         self.inputs = [self.batch.physical(x) for x in self.inputs]
         with without_functorch():
-            tracked = [tracked_copy(x, None) for x in self.inputs]
+            tracked = self._copies()
         self.tracked = [self.batch.wrapped(x) for x in tracked]
         return tracked
+
+    def _copies(self) -> list[Tensor]:
+        copies = [tracked_copy(x, self._level) for x in self.inputs]
+        if self._keeps_layout:
+            for copy, x in zip(copies, self.inputs, strict=True):
+                lay_out(copy, x)
+        return copies
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; modes around this run see what it does, but nothing of the run itself."""
@@ -200,6 +213,10 @@ class Run(GraphReader):
             "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "
             "expected none. Call it again: it is watched now."
         )
+
+    def is_meant_by(self, reason: BaseException) -> bool:
+        """Tell whether it is this run that has to be made again."""
+        return not isinstance(reason, AskedError) or reason.watcher is self._watcher
 
     @property
     def is_plain(self) -> bool:
@@ -343,7 +360,11 @@ class Run(GraphReader):
         found = []
         for i, recorded in enumerate(self._recorded):
             if recorded._version != self._versions[i]:
-                found.append((self._given[i], self.handed_over(self.tracked[i])))
+                x, value = self._given[i], self.handed_over(self.tracked[i])
+                if self._keeps_layout and self.batch is None and can_be_laid_out(x):
+                    found.append((memory_of(x), memory_of(value)))  # what is written around it, too
+                    value = value.as_strided(x.shape, x.stride(), x.storage_offset())
+                found.append((x, value))
         return found
 
 

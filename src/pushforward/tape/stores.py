@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.errors import UnsupportedError
 from pushforward.tape.node_types import signed
 from pushforward.tape.private_torch import Node, bare, output_metadata
 from pushforward.tape.reader import Edge, Geometry, Reading
@@ -57,7 +58,13 @@ class Chain:
 
     def add(self, store: Store) -> None:
         """Write."""
-        sizes, _, offset = store.region
+        sizes, strides, offset = store.region
+        end = offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
+        if 0 not in sizes and not 0 <= offset <= end < len(self._array):
+            raise UnsupportedError(
+                f"The function wrote to memory around an input: got elements {offset} to {end}, expected them from 0 "
+                f"to {len(self._array) - 1}. Give it the whole tensor."
+            )
         if sizes:
             self._owners.as_strided(*store.region).fill_(len(self.stores))
         else:

@@ -38,12 +38,22 @@ class Unwatched(Exception):
 class AskedError(BaseException):
     """A function asked autograd of a batch that was taken apart. No `Exception`, which the function might handle."""
 
+    def __init__(self, watcher: Any) -> None:
+        """Say whose run is to be made again: runs within it end, too."""
+        super().__init__()
+        self.watcher = watcher
+
+
+class LayoutError(AskedError):
+    """A function reads memory by numbers, and the copy of an input lies otherwise than the input."""
+
 
 @dataclasses.dataclass(slots=True)
 class Record:
     """What is known of one function."""
 
     asks: bool = False  # autograd, so that batches have to be left whole
+    keeps_layout: bool = False  # of its inputs in memory
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
@@ -57,6 +67,16 @@ class Record:
     def is_trusted(self) -> bool:
         """Whether the function may run without a watcher: it was quiet, and its modules train if they did then."""
         return self.quiet >= WATCHED_FIRST and (self.modes is None or self.modes.are_same())
+
+    def note(self, reason: BaseException) -> bool:
+        """Note why a run has to be made again, and tell whether it may have come so far that it wrote something."""
+        self.quiet = 0
+        if isinstance(reason, LayoutError):
+            self.keeps_layout = True
+        elif isinstance(reason, AskedError):
+            self.asks = True
+            return False
+        return True
 
     def knows(self, kinds: int) -> bool:
         """Tell whether the function left a graph of these kinds of nodes before, while it was watched."""

@@ -19,6 +19,7 @@ from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
 from pushforward.tape.in_place import SWITCHED, TWINS
+from pushforward.tape.layouts import Inputs, by_numbers
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_torch import (
     add_batch_axis,
@@ -60,6 +61,7 @@ class Watcher(TorchFunctionMode):
         self.name = name
         self.writes = Writes(level)
         self.hooks: list[Hook] = []
+        self.inputs: Inputs = []
         self.has_drawn = False  # random numbers from a default generator
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
@@ -370,6 +372,14 @@ def _install() -> None:
         (torch.nn.functional.instance_norm, instance_norm),
     ):
         _HANDLERS[normalize] = functools.partial(handler, _HANDLERS.get(normalize, _answer))
+    for name in ("as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter"):
+        for owner in (torch, Tensor):
+            if hasattr(owner, name):
+                function = getattr(owner, name)
+                _HANDLERS[function] = functools.partial(
+                    by_numbers, _HANDLERS.get(function, _answer)
+                )
+                _QUIET.add(function)
     _QUIET.update(EQUIVALENTS)
     _QUIET.add(torch.nn.functional.instance_norm)
     _QUIET.update(RANDOM_FUNCTIONS)

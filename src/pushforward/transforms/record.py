@@ -74,27 +74,25 @@ class Tape:
         self._known = known = trust.record_of(func)
         is_trusted, is_again = known.is_trusted, False
         takes_apart = takes_apart and not known.asks
-        may_cut = not (known.asks or is_trusted)
+        may_cut = not (known.asks or known.keeps_layout or is_trusted)
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
         elif tangents is not None and may_cut and pieces.fits(leaves):
-            run = pieces.PieceRun(
-                name, leaves, randomness, known.scripts, tangents, functools.partial(_pushed, name)
-            )
+            push = functools.partial(_pushed, name)
+            run = pieces.PieceRun(name, leaves, randomness, known.scripts, tangents, push)
         else:
-            run = Run(name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
+            given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
+            run = Run(*given, known.keeps_layout)
         while True:
             try:
                 self._record(run, func, selected, kwargs, has_aux, is_again)
                 break
-            except trust.Unwatched:
-                known.quiet, is_again = 0, True
-                run = Run(name, leaves, randomness, takes_apart)
-            except trust.AskedError:
-                if type(run) is Run and run.batch is None:  # one around it has to be made again
+            except (trust.Unwatched, trust.AskedError) as reason:
+                if not run.is_meant_by(reason):
                     raise
-                known.quiet, known.asks = 0, True
-                run = Run(name, leaves, randomness)
+                is_again = known.note(reason) or is_again
+            is_apart = takes_apart and not known.asks
+            run = Run(name, leaves, randomness, is_apart, keeps_layout=known.keeps_layout)
         if seen_with_jvp and dual_run.is_needed(run, self._reading):
             dual = dual_run.DualRun(name, selected.leaves, randomness)
             try:
