@@ -245,6 +245,26 @@ def test_a_coloring_with_too_many_colors_is_given_up():
         assert color(graph, graph.order("natural"), most=num_colors - 1) is None
 
 
+@pytest.mark.parametrize("recovery", ["direct", "substitution"])
+def test_an_order_that_takes_a_color_for_each_column_gives_way(recovery):
+    """The first row and column of an arrow matrix, coloured last, make all others differ."""
+    pattern = families.arrow(2000)
+    backwards = Pattern.from_coo(pattern.shape, 1999 - pattern.rows, 1999 - pattern.cols)
+    for order in ORDERS:
+        found = coloring(backwards, structure="bidirectional", recovery=recovery, order=order)
+        assert found.num_colors <= 4
+        check_recovery(found)
+
+
+def test_decompression_goes_under_vmap():
+    pattern = families.band(9, 2)
+    for structure, recovery in CASES:
+        found = coloring(pattern, structure=structure, recovery=recovery)
+        parts = torch.rand(4, found.num_pushed, 9), torch.rand(4, found.num_pulled, 9)
+        each = [found.decompress(*pair) for pair in zip(*parts, strict=True)]
+        assert torch.equal(torch.func.vmap(found.decompress)(*parts), torch.stack(each))
+
+
 def test_a_full_matrix_needs_every_column():
     for structure, recovery in CASES[:5]:
         found = coloring(torch.ones(6, 6), structure=structure, recovery=recovery)

@@ -175,17 +175,27 @@ def _split(pattern: Pattern, is_dense: Tensor, orders: Orders) -> tuple[Tensor, 
 
 
 def _vertex_colorings(graph: Graph, orders: Orders, recovery: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield colours of the vertices; what has far more than the first is given up, as its time grows with them."""
+    """Yield colours of the vertices, in the orders that do not take far more colours than the largest first.
+
+    The time grows with the colours: a full row coloured last may take one for each of its columns, and hours.
+    """
     color = star_coloring if recovery == "direct" else acyclic_coloring
-    most = graph.num_vertices
-    for name in sorted(
-        orders, key="largest_first".__ne__
-    ):  # which has few colours where there are hubs
+    usual = color(graph, graph.order("largest_first"), hubs_first=True)
+    assert usual is not None
+    most, is_none = 2 * num_colors(usual) + 8, True
+    for name in sorted(orders, key="largest_first".__ne__):
         for hubs_first in (True, False):
-            colors = color(graph, graph.order(name), hubs_first=hubs_first, most=most)
+            is_usual = hubs_first and name == "largest_first"
+            colors = (
+                usual
+                if is_usual
+                else color(graph, graph.order(name), hubs_first=hubs_first, most=most)
+            )
             if colors is not None:
-                most = min(most, 2 * num_colors(colors) + 8)
+                is_none = False
                 yield f"{name}, hubs first" if hubs_first else name, colors
+    if is_none:
+        yield "largest_first, hubs first", usual
 
 
 def _direct(

@@ -39,7 +39,8 @@ def coloring(
             structures: entries are subtracted from others, which takes fewer products and loses some accuracy.
         order: In which order vertices are coloured: ``"natural"``, ``"largest_first"``, ``"smallest_last"`` or
             ``"incidence_degree"``. ``"best"`` goes through these and more (linear functions on grids; dense rows
-            and columns by themselves) until the lower bound is met, or the pattern is too large for more.
+            and columns by themselves) until the lower bound is met, or the pattern is too large for more. Star and
+            acyclic colourings in an order that takes far more colours than the largest first give way to that.
 
     Returns:
         A :class:`Coloring`, with the seeds and the way back.
