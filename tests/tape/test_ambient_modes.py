@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from ambient import process_state, thread_state
 from oracles import assert_close
 from torch import func, nn
 from torch.autograd import forward_ad
@@ -237,3 +238,76 @@ def test_a_function_that_asks_draws_what_one_run_draws():
         assert torch.equal(torch.get_rng_state(), state)
         expected = func.vmap(func.grad(lambda x: (3 * x**2 * x.sin()).sum()))(XS)
         assert_close(found, expected * noise)
+
+
+# ---- Nothing of the thread's state is changed ----
+
+
+@contextlib.contextmanager
+def _deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
+def _in_double():
+    torch.set_default_dtype(F64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def _in_another_stance():
+    pytest.importorskip("torch._dynamo")
+    with torch.compiler.set_stance("eager_on_recompile"):
+        yield
+
+
+AMBIENT = {
+    "none": contextlib.nullcontext,
+    "device": lambda: torch.device("cpu"),
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "deterministic algorithms": _deterministic,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+    "saving hooks": lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+    "default dtype": _in_double,
+    "one thread": lambda: torch.autograd.set_multithreading_enabled(False),
+    "view replay": lambda: torch.autograd._force_original_view_tracking(True),
+    "dual numbers": forward_ad.dual_level,
+    "stance": _in_another_stance,
+}
+
+
+class _Error(Exception):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("name", AMBIENT)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_what_is_set_for_the_thread_stays_as_it_is(transform, name):
+    def f(x):
+        if fails:
+            raise _Error
+        return (x.sin() * x).cumsum(0)
+
+    call = TRANSFORMS[transform]
+    fails = False
+    expected = call(func, f, X)
+    pf.clear_plans()
+    with AMBIENT[name]():
+        before = thread_state() | process_state()
+        for fails in (False, True, False, False, True, False, False, True):
+            if fails:
+                with pytest.raises(_Error):
+                    call(pf, f, X)
+            else:
+                assert_close(call(pf, f, X), expected, rtol=2e-2, atol=2e-2)  # autocast's digits
+            assert thread_state() | process_state() == before

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # whose stance is set while functions run
 import torch.func as tf
-from ambient import thread_state
+from ambient import process_state, thread_state
 from torch import Tensor
-from torch.autograd import forward_ad
 
 import pushforward
 from pushforward import (
@@ -66,14 +66,17 @@ def _is_inside(frame: FrameType | None) -> bool:
 
 
 def state() -> dict[str, object]:
-    return thread_state() | {
-        "runs": run_depth(),
-        "eager runs": len(compiled_functions_run_eagerly._running),
-        "dual level": forward_ad._current_level,
-        "generator": torch.get_rng_state().tolist(),
-        "lock": PLANS._lock._is_owned(),  # type: ignore[attr-defined]
-        "requiring grad": torch._C._functorch.get_inplace_requires_grad_allowed(),
-    }
+    return (
+        thread_state()
+        | process_state()
+        | {
+            "runs": run_depth(),
+            "eager runs": len(compiled_functions_run_eagerly._running),
+            "generator": torch.get_rng_state().tolist(),
+            "lock": PLANS._lock._is_owned(),  # type: ignore[attr-defined]
+            "requiring grad": torch._C._functorch.get_inplace_requires_grad_allowed(),
+        }
+    )
 
 
 def smooth(x: Tensor) -> Tensor:

@@ -174,7 +174,12 @@ def repeated(
     if leaves is None:
         return None
     begun = Begun(generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
-    answer = _run(record, repeats, key, func, leaves, args, kwargs, begun)
+    try:
+        answer = _run(record, repeats, key, func, leaves, args, kwargs, begun)
+    except BaseException:  # an interrupt, while things were put back
+        if has_dynamo():
+            compiled_functions_run_eagerly.end(id(begun))
+        raise
     if answer is None:
         if begun.error is not None and not begun.starts:
             raise begun.error  # before the function was called
