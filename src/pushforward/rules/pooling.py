@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.general import General, Resampling
+from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.embedding import uses_of
@@ -50,8 +54,44 @@ def _resampler(
         result = backward(folded, shape) if folded.shape[1] else folded.new_zeros(shape)
         return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
 
-    kept = tuple((i, i) for i in range(len(in_shape) - num_space))
-    return General(in_shape, out_shape, push, pull, kept, uniform=True)
+    lead = len(in_shape) - num_space
+    kept = tuple((i, i) for i in range(lead))
+    factors = functools.partial(_factors, push, in_shape[lead:], lead)
+    return General(in_shape, out_shape, push, pull, kept, uniform=True, factors=factors)
+
+
+def _factors(push: Callable[[Tensor], Tensor], space: Shape, lead: int) -> list[Resampling]:
+    """Return a resampling of planes as one along each axis, of which it is the product.
+
+    Math: with R = A ⊗ B and 1 all ones, R (e_j ⊗ 1) = A e_j ⊗ B 1: a column of A, times a number for each position
+    along the other axis.
+    """
+    ones = torch.ones((1,) * (lead + 1) + space, dtype=torch.float64)
+    whole = push(ones).reshape(push(ones).shape[lead + 1 :])
+    place = [int(i) for i in torch.unravel_index(whole.abs().argmax(), whole.shape)]
+    found = []
+    for axis, size in enumerate(space):
+        sizes = [size if a == axis else 1 for a in range(len(space))]
+        seeds = torch.eye(size, dtype=torch.float64).reshape(size, *(1,) * lead, *sizes)
+        pushed = push(seeds.expand(size, *(1,) * lead, *space).contiguous())
+        pushed = pushed.reshape(size, *pushed.shape[lead + 1 :]).movedim(1 + axis, 1)
+        others = [p for a, p in enumerate(place) if a != axis]
+        columns = pushed
+        for p in others:
+            columns = columns.select(2, p)
+        # Each factor but the first without the numbers of the others.
+        scale = 1.0 if axis == 0 else float(whole[tuple(place)])
+        found.append(_taps(lead + axis, columns.T / scale))
+    return found
+
+
+def _taps(axis: int, matrix: Tensor) -> Resampling:
+    """Write a matrix ``(out, in)`` as the few entries of each row."""
+    present = matrix != 0
+    count = int(present.sum(1).max()) if matrix.numel() else 0
+    order = torch.sort((~present).to(torch.int8), dim=1, stable=True).indices[:, :count]
+    weight = matrix.gather(1, order)
+    return Resampling(axis, torch.where(present.gather(1, order), order, -1).T, weight.T)
 
 
 # Averages
@@ -140,23 +180,14 @@ _declare_averages(
 # Maxima: a gather from the places found, plane by plane
 
 
-def _taken(in_shape: Shape, indices: Tensor, num_space: int) -> General:
+def _taken(in_shape: Shape, indices: Tensor, num_space: int) -> AbstractLinearMap:
     """Return the map that takes the flat positions ``indices`` of each plane."""
     lead = len(in_shape) - num_space
-    flat = indices.flatten(lead)
-    sizes, out_shape = in_shape[lead:], tuple(indices.shape)
-
-    def push(seeds: Tensor) -> Tensor:
-        places = flat.expand(len(seeds), *flat.shape)
-        return seeds.flatten(lead + 1).gather(-1, places).reshape(len(seeds), *out_shape)
-
-    def pull(seeds: Tensor) -> Tensor:
-        places = flat.expand(len(seeds), *flat.shape)
-        zeros = seeds.new_zeros((*places.shape[:-1], math.prod(sizes)))
-        summed = zeros.scatter_add(-1, places, seeds.flatten(lead + 1))
-        return summed.reshape(len(seeds), *in_shape)
-
-    return General(in_shape, out_shape, push, pull, tuple((i, i) for i in range(lead)))
+    kept, sizes, out_shape = in_shape[:lead], in_shape[lead:], tuple(indices.shape)
+    flat = (*kept, math.prod(sizes))
+    places = indices.flatten(lead)
+    taken = TakeAlong(flat, tuple(places.shape), lead, places, is_total=True)
+    return compose(Reshape(in_shape, flat), taken, Reshape(taken.out_shape, out_shape))
 
 
 def _max_pool(num_space: int) -> Callable[..., Any]:

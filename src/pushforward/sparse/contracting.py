@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,15 +16,17 @@ from pushforward.linear.block import Block, identity_like
 from pushforward.linear.elimination import as_map
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.convolve import Convolve
-from pushforward.linear.kinds.general import General
+from pushforward.linear.kinds.general import General, Resampling
 from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.sparse.digits import reshaped
+from pushforward.sparse.gathering import gathered, scattered
 from pushforward.sparse.index import Index
 from pushforward.sparse.moving import placed, sliced
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
 from pushforward.sparse.window import window
+from pushforward.tape.tables import table
 
 MAX_LOCAL = 2**27  # entries of the Jacobian of one operator that mixes all of an axis
 
@@ -166,6 +168,8 @@ def push_general(term: Term, linear_map: AbstractLinearMap, symbolic: Symbolic) 
     """Push through the map's own Jacobian, dense along the axes that it mixes."""
     of = linear_map.of if isinstance(linear_map, Transposed) else linear_map
     kept: set[int] = set()
+    if isinstance(of, General) and of.factors is not None:
+        return _resampled(term, linear_map, of.factors, symbolic)
     if isinstance(of, General):
         kept = {i for i, _ in of.kept}
         mixed = math.prod(n for i, n in enumerate(of.in_shape) if i not in kept)
@@ -195,6 +199,46 @@ def push_general(term: Term, linear_map: AbstractLinearMap, symbolic: Symbolic) 
         *push_contract(term, dataclasses.replace(along_real, const=straight), symbolic),
         *push_contract(conjugate, dataclasses.replace(along_real, const=crossed), symbolic),
     ]
+
+
+def _resampled(
+    term: Term,
+    linear_map: AbstractLinearMap,
+    factors: Callable[[], list[Resampling]],
+    symbolic: Symbolic,
+) -> list[Term]:
+    """Push through a map that is one along each of several axes: a term for each input of an output."""
+    if 0 in linear_map.out_shape:
+        return []
+    terms, is_transposed = [term], isinstance(linear_map, Transposed)
+    for factor in symbolic.once(factors):
+        axis, found = factor.axis, []
+        for index, weight in zip(factor.index, factor.weight, strict=True):
+            for given in terms:
+                size = linear_map.out_shape[axis]
+                shape = (*given.shape[:axis], size, *given.shape[axis + 1 :])
+                moved: Term | None = given
+                if is_transposed:
+                    given = _weighted(given, axis, weight, symbolic)
+                    moved = scattered(given, index, (axis,), (axis,), shape, symbolic)
+                else:
+                    moved = gathered(given, index, (axis,), (axis,), shape, symbolic)
+                    moved = moved and _weighted(moved, axis, weight, symbolic)
+                if moved is not None:
+                    found.append(moved.tidy())
+        terms = found
+    return terms
+
+
+def _weighted(term: Term, axis: int, weight: Tensor, symbolic: Symbolic) -> Term:
+    """Multiply by weights along one near axis."""
+    same = symbolic.once(lambda: float(weight[0]) if bool((weight == weight[0]).all()) else None)
+    if same is not None:
+        return term.with_values(term.values * same)
+    weight = table(weight).to(term.values.dtype)
+    return term.with_values(
+        term.values * window(weight, term.rows[axis : axis + 1], term.lengths, symbolic)
+    )
 
 
 def _local(linear_map: AbstractLinearMap, unit: Block) -> Contract:

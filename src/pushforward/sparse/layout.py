@@ -166,58 +166,50 @@ def _place(group: list[_Entries], counts: Tensor, num_columns: int) -> None:
         and num * count <= 4 * size
         and all(e.is_injective and len(e.cols) <= MAX_FREE for e in group)
     )
-    if not (may_compare and _compared(group, counts, low, count, num_columns)):
+    if may_compare:
+        _compared(group, counts, low, count, num_columns)
+    else:
         _sorted(group, counts, low, num_columns)
 
 
 def _compared(
     group: list[_Entries], counts: Tensor, low: int, count: int, num_columns: int
-) -> bool:
-    """Find places by comparing the columns of each row with one another; False where an entry comes twice."""
+) -> None:
+    """Find places by comparing the columns of each row with one another; an entry that comes twice has one."""
     kind = torch.int32 if num_columns < 2**31 - 1 else torch.int64
     device = counts.device
-    lines: list[Tensor] = []
-    full = []
+    lines: list[Tensor] = []  # the column in each row, num_columns where there is none
     for entries in group:
         rows = entries.rows - low
         is_full = len(rows) == count and bool((rows == torch.arange(count, device=device)).all())
         for cols in entries.cols:
             if is_full:
-                line = cols.to(kind)
+                lines.append(cols.to(kind))
             else:
                 line = torch.full((count,), num_columns, dtype=kind, device=device)
                 line[rows] = cols.to(kind)
-            lines.append(line)
-            full.append(is_full)
+                lines.append(line)
+    present = [line != num_columns for line in lines]
+    comes_twice = False
+    for k, line in enumerate(lines):  # an entry that came already does not count
+        for j in range(k):
+            same = (lines[j] == line) & present[k]
+            if bool(same.any()):
+                present[k] &= ~same
+                comes_twice = True
     ranks = [torch.zeros(count, dtype=torch.int8, device=device) for _ in lines]
     for k, line in enumerate(lines):
         for j in range(k):
-            other = lines[j]
-            behind = other < line
-            ranks[k] += behind
-            if full[j] and full[k]:
-                if bool((other == line).any()):
-                    return False
-                ranks[j] += ~behind
-            else:
-                if bool(((other == line) & (line != num_columns)).any()):
-                    return False
-                ranks[j] += line < other
-    numbers = torch.zeros(count, dtype=torch.int64, device=device)
-    for line, is_full in zip(lines, full, strict=True):
-        numbers += 1 if is_full else line != num_columns
-    counts[low : low + count] = numbers
+            behind = lines[j] < line
+            ranks[k] += behind & present[j] if comes_twice else behind
+            ranks[j] += (line < lines[j]) & present[k] if comes_twice else ~behind
+    for line in present:
+        counts[low : low + count] += line
     start = 0
     for entries in group:
-        mine = ranks[start : start + len(entries.cols)]
+        mine = torch.stack(ranks[start : start + len(entries.cols)])
         start += len(entries.cols)
-        rows = entries.rows - low
-        places = [
-            r.to(torch.int64) if len(rows) == count and full[start - 1] else r[rows].to(torch.int64)
-            for r in mine
-        ]
-        entries.places = torch.stack(places)
-    return True
+        entries.places = mine[:, entries.rows - low].to(torch.int64)
 
 
 def _sorted(group: list[_Entries], counts: Tensor, low: int, num_columns: int) -> None:

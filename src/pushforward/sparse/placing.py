@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.tape.private_torch import bare
 from pushforward.tape.tables import table
 
 MIN_STRIDED = 2**15  # entries of a matrix, below which one gather is faster than writes by strides
@@ -32,6 +34,12 @@ class Piece:
     lengths: Shape
     box: Box | None
     rest: Tensor | None  # flat positions in the term; None for all
+    is_added: bool = False  # whether some of the entries come before
+
+    @property
+    def num_rest(self) -> int:
+        """How many entries are written one by one."""
+        return math.prod(self.lengths) if self.rest is None else len(self.rest)
 
 
 @dataclasses.dataclass(slots=True)
@@ -40,42 +48,85 @@ class Placement:
 
     count: int
     pieces: list[Piece]
-    rest_places: Tensor  # of what is written one by one, in the order of the pieces
-    places: Tensor | None  # of all entries: only where some are added up
-    order: Tensor | None  # the entry that stands at each place: only where there are few
+    rests: tuple[
+        Tensor, Tensor
+    ]  # places of what is copied, and of what is added, one by one, in the order of the pieces
+    places: Tensor | None = None  # of all entries: where they are few
+    order: Tensor | None = (
+        None  # the entry that stands at each place: where they are few, and none comes twice
+    )
+    every: Tensor | None = None  # like places, once asked for
 
     def written(self, values: Sequence[Tensor], like: Tensor) -> Tensor:
         """Return the values of the matrix, from those of the terms."""
-        if self.places is not None or self.order is not None:
-            flat = _joined(
-                [_flat(v, p.lengths) for v, p in zip(values, self.pieces, strict=True)], like
-            )
-            if self.order is not None:
-                return flat.index_select(0, table(self.order))
-            assert self.places is not None
-            zeros = torch.zeros(self.count, dtype=flat.dtype, device=flat.device)
-            return zeros.index_add(0, table(self.places), flat)
-        return self._by_strides(values, like)
+        if self.order is None and self.places is None and not _is_recorded(values):
+            return self._by_strides(values, like)
+        flat = _joined(
+            [_flat(v, p.lengths) for v, p in zip(values, self.pieces, strict=True)], like
+        )
+        if self.order is not None:
+            return flat.index_select(0, table(self.order))
+        places = self.places if self.places is not None else self._all_places()
+        zeros = torch.zeros(self.count, dtype=flat.dtype, device=flat.device)
+        return zeros.index_add(0, table(places), flat)
 
     def _by_strides(self, values: Sequence[Tensor], like: Tensor) -> Tensor:
         dtype = values[0].dtype if values else like.dtype
-        out = torch.empty(self.count, dtype=dtype, device=like.device)
-        rest = []
-        for value, piece in zip(values, self.pieces, strict=True):
-            box = piece.box
-            if box is not None:
-                inner = value
-                for axis, (start, length) in enumerate(zip(box.starts, box.lengths, strict=True)):
-                    if inner.shape[axis] != 1:
-                        inner = inner.narrow(axis, start, length)
-                out.as_strided(box.lengths, box.strides, box.offset).copy_(inner)
-            if piece.rest is None:
-                rest.append(_flat(value, piece.lengths))
-            elif len(piece.rest):
-                rest.append(_some(value, piece.lengths, piece.rest))
-        if rest:
-            out.index_copy_(0, table(self.rest_places), torch.cat(rest))
+        make = torch.zeros if any(p.is_added for p in self.pieces) else torch.empty
+        out = make(self.count, dtype=dtype, device=like.device)
+        for is_added, places in enumerate(self.rests):
+            rest = []
+            for value, piece in zip(values, self.pieces, strict=True):
+                if piece.is_added != bool(is_added):
+                    continue
+                if piece.box is not None:
+                    inner, box = value, piece.box
+                    for axis, (start, n) in enumerate(zip(box.starts, box.lengths, strict=True)):
+                        if inner.shape[axis] != 1:
+                            inner = inner.narrow(axis, start, n)
+                    target = out.as_strided(box.lengths, box.strides, box.offset)
+                    target.add_(inner) if is_added else target.copy_(inner)
+                if piece.rest is None:
+                    rest.append(_flat(value, piece.lengths))
+                elif len(piece.rest):
+                    rest.append(_some(value, piece.lengths, piece.rest))
+            if rest:
+                write = out.index_add_ if is_added else out.index_copy_
+                write(0, table(places), torch.cat(rest))
         return out
+
+    def _all_places(self) -> Tensor:
+        """Return the place of every entry."""
+        if self.every is None:
+            with bare():
+                self.every = self._listed()
+        return self.every
+
+    def _listed(self) -> Tensor:
+        rests = [places.split([p.num_rest for p in self.pieces if p.is_added == bool(i)])
+                 for i, places in enumerate(self.rests)]  # fmt: skip
+        following = [iter(r) for r in rests]
+        found = []
+        for piece in self.pieces:
+            rest = next(following[piece.is_added])
+            whole = torch.empty(piece.lengths, dtype=torch.int64, device=rest.device)
+            if piece.rest is None:
+                found.append(rest)
+                continue
+            if piece.box is not None:
+                box = piece.box
+                inside = tuple(
+                    slice(s, s + n) for s, n in zip(box.starts, box.lengths, strict=True)
+                )
+                whole[inside] = _progressions(box.offset, box.strides, box.lengths, rest.device)
+            flat = whole.reshape(-1)
+            flat[piece.rest] = rest
+            found.append(flat)
+        return torch.cat(found)
+
+
+def _is_recorded(values: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(v.requires_grad for v in values)
 
 
 def _joined(values: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -96,34 +147,43 @@ def _some(value: Tensor, lengths: Shape, places: Tensor) -> Tensor:
 
 def placements(places: Sequence[Tensor], count: int) -> Placement:
     """Return how to write terms whose entries have ``places`` in an array of ``count`` values."""
-    total = sum(p.numel() for p in places)
     shapes = [tuple(p.shape) for p in places]
     none = torch.empty(0, dtype=torch.int64)
-    if total != count:  # some entries come twice
-        together = torch.cat([p.reshape(-1) for p in places])
-        return Placement(count, [Piece(s, None, None) for s in shapes], none, together, None)
-    if count < MIN_STRIDED:
-        order = torch.empty(count, dtype=torch.int64)
-        if places:
-            together = torch.cat([p.reshape(-1) for p in places])
-            order = torch.empty_like(together)
-            order[together] = torch.arange(count, device=together.device)
-        return Placement(count, [Piece(s, None, None) for s in shapes], none, None, order)
-    pieces, rest_places = [], []
-    for place in places:
+    if count < MIN_STRIDED or not places:
+        pieces = [Piece(shape, None, None) for shape in shapes]
+        together = torch.cat([p.reshape(-1) for p in places]) if places else none
+        if len(together) != count:  # some entries come twice
+            return Placement(count, pieces, (none, none), places=together)
+        order = torch.empty_like(together)
+        order[together] = torch.arange(count, device=together.device)
+        return Placement(count, pieces, (none, none), order=order)
+    pieces, rests = [], ([none.to(places[0].device)], [none.to(places[0].device)])
+    repeated = _repeated(places, count)
+    for place, is_added in zip(places, repeated, strict=True):
         box = _box(place) if place.numel() >= MIN_BOX else None
-        if box is None:
-            pieces.append(Piece(tuple(place.shape), None, None))
-            rest_places.append(place.reshape(-1))
-            continue
-        outside = torch.ones(place.shape, dtype=torch.bool, device=place.device)
-        outside[tuple(slice(s, s + n) for s, n in zip(box.starts, box.lengths, strict=True))] = (
-            False
-        )
-        rest = outside.reshape(-1).nonzero().reshape(-1)
-        pieces.append(Piece(tuple(place.shape), box, rest))
-        rest_places.append(place.reshape(-1)[rest])
-    return Placement(count, pieces, torch.cat(rest_places), None, None)
+        rest = None
+        if box is not None:
+            outside = torch.ones(place.shape, dtype=torch.bool, device=place.device)
+            inside = tuple(slice(s, s + n) for s, n in zip(box.starts, box.lengths, strict=True))
+            outside[inside] = False
+            rest = outside.reshape(-1).nonzero().reshape(-1)
+        pieces.append(Piece(tuple(place.shape), box, rest, is_added))
+        rests[is_added].append(place.reshape(-1) if rest is None else place.reshape(-1)[rest])
+    copied, summed = (torch.cat(r) for r in rests)
+    return Placement(count, pieces, (copied, summed))
+
+
+def _repeated(places: Sequence[Tensor], count: int) -> list[bool]:
+    """Tell of each term whether some of its places come twice, in it or before."""
+    if sum(p.numel() for p in places) == count:
+        return [False] * len(places)
+    seen = torch.zeros(count, dtype=torch.bool, device=places[0].device)
+    found, num_seen = [], 0
+    for place in places:
+        seen[place.reshape(-1)] = True
+        num_before, num_seen = num_seen, int(torch.count_nonzero(seen))
+        found.append(num_seen - num_before != place.numel())
+    return found
 
 
 def _box(places: Tensor) -> Box | None:
@@ -137,15 +197,13 @@ def _box(places: Tensor) -> Box | None:
         beside[axis] += 1 if middle[axis] + 1 < length else -1
         step = int(places[tuple(beside)]) - centre if length > 1 else 0
         strides.append(step if beside[axis] > middle[axis] else -step)
-    if any(s <= 0 for s, n in zip(strides, lengths, strict=True) if n > 1):
-        return None
+    reach = 0
+    for step, length in sorted((s, n) for s, n in zip(strides, lengths, strict=True) if n > 1):
+        if step <= reach:  # places would come twice
+            return None
+        reach += step * (length - 1)
     first = centre - sum(s * m for s, m in zip(strides, middle, strict=True))
-    expected = torch.full((1,) * len(lengths), first, device=places.device)
-    for axis, (step, length) in enumerate(zip(strides, lengths, strict=True)):
-        sizes = [1] * len(lengths)
-        sizes[axis] = length
-        expected = expected + (torch.arange(length, device=places.device) * step).reshape(sizes)
-    wrong = places != expected
+    wrong = places != _progressions(first, strides, lengths, places.device)
     low, high = [0] * len(lengths), list(lengths)
     for _ in range(8 * len(lengths)):
         inner = wrong[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
@@ -172,3 +230,15 @@ def _box(places: Tensor) -> Box | None:
         return None
     offset = first + sum(s * a for s, a in zip(strides, low, strict=True))
     return Box(tuple(low), box, tuple(strides), offset)
+
+
+def _progressions(
+    first: int, strides: Sequence[int], lengths: Shape, device: torch.device
+) -> Tensor:
+    """Return first + Σ stride · t for all t in a box."""
+    total = torch.full((1,) * len(lengths), first, device=device)
+    for axis, (step, length) in enumerate(zip(strides, lengths, strict=True)):
+        sizes = [1] * len(lengths)
+        sizes[axis] = length
+        total = total + (torch.arange(length, device=device) * step).reshape(sizes)
+    return total

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
+from pushforward.linear.kinds.composed import Composed
+from pushforward.linear.kinds.gather import Gather
+from pushforward.linear.kinds.take_along import TakeAlong
+from pushforward.linear.kinds.transposed import Transposed, transpose
+from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import LinearProgram
+from pushforward.sparse.adding import added, joined
 from pushforward.sparse.pushing import push
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
@@ -29,23 +35,32 @@ def pushed(program: LinearProgram, starts: Sequence[Term], symbolic: Symbolic) -
                 found += [
                     _in_dtype(t, equation.dtype) for t in push(term, part.linear_map, symbolic)
                 ]
-        alive[equation.variable] = added(found)
+        found = added(found)
+        if equation.variable not in program.outputs and any(
+            _scatters(part.linear_map) for part in equation.terms
+        ):
+            found = joined(found, symbolic)
+        alive[equation.variable] = found
         for part in equation.terms:
             if last_use.get(part.variable) == position:
                 alive.pop(part.variable, None)
     return [[] if v is None else alive.get(v, []) for v in program.outputs]
 
 
-def added(terms: Terms) -> Terms:
-    """Return the sum of ``terms``: those of the same structure become one."""
-    if len(terms) < 2:
-        return terms
-    found: dict[object, Term] = {}
-    for term in terms:
-        key = term.structure
-        other = found.get(key)
-        found[key] = term if other is None else term.with_values(other.values + term.values)
-    return list(found.values())
+def _scatters(linear_map: AbstractLinearMap) -> bool:
+    """Tell whether a map may move several entries to one row."""
+    if isinstance(linear_map, Composed):
+        return _scatters(linear_map.first) or _scatters(linear_map.second)
+    if isinstance(linear_map, Transposed):
+        of = linear_map.of
+        return isinstance(of, (Gather, TakeAlong)) or (
+            isinstance(of, Composed) and (_scatters_back(of.first) or _scatters_back(of.second))
+        )
+    return False
+
+
+def _scatters_back(linear_map: AbstractLinearMap) -> bool:
+    return _scatters(transpose(linear_map))
 
 
 def _before(term: Term, dtype: torch.dtype) -> Term:

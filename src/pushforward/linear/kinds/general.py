@@ -11,6 +11,18 @@ from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, dense_pattern
 
 
+@dataclasses.dataclass(slots=True)
+class Resampling:
+    """A map along one axis: each output is a sum of a few inputs, with weights that no value has a part in.
+
+    Math: ẏ_i = Σ_k weight[k, i] ẋ[index[k, i]]; an index of -1 gives 0.
+    """
+
+    axis: int
+    index: Tensor  # (terms, out)
+    weight: Tensor  # likewise
+
+
 @dataclasses.dataclass(slots=True, repr=False)
 class General(AbstractLinearMap):
     """Any linear map, given by what it does to tangents and cotangents, seeds first.
@@ -24,6 +36,8 @@ class General(AbstractLinearMap):
     kept: tuple[tuple[int, int], ...] = ()  # (input axis, output axis): not mixed
     # Does the same at every position of the kept axes, and takes size 1 for any size there.
     uniform: bool = False
+    # The same map as a product of one along each axis that it mixes, for who wants its entries one by one.
+    factors: Callable[[], list[Resampling]] | None = None
 
     def push(self, block: Block) -> Block:
         """Apply the forward function to all seeds at once."""
