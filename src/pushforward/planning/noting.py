@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pushforward.linear.tables import table
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_torch import PythonNode, is_wrapped, set_grad_enabled
-from pushforward.tape.tables import table
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
@@ -85,7 +85,7 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is table:
             self._tables[id(args[0])] = args[0]
-            return args[0]
+            return table(args[0])
         result = func(*args, **kwargs)
         is_nothing = func in METADATA or func in _STATE or (func in SELVES and result is args[0])
         if self._is_possible and not is_nothing:
@@ -125,6 +125,8 @@ class _Calls(TorchFunctionMode):
 
     def _with_refs(self, tree: Any, refs: list[Ref]) -> Any:
         """Replace tensors and nodes by references, and collect these."""
+        if id(tree) in self._tables:
+            return tree
         ref = self._refs.get(id(tree))
         if ref is not None:
             if (
@@ -138,8 +140,8 @@ class _Calls(TorchFunctionMode):
             refs.append(ref)
             return ref
         if isinstance(tree, Tensor):
-            if isinstance(tree, Unsaved) or id(tree) in self._tables:
-                return tree  # a shape and no more; or the same at every call
+            if isinstance(tree, Unsaved):
+                return tree  # a shape and no more
             self._is_possible = False  # made out of our sight
         if type(tree) in (tuple, list):
             return type(tree)(self._with_refs(item, refs) for item in tree)

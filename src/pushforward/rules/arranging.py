@@ -13,6 +13,7 @@ from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.tables import table
 from pushforward.rules.indexing import along_axis, between
 from pushforward.rules.registry import rule
 from pushforward.rules.views import (
@@ -88,7 +89,8 @@ def _roll(
 
 def _rolled(shape: Shape, axis: int, shift: int, like: Tensor) -> AbstractLinearMap:
     place, n = place_along(shape[axis], like), max(shape[axis], 1)
-    return along_axis(shape, axis, (place - shift) % n, inverse=(place + shift) % n)
+    index, inverse = table((place - shift) % n), table((place + shift) % n)
+    return along_axis(shape, axis, index, inverse=inverse)
 
 
 def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:
@@ -98,7 +100,7 @@ def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:
     maps = [identity_map(shape)]
     for dim in dims:
         axis = normalize_axis(dim, x.ndim)
-        back = shape[axis] - 1 - place_along(shape[axis], x)
+        back = table(shape[axis] - 1 - place_along(shape[axis], x))
         maps.append(along_axis(shape, axis, back, inverse=back))
     return compose(*(maps[1:] or maps))
 

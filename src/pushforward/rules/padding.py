@@ -10,6 +10,7 @@ from torch import Tensor
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.tables import table
 from pushforward.rules.indexing import along_axis, at_axis
 from pushforward.rules.registry import rule
 from pushforward.rules.views import (
@@ -53,7 +54,7 @@ def _pad_by(
         for axis, before, behind in _pad_axes(x, padding):
             n = x.shape[axis]
             place = torch.arange(-before, n + behind, device=x.device)
-            maps.append(along_axis(maps[-1].out_shape, axis, source(place, n)))
+            maps.append(along_axis(maps[-1].out_shape, axis, table(source(place, n))))
         return compose(*(maps[1:] or maps))
 
     return partial

@@ -21,6 +21,7 @@ from pushforward.linear.kinds.permute import Permute
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.tables import table
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -216,6 +217,7 @@ def diagonal_map(
     low, high = sorted((axis1, axis2))
     place = place_along(shape[low] * shape[high], x).reshape(shape[low], shape[high])
     index = place.diagonal(offset, int(axis1 > axis2), int(axis1 < axis2)).reshape(-1)
+    index = table(index)
     kept = tuple(n for i, n in enumerate(shape) if i not in (low, high))
     out_shape = (*kept, index.shape[0])
     return Gather(shape, out_shape, index, (low, high), (ndim - 2,), is_total=True)
@@ -234,7 +236,8 @@ def unfold_map(x: Tensor, shape: Shape, dim: int, size: int, step: int) -> Abstr
     axis = normalize_axis(dim, len(shape))
     index = place_along(shape[axis], x).unfold(0, size, step)
     out_shape = (*shape[:axis], index.shape[0], *shape[axis + 1 :], size)
-    return Gather(shape, out_shape, index.reshape(-1), (axis,), (axis, len(shape)), is_total=True)
+    taken = table(index.reshape(-1))
+    return Gather(shape, out_shape, taken, (axis,), (axis, len(shape)), is_total=True)
 
 
 def _unfold(x: Tensor, dimension: int, size: int, step: int) -> AbstractLinearMap:

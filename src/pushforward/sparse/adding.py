@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.linear.tables import table
 from pushforward.sparse.index import Index, flat
 from pushforward.sparse.symbolic import Line, Symbolic
 from pushforward.sparse.term import Term
-from pushforward.tape.tables import table
 
 Terms = list[Term]
 

@@ -19,6 +19,7 @@ from pushforward.linear.kinds.convolve import Convolve
 from pushforward.linear.kinds.general import General, Resampling
 from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.tables import table
 from pushforward.sparse.digits import reshaped
 from pushforward.sparse.gathering import gathered, scattered
 from pushforward.sparse.index import Index
@@ -26,7 +27,6 @@ from pushforward.sparse.moving import placed, sliced
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
 from pushforward.sparse.window import window
-from pushforward.tape.tables import table
 
 MAX_LOCAL = 2**27  # entries of the Jacobian of one operator that mixes all of an axis
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.linear.tables import table
 from pushforward.tape.private_torch import bare
-from pushforward.tape.tables import table
 
 MIN_STRIDED = 2**15  # entries of a matrix, below which one gather is faster than writes by strides
 MIN_BOX = 2**12  # entries of a term

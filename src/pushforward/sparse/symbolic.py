@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pushforward.linear.tables import is_table
 from pushforward.tape.private_torch import bare
 
 _T = TypeVar("_T")
@@ -73,6 +74,8 @@ class Symbolic:
 
     def index(self, index: Tensor) -> Tensor:
         """Return a copy of an index tensor, on which answers to come depend; raise if it is not what it was."""
+        if is_table(index):
+            return index
         kept, number = self._kept, len(self.met)
         self.met.append(index)
         with bare():

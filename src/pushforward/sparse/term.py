@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.linear.tables import table as as_table
 from pushforward.sparse.index import Index
 from pushforward.sparse.symbolic import Line, Symbolic
-from pushforward.tape.tables import table as as_table
 
 
 @dataclasses.dataclass(slots=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.linear.tables import table as as_table
 from pushforward.sparse.index import Index
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import progression
-from pushforward.tape.tables import table as as_table
 
 
 def window(tensor: Tensor, indices: Sequence[Index], lengths: Shape, symbolic: Symbolic) -> Tensor:

@@ -14,6 +14,7 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.tables import table
 from pushforward.tape.private_torch import bare
 from pushforward.tape.reader import Edge
 from pushforward.tape.stores import MISSING, Store, Stores, axes_of, flat_position
@@ -121,8 +122,9 @@ class _Assembly:
     def _constant(self, compute: Callable[[], Tensor]) -> Tensor:
         """Return what is computed of places alone: a small one as numbers, which a kernel keeps."""
         if math.prod(self._chain.shape) > MAX_NUMBERS:
-            return compute().to(self._device)
+            return table(compute().to(self._device))
         with bare():
             numbers = compute()
             listed, dtype = numbers.tolist(), numbers.dtype
-        return torch.tensor(listed, dtype=dtype, device=self._device).reshape(numbers.shape)
+        found = torch.tensor(listed, dtype=dtype, device=self._device).reshape(numbers.shape)
+        return table(found)
