@@ -300,3 +300,56 @@ def test_torch_func_outside_raises():
 def test_an_operator_that_is_too_large_raises():
     with pytest.raises(pf.UnsupportedError, match="mixes all of an axis"):
         pf.jacobian(lambda x: torch.fft.rfft(x).abs(), output="csr")(torch.rand(50_000))
+
+
+class Cubes(torch.autograd.Function):
+    """A function whose structure cannot be seen: without a pattern it counts as dense."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3 + x.roll(1)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * g + g.roll(-1)
+
+
+@pytest.mark.parametrize("output", ["csr", "csc", "coo", "bsr", "dense"])
+def test_a_pattern_that_is_given_takes_few_products(output: str):
+    pattern = pf.pattern(lambda x: x + x.roll(1), torch.zeros(12))
+    for given in (pattern, pattern.to_torch(), pattern.to_scipy()):
+        for _ in range(4):
+            x = torch.rand(12, dtype=F64)
+            found = pf.jacobian(Cubes.apply, output=output, pattern=given)(x)
+            expected = torch.diag(3 * x**2) + torch.eye(12, dtype=F64).roll(1, 0)
+            torch.testing.assert_close(found.to_dense(), expected)
+    assert pf.pattern(Cubes.apply, x).nnz == 144
+
+
+def test_both_sides_are_compressed_where_that_takes_less():
+    x = torch.rand(40, dtype=F64)
+    found = pf.jacobian(arrow, output="csr", pattern=pf.pattern(arrow, x))(x)
+    torch.testing.assert_close(found.to_dense(), torch.func.jacrev(arrow)(x))
+
+
+def test_a_pattern_of_a_hessian_is_symmetric():
+    x = torch.rand(9, dtype=F64)
+    pattern = pf.pattern(pf.grad(rosenbrock), x)
+    expected = torch.func.hessian(rosenbrock)(x)
+    found = pf.hessian(rosenbrock, output="coo", pattern=pattern)(x)
+    torch.testing.assert_close(found.to_dense(), expected)
+    with pytest.raises(ValueError, match="symmetric"):
+        pf.hessian(rosenbrock, pattern=torch.ones(9, 9).tril())(x)
+
+
+@pytest.mark.parametrize("output", ["csr", "dense"])
+def test_a_pattern_that_lacks_entries_or_does_not_fit_raises(output: str):
+    x = torch.rand(12, dtype=F64)
+    with pytest.raises(ValueError, match="lacks entries"):
+        pf.jacobian(Cubes.apply, output=output, pattern=torch.eye(12))(x)
+    with pytest.raises(ValueError, match=r"\(12, 12\)"):
+        pf.jacobian(Cubes.apply, output=output, pattern=torch.eye(11))(x)
+    with pytest.raises(pf.UnsupportedError, match="one of each"):
+        pf.jacobian(lambda x: (x, x), output=output, pattern=torch.eye(12))(x)

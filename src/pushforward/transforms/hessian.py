@@ -11,6 +11,7 @@ from pushforward.transforms.arguments import (
     check_function,
     named_after,
 )
+from pushforward.transforms.compressed import Symmetric
 from pushforward.transforms.grad import grad_and_value
 from pushforward.transforms.jacobian import jacobian
 from pushforward.transforms.jacrev import jacrev
@@ -27,6 +28,7 @@ def hessian(
     *,
     has_aux: bool = False,
     output: Output = "dense",
+    pattern: Any = None,
     chunk_size: int | None = None,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
@@ -36,6 +38,7 @@ def hessian(
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         has_aux: Whether ``func`` returns ``(output, aux)``.
         output: As in `jacobian`: sparse Hessians are matrices ``(out.numel() * in.numel(), in.numel())``.
+        pattern: As in `jacobian`, and symmetric, of a ``func`` that returns a number.
         chunk_size: At most so many columns are carried at once through the gradient; None for all.
 
     Returns:
@@ -62,6 +65,7 @@ def hessian(
         mode="forward",
         has_aux=has_aux,
         output=output,
+        pattern=None if pattern is None else Symmetric(pattern),
         randomness="same",
         chunk_size=chunk_size,
     )

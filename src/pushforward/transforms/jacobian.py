@@ -45,6 +45,7 @@ def jacobian(
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
     has_aux: bool = False,
     output: Output = "dense",
+    pattern: Any = None,
     chunk_size: int | None = None,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
@@ -62,6 +63,10 @@ def jacobian(
             blocks are as large as the last axes of output and argument. Its entries are found from the structure of
             ``func``, without a pattern from the caller, and are computed once each; what happens to be zero stays in.
             ``'auto'`` gives ``'csr'`` if a tenth of the entries or fewer are stored, else a dense tensor.
+        pattern: Where entries may be nonzero, for one real output and one real argument: a `Pattern`, or a sparse
+            matrix of PyTorch or SciPy. The entries are then read from few products with seeds (colouring), which is of
+            use where ``func`` has steps whose structure cannot be seen. The first time it is compared with a
+            product with a random direction. Left out, the structure of ``func`` decides.
         chunk_size: At most so many columns or rows are carried at once; None for all. Not with ``'cross'``.
         randomness: As in `jacfwd`.
 
@@ -84,7 +89,7 @@ def jacobian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    is_dense = output == "dense"
+    is_dense = output == "dense" and pattern is None
     key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
@@ -92,7 +97,18 @@ def jacobian(
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         result, tape = _compute(
-            func, argnums, mode, output, has_aux, chunk_size, randomness, args, kwargs, key, known
+            func,
+            argnums,
+            mode,
+            output,
+            pattern,
+            has_aux,
+            chunk_size,
+            randomness,
+            args,
+            kwargs,
+            key,
+            known,
         )
         return (result, tape.aux) if has_aux else result
 
@@ -107,6 +123,7 @@ def value_and_jacobian(
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
     has_aux: bool = False,
     output: Output = "dense",
+    pattern: Any = None,
     chunk_size: int | None = None,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
@@ -118,6 +135,7 @@ def value_and_jacobian(
         mode: As in `jacobian`.
         has_aux: Whether ``func`` returns ``(output, aux)``.
         output: As in `jacobian`.
+        pattern: As in `jacobian`.
         chunk_size: As in `jacobian`.
         randomness: As in `jacobian`.
 
@@ -137,7 +155,7 @@ def value_and_jacobian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    is_dense = output == "dense"
+    is_dense = output == "dense" and pattern is None
     key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
@@ -145,7 +163,18 @@ def value_and_jacobian(
         if isinstance(known, Answer):
             return known.value, known.jacobian(argnums)
         result, tape = _compute(
-            func, argnums, mode, output, has_aux, chunk_size, randomness, args, kwargs, key, known
+            func,
+            argnums,
+            mode,
+            output,
+            pattern,
+            has_aux,
+            chunk_size,
+            randomness,
+            args,
+            kwargs,
+            key,
+            known,
         )
         value = unflatten(tape.results, tape.spec)
         return (value, result, tape.aux) if has_aux else (value, result)
@@ -158,6 +187,7 @@ def _compute(
     argnums: Argnums,
     mode: str,
     output: Output,
+    pattern: Any,
     has_aux: bool,
     chunk_size: int | None,
     randomness: str,
@@ -168,11 +198,11 @@ def _compute(
 ) -> tuple[Any, Tape]:
     check_function(NAME, func)
     check_mode(mode, chunk_size)
-    check_output(NAME, output, mode, chunk_size)
+    check_output(NAME, output, mode, chunk_size, pattern)
     check_randomness(NAME, randomness)
     check_chunk_size(NAME, chunk_size)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    is_dense = output == "dense"
+    is_dense = output == "dense" and pattern is None
     takes_apart = chunk_size is None and mode != "cross" and is_dense
     with Tape(
         NAME,
@@ -184,7 +214,9 @@ def _compute(
         takes_apart=takes_apart,
         begun=begun,
     ) as tape:
-        rows = _run(tape, mode, chunk_size) if is_dense else sparse_rows(tape, output)
+        rows = (
+            _run(tape, mode, chunk_size) if is_dense else sparse_rows(NAME, tape, output, pattern)
+        )
     learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
 

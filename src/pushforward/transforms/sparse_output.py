@@ -21,6 +21,7 @@ from pushforward.sparse.symbolic import Answers, ChangedError, Symbolic
 from pushforward.sparse.term import identity
 from pushforward.tape.private_torch import copied_when_written, functorch_level
 from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.compressed import compressed, given_pattern
 from pushforward.transforms.record import Tape
 
 Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
@@ -40,13 +41,15 @@ class SparsePlan:
     layouts: list[list[Layout]] = dataclasses.field(default_factory=list)  # by output and input
 
 
-def check_output(name: str, output: Any, mode: str, chunk_size: int | None) -> None:
+def check_output(
+    name: str, output: Any, mode: str, chunk_size: int | None, pattern: Any = None
+) -> None:
     """Refuse an unknown form of the result, and options that sparse results have no use for."""
     if output not in OUTPUTS:
         raise ArgumentValueError(
             message(name, "output", repr(output), f"one of {OUTPUTS}", "Leave it out for dense.")
         )
-    if output == "dense":
+    if output == "dense" and pattern is None:
         return
     if mode not in ("auto", "forward"):
         raise ArgumentValueError(
@@ -81,9 +84,13 @@ def check_output(name: str, output: Any, mode: str, chunk_size: int | None) -> N
         )
 
 
-def sparse_rows(tape: Tape, output: Output) -> list[list[Tensor]]:
+def sparse_rows(name: str, tape: Tape, output: Output, pattern: Any = None) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in the form ``output``."""
     by_columns = output == "csc"
+    given = given_pattern(name, pattern)
+    if given is not None:
+        found, known = compressed(name, tape, given, by_columns)
+        return [[_matrix(found, known, output, tape.outputs[0], tape.inputs[0])]]
     values, plan = _values(tape, by_columns)
     return [
         [

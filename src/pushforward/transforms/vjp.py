@@ -58,15 +58,22 @@ class Pullback:
 
     def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
         tape = self._tape
-        place = len(batch)
-        given = tape.physical(match_cotangents(cotangents, tape, place), place)
-        compute = functools.partial(_pulled, tape, given, batch)
-        (pulled,) = tape.swept((NAME, batch), compute, given=given, place=place)
-        return self._selected.arranged([owned(t, given) for t in pulled])
+        return self._selected.arranged(
+            pulled_batch(tape, match_cotangents(cotangents, tape, len(batch)), batch)
+        )
 
     def __repr__(self) -> str:
         """Show the size of the program."""
         return f"Pullback({len(self._tape.program.equations)} equations)"
+
+
+def pulled_batch(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> list[Tensor]:
+    """Pull one cotangent, or a batch, of every output; a batch is the first axis, here and of the results."""
+    place = len(batch)
+    given = tape.physical(cotangents, place)
+    compute = functools.partial(_pulled, tape, given, batch)
+    (pulled,) = tape.swept((NAME, batch), compute, given=given, place=place)
+    return [owned(t, given) for t in pulled]
 
 
 def _pulled(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> list[list[Tensor]]:
