@@ -191,3 +191,40 @@ def test_gradients_per_sample_of_a_spectral_norm_in_training() -> None:
         for key, value in expected.named_buffers():
             torch.testing.assert_close(net.get_buffer(key), value)
             plain.get_buffer(key).copy_(value)
+
+
+def _power(y: Tensor, x: Tensor) -> None:
+    y **= x
+
+
+IN_PLACE: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "hypot_": lambda y, x: y.hypot_(x),
+    "pow_": lambda y, x: y.pow_(x),
+    "**=": _power,
+    "float_power_": lambda y, x: y.float_power_(x),
+    "ldexp_": lambda y, x: y.ldexp_(x),
+    "cumprod_": lambda y, x: y.cumprod_(0),
+    "xlogy_": lambda y, x: y.xlogy_(x),
+    "lerp_": lambda y, x: y.lerp_(x, 0.3),
+    "addcdiv_": lambda y, x: y.addcdiv_(x, x + 1),
+    "remainder_": lambda y, x: y.remainder_(x),
+    "sigmoid_": lambda y, x: y.sigmoid_(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_of_operators_that_vmap_has_no_rule_for(name: str) -> None:
+    def f(x: Tensor) -> Tensor:
+        y = x * 1.5
+        IN_PLACE[name](y, x)
+        return y * x
+
+    xs = torch.rand(2, 3, dtype=F64) + 0.3
+    jac = torch.stack([torch.autograd.functional.jacobian(f, x) for x in xs])
+    hess = torch.stack([torch.autograd.functional.hessian(lambda x: f(x).sum(), x) for x in xs])
+    for _ in range(CALLS):
+        for transform in (pf.jacfwd, pf.jacrev, pf.jacobian):
+            torch.testing.assert_close(pf.vmap(transform(f))(xs), jac)
+        torch.testing.assert_close(pf.vmap(pf.hessian(lambda x: f(x).sum()))(xs), hess)
+        torch.testing.assert_close(pf.vmap(pf.jacrev(pf.jacrev(lambda x: f(x).sum())))(xs), hess)

@@ -106,6 +106,10 @@ def test_cross_country_refuses_complex_numbers_and_mixed_dtypes() -> None:
         jacobian(lambda z: z * z, mode="cross")(z)
     with pytest.raises(UnsupportedError, match="mode='auto'"):
         jacobian(lambda x: x.float().sin(), mode="cross")(X)
+    with pytest.raises(UnsupportedError, match="expected one real dtype"):  # where one is not used
+        jacobian(lambda x, z: x.sin() * 2, argnums=(0, 1), mode="cross")(X, z)
+    with pytest.raises(UnsupportedError, match="expected one real dtype"):
+        jacobian(lambda x, z: (x.sin() * 2, z), argnums=(0, 1), mode="cross")(X, z)
 
 
 def test_errors() -> None:

@@ -67,3 +67,10 @@ SWITCHED = _switched()  # functions with an argument that says whether they writ
 SAVING_NOTHING = {
     Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__, Tensor.zero_, torch.zero_, Tensor.fill_, torch.fill_,
 }  # fmt: skip
+# Those that save their result, and that `vmap` has no rule for: the write counts twice, and the result may not be read.
+COUNTED_TWICE = {
+    getattr(owner, name)
+    for name in ("hypot_", "pow_", "__ipow__", "float_power_", "ldexp_", "cumprod_")
+    for owner in (Tensor, torch)
+    if hasattr(owner, name)
+}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.in_place import SAVING_NOTHING
+from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_torch import (
     Node,
@@ -58,9 +58,8 @@ class Writes:
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
         self.has_helped = False  # and did not just call what was called
         self.has_views = False  # of tensors without history before they were written to
-        self._own: set[int] = (
-            set()
-        )  # what the function made itself, by id: the caller's live longer
+        # What the function made itself, by id: the caller's live longer.
+        self._own: set[int] = set()
 
     def inner(self, tensor: Tensor) -> Tensor:
         """Return the tensor that the run records."""
@@ -271,9 +270,8 @@ def write(
         and torch.is_grad_enabled()
         and (inner.requires_grad or writes.is_followed((args, kwargs)))
     )
-    if (
-        is_view and num_function_modes() and is_one_of_several(inner)
-    ):  # a mode around would retake too late
+    # A mode around would retake too late.
+    if is_view and num_function_modes() and is_one_of_several(inner):
         taken: Taken = {}
         args, kwargs = writes.retaken((args, kwargs), taken)
         if id(target) in taken:
@@ -284,7 +282,9 @@ def write(
         if new is not target:
             result = write(writes, new, func, twin, (new, *args[1:]), kwargs)
             return target if result is new else result
-    if is_view and twin is not None and func is not COPY:
+    is_copied = is_view or (inner is not target and func in COUNTED_TWICE)
+    if is_copied and twin is not None and func is not COPY:
+        writes.has_helped = True
         if func not in SAVING_NOTHING:
             args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
         func, args, kwargs = COPY, (target, twin(*args, **kwargs)), {}

@@ -290,8 +290,10 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         tape.num_batch,
         *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)],
     )
+    # What does not take part in the program counts, too: blocks are made like it.
+    is_uniform = len({t.dtype for t in (*tape.inputs, *tape.outputs)}) == 1
     if mode == "cross":
-        if not can_cross(tape.program):
+        if not (is_uniform and can_cross(tape.program)):
             raise UnsupportedError(
                 message(
                     NAME,
@@ -306,7 +308,12 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         return plan(tape.program, signature, starts, ends, (cast("Mode", mode),))
     modes: tuple[Mode, ...] = ("forward", "reverse", "cross")
     return plan(
-        tape.program, signature, starts, ends, modes if with_cross else modes[:2], search_now
+        tape.program,
+        signature,
+        starts,
+        ends,
+        modes if with_cross and is_uniform else modes[:2],
+        search_now,
     )
 
 
