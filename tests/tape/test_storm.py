@@ -19,9 +19,10 @@ from ambient import thread_state
 from torch import Tensor
 
 from pushforward import clear_plans, grad, hessian, jacfwd, jacobian, jacrev, jvp, vjp
+from pushforward.errors import UnsupportedError
 from pushforward.planning.plans import PLANS
 from pushforward.tape import trust
-from pushforward.tape.run import run_depth
+from pushforward.tape.run import Run, run_depth
 
 NUM_THREADS, CALLS = 8, int(os.environ.get("STORM_CALLS", "30"))
 
@@ -206,6 +207,32 @@ def test_generators_and_tasks_that_are_left_half_way() -> None:
 
         torch.testing.assert_close(found, tf.jacrev(scaled)(x) + tf.grad(energy)(x) * k)
     assert state() == before
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_recordings_that_cross_are_refused(name: str) -> None:
+    """As where greenlets switch while functions run: the one that began last goes on when the other has ended."""
+    ours, theirs = DERIVATIVES[name]
+    x = torch.linspace(0.1, 1, 3)
+    before = state()
+    for crosses in (True, False, False, True, False, False, False, True, False):
+        others: list[Run] = []
+
+        def f(x: Tensor, crosses: bool = crosses, others: list[Run] = others) -> Tensor:
+            if crosses:
+                others.append(Run("another", [torch.ones(2)], "same").__enter__())
+            return smooth(x)
+
+        if not crosses:
+            torch.testing.assert_close(ours(f, x), theirs(x))
+        else:
+            with pytest.raises(UnsupportedError, match="suspended"):
+                ours(f, x)
+            for other in others:
+                with pytest.raises(UnsupportedError, match="suspended"):
+                    other.call(torch.sin, tuple(other.tracked), {})
+                other.__exit__(None, None, None)
+        assert state() == before
 
 
 def test_recursion() -> None:

@@ -173,8 +173,11 @@ class Run(GraphReader):
         """Call the function; modes around this run see what it does, but nothing of the run itself."""
         if self._is_hidden:
             with torch._C._EnableTorchFunction():
-                return self._called(func, args, kwargs)
-        return self._called(func, args, kwargs)
+                result = self._called(func, args, kwargs)
+        else:
+            result = self._called(func, args, kwargs)
+        check_depth(self.name, self._depth)
+        return result
 
     def _called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -259,11 +262,13 @@ class Run(GraphReader):
 
     def leave(self, error: BaseException | None = None) -> None:
         """Put the thread back as it was, after an ``error`` once more: an interrupt may come while that is done."""
-        thread.depth = self._depth
+        has_outer_left = thread.depth < self._depth  # and put back what was before both
         try:
             if error is not None:
                 finish_contexts(error)
-            put_modes_back(self._modes, self._outer_level)
+            if not has_outer_left:
+                thread.depth = self._depth
+                put_modes_back(self._modes, self._outer_level)
         finally:
             try:
                 if self._is_eager:
@@ -273,7 +278,8 @@ class Run(GraphReader):
                         entered.__exit__(None, None, None)
                 self._inference = self._hiding = None
             finally:
-                set_grad_enabled(self.grad_mode)
+                if not has_outer_left:
+                    set_grad_enabled(self.grad_mode)
 
     def check_randomness(self) -> None:
         """Refuse random numbers, and put the generator back."""
@@ -371,6 +377,19 @@ class Run(GraphReader):
 def run_depth() -> int:
     """Return how many recordings are on in this thread."""
     return thread.depth
+
+
+def check_depth(name: str, depth: int) -> None:
+    """Refuse functions that were suspended in between: state that belongs to the thread was that of another run.
+
+    Raises:
+        UnsupportedError: Other recordings began, and are still on, or ended.
+    """
+    if thread.depth != depth + 1:
+        raise UnsupportedError(
+            f"{name}: the function was suspended (by a greenlet, say) while another recording began or ended in its "
+            "thread: got recordings that cross, expected nested ones. Give each a thread of its own."
+        )
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again

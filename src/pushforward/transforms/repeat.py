@@ -32,7 +32,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.randomness import generator_state
 from pushforward.tape.reader import ends_of, oldest_of
-from pushforward.tape.run import thread
+from pushforward.tape.run import check_depth, thread
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Argnums, Selected
 from pushforward.transforms.record import Tape
@@ -218,6 +218,7 @@ def _run(
             for position, x in zip(repeat.positions, tracked, strict=True):
                 given[position] = x
             result = func(*given, **kwargs)
+        check_depth(key.name, depth)
         begun.result = result
         for repeat in repeats:
             outputs = repeat.outputs_of(result)
@@ -241,9 +242,10 @@ def _run(
         begun.error = error
         return None
     finally:
-        thread.depth = depth
         try:
-            set_grad_enabled(repeat.surroundings[0])
+            if thread.depth >= depth:  # else a recording around has left before, and put this back
+                thread.depth = depth
+                set_grad_enabled(repeat.surroundings[0])
         finally:
             if is_eager:
                 compiled_functions_run_eagerly.end(id(begun))
