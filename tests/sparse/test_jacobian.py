@@ -15,6 +15,7 @@ import pushforward as pf
 F64, C128 = torch.float64, torch.complex128
 OUTPUTS = ("csr", "csc", "coo", "bsr", "auto")
 TRIANGLES = torch.tensor([[0, 1, 2], [2, 1, 3], [3, 4, 5], [0, 5, 7], [6, 7, 1], [2, 2, 4]])
+MANY = torch.stack([torch.arange(60) % 40, (torch.arange(60) * 7 + 3) % 40])
 MATRIX = torch.linspace(-1, 1, 20, dtype=F64).reshape(5, 4)
 KERNEL = torch.linspace(-1, 1, 54, dtype=F64).reshape(3, 2, 3, 3)
 
@@ -94,6 +95,26 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "circular padding": (
         lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), KERNEL[:1, :1]),
         (1, 1, 5, 5),
+    ),
+    "rotations of many points": (
+        lambda x: (
+            torch.linalg.cross(x[:, :3], x[:, 3:]) * (x[:, :3] * x[:, 3:]).sum(1, keepdim=True)
+        ),
+        (40, 6),
+    ),
+    "products of many small matrices": (
+        lambda x: (x @ x.mT) @ (x / x.square().sum((1, 2), keepdim=True)),
+        (35, 3, 2),
+    ),
+    "many small vectors on a graph": (
+        lambda x: (
+            torch.zeros_like(x).index_add(0, MANY[1], (x[MANY[0]] @ MATRIX[:3, :3]).tanh()) * x
+        ),
+        (40, 3),
+    ),
+    "branches of many": (
+        lambda x: torch.where(x[:, :1] > x[:, 1:], x.prod(1, keepdim=True), x[:, :1] ** 2),
+        (40, 3),
     ),
     "odd pieces of a vector": (lambda w: w[3:17].reshape(7, 2)[:, 0] * w[5:12], (24,)),
     "numbers": (lambda x: x * 2, ()),

@@ -104,7 +104,7 @@ class _Calls(TorchFunctionMode):
             self._tensors[Ref(-1 - len(self._tensors), False)] = result  # keep it alive
             return
         ref = Ref(len(self._calls), False)
-        if isinstance(result, Tensor):
+        if isinstance(result, Tensor) and result._base is None:
             self._num_bytes += result.numel() * result.element_size()
             if self._num_bytes > MAX_BYTES:
                 self._give_up()

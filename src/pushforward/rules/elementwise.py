@@ -65,7 +65,8 @@ elementwise(aten.mul, lambda x, y: y, lambda x, y: x)
 elementwise(
     aten.div,
     lambda x, y, rounding_mode=None: 0.0 if rounding_mode else _inverse(y, x),
-    lambda x, y, rounding_mode=None, *, out: 0.0 if rounding_mode else -out / y,
+    # Not by the output, which is not saved.
+    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else -(x / y) / y,
 )
 elementwise(aten.reciprocal, lambda x, *, out: -out * out)
 elementwise(

@@ -24,6 +24,7 @@ from pushforward.sparse.digits import reshaped
 from pushforward.sparse.gathering import gathered, scattered
 from pushforward.sparse.index import Index
 from pushforward.sparse.moving import placed, sliced
+from pushforward.sparse.products import summed_product, times
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
 from pushforward.sparse.window import window
@@ -79,42 +80,22 @@ def contracted(
 
 
 def _summed_product(term: Term, factor: Tensor) -> Term:
-    """Multiply the values by ``factor``, and sum along axes that nothing follows, in one product of matrices."""
+    """Multiply the values by ``factor``, and sum along axes that nothing follows."""
     values, lengths = term.values, term.lengths
     followed = {axis for index in (*term.rows, *term.cols) for axis in index.axes}
     if values.dtype != factor.dtype:
         dtype = torch.promote_types(values.dtype, factor.dtype)
         values, factor = values.to(dtype), factor.to(dtype)
-    gone = [
+    gone = {
         a
         for a in range(len(lengths))
         if a not in followed and values.shape[a] != 1 and factor.shape[a] != 1
-    ]
-    if not gone or len(lengths) > len(string.ascii_letters):
-        return term.with_values(values * factor)
-    letters = string.ascii_letters[: len(lengths)]
-    mine = [a for a in range(len(lengths)) if values.shape[a] != 1]
-    its = [a for a in range(len(lengths)) if factor.shape[a] != 1]
-    left = "".join(letters[a] for a in mine)
-    right = "".join(letters[a] for a in its)
-    kept = [a for a in range(len(lengths)) if (a in mine or a in its) and a not in gone]
-    result = "".join(letters[a] for a in kept)
-    product = torch.einsum(
-        f"{left},{right}->{result}",
-        values.reshape([values.shape[a] for a in mine]),
-        factor.reshape([factor.shape[a] for a in its]),
-    )
-    sizes = [lengths[a] if a in kept else 1 for a in range(len(lengths))]
+    }
+    if not gone:
+        return term.with_values(times(values, factor))
+    found = summed_product(values, factor, gone)
     new_lengths = tuple([1 if a in gone else n for a, n in enumerate(lengths)])
-    return Term(
-        product.reshape(sizes),
-        new_lengths,
-        term.rows,
-        term.cols,
-        term.shape,
-        term.seed_shape,
-        term.source,
-    )
+    return dataclasses.replace(term, values=found, lengths=new_lengths)
 
 
 def push_convolve(term: Term, linear_map: Convolve, symbolic: Symbolic) -> list[Term]:

@@ -44,6 +44,7 @@ from pushforward.sparse.moving import (
     summed_to,
     with_axis,
 )
+from pushforward.sparse.products import chosen, times
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
 from pushforward.sparse.window import window
@@ -71,7 +72,7 @@ def _scaled(term: Term, coef: Tensor | complex, symbolic: Symbolic) -> Term:
         return term if coef == 1 else term.with_values(term.values * coef)
     if coef.dim() == 0 or coef.numel() == 1:
         return term.with_values(term.values * coef.reshape(()))
-    return term.with_values(term.values * _near(term, coef, symbolic))
+    return term.with_values(times(term.values, _near(term, coef, symbolic)))
 
 
 def _near(term: Term, tensor: Tensor, symbolic: Symbolic) -> Tensor:
@@ -99,7 +100,7 @@ def _scale_back(term: Term, linear_map: Scale, symbolic: Symbolic) -> Terms:
 
 
 def _masked(term: Term, mask: Tensor, symbolic: Symbolic) -> Term:
-    return term.with_values(torch.where(_near(term, mask, symbolic), term.values, 0))
+    return term.with_values(chosen(_near(term, mask, symbolic), term.values))
 
 
 def _mask(term: Term, linear_map: Mask, symbolic: Symbolic) -> Terms:

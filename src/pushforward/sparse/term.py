@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.tables import table as as_table
 from pushforward.sparse.index import Index
+from pushforward.sparse.products import LONG, summed, taken
 from pushforward.sparse.symbolic import Line, Symbolic
 
 
@@ -82,7 +83,7 @@ class Term:
         """Take the positions ``places`` along ``axis``."""
         values = self.values
         if values.shape[axis] != 1:
-            values = values.index_select(axis, as_table(places))
+            values = taken(values, axis, as_table(places))
 
         def change(index: Index) -> Index:
             at = index.line(axis)
@@ -150,21 +151,25 @@ class Term:
         return self.with_indices(change, values, lengths)
 
     def tidy(self) -> Term:
-        """Add up along axes that no index follows, drop those of length 1, and order the others as they are met."""
+        """Add up along axes that no index follows, drop those of length 1, and order the others.
+
+        They come as they are met, but short ones before long ones.
+        """
         order: list[int] = []
         for index in (*self.rows, *self.cols):
             met = [a for a, _ in index.parts if a not in order and self.lengths[a] != 1]
             steps = dict(index.parts)
             order += sorted(met, key=lambda a: -at if isinstance(at := steps[a], int) else 0)
         ndim = len(self.lengths)
+        if any(self.lengths[a] >= LONG for a in order):
+            order.sort(key=lambda a: self.lengths[a] >= LONG)
         if order == list(range(ndim)):
             return self
         values = self.values
         gone = [a for a in range(ndim) if a not in order]
-        summed = [a for a in gone if values.shape[a] != 1]
-        if summed:
-            values = values.sum(summed, keepdim=True)
-        repeats = math.prod(self.lengths[a] for a in gone if a not in summed)
+        axes = [a for a in gone if values.shape[a] != 1]
+        values = summed(values, axes)
+        repeats = math.prod(self.lengths[a] for a in gone if a not in axes)
         if repeats != 1:
             values = values * repeats
         values = values.permute(*order, *gone).reshape([values.shape[a] for a in order])
