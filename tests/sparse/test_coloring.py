@@ -307,7 +307,7 @@ def test_the_text_tells_colors_bound_and_order():
     found = coloring(families.arrow(9), structure="bidirectional")
     assert str(found) == (
         "3 colors (2 of columns, 1 of rows) (lower bound 3) for 25 entries of 9×9: "
-        "bidirectional, order dense rows"
+        "bidirectional, order largest_first, hubs first"
     )
 
 

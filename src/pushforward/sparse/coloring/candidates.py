@@ -34,7 +34,8 @@ Orders = tuple[str, ...]
 T = TypeVar("T")
 
 # Entries coloured in all: a colouring in one order takes 0.1 to 1 µs an entry, compiled.
-MOST_ENTRIES = 16_000_000
+MOST_ENTRIES = 25_000_000
+FIRST = 2  # colourings of columns tried before others: natural, and the lattice of a grid
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def num_colors(colors: Tensor) -> int:
 
 def first_best(candidates: Iterator[Candidate], pattern: Pattern, bound: int) -> Candidate:
     """Return the first of the candidates with the fewest colours; few are made where that takes long."""
-    tries = max(2, MOST_ENTRIES // max(pattern.nnz, 1))
+    tries = max(3, MOST_ENTRIES // max(pattern.nnz, 1))
     best = next(candidates)
     for _ in range(tries - 1):
         if best.num_colors <= bound or (found := next(candidates, None)) is None:
@@ -101,12 +102,17 @@ def symmetric_candidates(
 ) -> Iterator[Candidate]:
     """Yield star or acyclic colourings, and where several orders are tried, colourings of the columns too."""
     has_diagonal = pattern.rows[pattern.rows == pattern.cols]
-    colorings = [_vertex_colorings(graph, orders, recovery)]
+    colorings = _vertex_colorings(graph, orders, recovery)
     if len(orders) > 1:
-        colorings.append(
+        of_columns = (
             (f"{name} of columns", colors) for name, colors in _column_colorings(pattern, orders)
         )
-    for name, colors in _in_turn(*colorings):
+        colorings = itertools.chain(
+            itertools.islice(colorings, 1),
+            itertools.islice(of_columns, FIRST),
+            _in_turn(colorings, of_columns),
+        )
+    for name, colors in colorings:
         forest, kept = drop_unneeded(two_colored_forest(graph, colors), colors, has_diagonal)
         reading = functools.partial(symmetric_reading, pattern, kept, forest)
         yield Candidate(name, kept, _none(pattern.shape[0]), reading)
@@ -119,11 +125,10 @@ def bidirectional_candidates(
     bicolorings = _bicolorings(pattern, graph, orders, recovery)
     if len(orders) == 1:
         return bicolorings
-    return _in_turn(
-        column_candidates(pattern, orders),
-        row_candidates(pattern, orders),
-        _split_candidates(pattern, orders),
-        bicolorings,
+    columns, rows = column_candidates(pattern, orders), row_candidates(pattern, orders)
+    splits = _split_candidates(pattern, orders)
+    return itertools.chain(
+        itertools.islice(columns, FIRST), _in_turn(bicolorings, splits, rows, columns)
     )
 
 
@@ -184,7 +189,7 @@ def _vertex_colorings(graph: Graph, orders: Orders, recovery: str) -> Iterator[t
     assert usual is not None
     most, is_none = 2 * num_colors(usual) + 8, True
     for name in sorted(orders, key="largest_first".__ne__):
-        for hubs_first in (True, False):
+        for hubs_first in (recovery == "direct", recovery != "direct"):
             is_usual = hubs_first and name == "largest_first"
             colors = (
                 usual

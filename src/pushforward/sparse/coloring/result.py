@@ -22,7 +22,7 @@ class Coloring:
         >>> matrix = torch.tensor([[1.0, 2, 0], [3, 4, 5], [0, 6, 7]])
         >>> found = coloring(matrix, structure="symmetric", recovery="substitution")
         >>> print(found)
-        2 colors (lower bound 2) for 7 entries of 3×3: symmetric, by substitution, order largest_first, hubs first
+        2 colors (lower bound 2) for 7 entries of 3×3: symmetric, by substitution, order largest_first
         >>> found.column_colors
         tensor([1, 0, 1])
     """
