@@ -23,7 +23,7 @@ from pushforward.linear.tables import table
 from pushforward.sparse.digits import reshaped
 from pushforward.sparse.gathering import gathered, scattered
 from pushforward.sparse.index import Index
-from pushforward.sparse.moving import placed, sliced
+from pushforward.sparse.moving import placed, selected, sliced
 from pushforward.sparse.products import summed_product, times
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
@@ -113,16 +113,26 @@ def pull_convolve(term: Term, linear_map: Convolve, symbolic: Symbolic) -> list[
 def _taps(
     term: Term, linear_map: Convolve, weight: Tensor, transposed: bool, symbolic: Symbolic
 ) -> Iterator[Term]:
-    """Yield a term for each tap: a window of space, shifted, and a product of matrices among the channels."""
+    """Yield a term for each tap: a product of matrices among the channels, and a window of space, shifted.
+
+    Products come first, of all taps in one, unless windows take few of the positions.
+    """
     is_forward = transposed == linear_map.transposed
     shape = linear_map.out_shape if is_forward else linear_map.in_shape
     groups, kernel = linear_map.groups, weight.shape[2:]
     grouped = reshaped(
         term, (term.shape[0], groups, term.shape[1] // groups, *term.shape[2:]), symbolic
     )
-    matrix = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    for tap in itertools.product(*[range(k) for k in kernel]):
-        moved: Term | None = grouped
+    # (taps, groups, out, in), the other way round where transposed
+    matrices = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).movedim(-1, 0)
+    space = string.ascii_lowercase[5 : 5 + len(kernel)]
+    letters = ("bdc" if transposed else "bcd"), f"abc{space}"
+    is_joint = transposed or all(step == 1 for step in linear_map.stride)
+    if is_joint:
+        ins, outs = f"abd{space}", f"e{letters[1]}"
+        grouped = contracted(grouped, ins, f"e{letters[0]}", outs, matrices, symbolic).tidy()
+    for number, tap in enumerate(itertools.product(*[range(k) for k in kernel])):
+        moved = selected(grouped, 0, number, symbolic) if is_joint else grouped
         for axis, place in enumerate(tap):
             if moved is None:
                 break
@@ -136,13 +146,10 @@ def _taps(
                 moved = sliced(moved, 3 + axis, start, stride, size, symbolic)
         if moved is None:
             continue
-        coef = matrix[
-            (slice(None),) * 3 + tap
-        ]  # (groups, out, in), the other way round where transposed
-        space = string.ascii_lowercase[4 : 4 + len(kernel)]
-        letters = "bdc" if transposed else "bcd"
-        found = contracted(moved, f"abd{space}", letters, f"abc{space}", coef, symbolic)
-        yield reshaped(found.tidy(), shape, symbolic)
+        if not is_joint:
+            ins, outs = f"abd{space}", letters[1]
+            moved = contracted(moved, ins, letters[0], outs, matrices[number], symbolic)
+        yield reshaped(moved.tidy(), shape, symbolic)
 
 
 def push_general(term: Term, linear_map: AbstractLinearMap, symbolic: Symbolic) -> list[Term]:
