@@ -21,6 +21,7 @@ MODELS = {name: build(name) for name in BUILDERS}
 SMOOTH = [name for name, model in MODELS.items() if model.order > 1]
 BATCHED = [name for name, model in MODELS.items() if model.has_vmap]
 SMOOTH_BATCHED = [name for name in SMOOTH if name in BATCHED]
+# Their layers have kernels of their own for single precision, which other models do not call.
 MODULES = [name for name, model in MODELS.items() if model.net is not None]
 
 
@@ -81,7 +82,7 @@ def visit(name, dtype=DOUBLE):
     return model, zip(points(model), expected, strict=True)
 
 
-@pytest.mark.parametrize("transform", ["jacfwd", "jacrev", "jacobian"])
+@pytest.mark.parametrize("transform", ["jacfwd", "jacrev"])  # and jacobian in single precision
 @pytest.mark.parametrize("name", BUILDERS)
 def test_jacobians(name, transform):
     model, visits = visit(name)
@@ -178,7 +179,7 @@ def test_jacobians_in_single_precision(name):
         assert_close(blocks(point.params, point.x), answer.rows, f"call {point.seed}")
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", [name for name in MODULES if name in SMOOTH])
 def test_hessians_in_single_precision(name):
     model, visits = visit(name, SINGLE)
     blocks = pf.hessian(weighted(model.call), argnums=2)
@@ -188,7 +189,7 @@ def test_hessians_in_single_precision(name):
         assert_close(found.reshape(point.x.shape), answer.product_x, f"call {point.seed}")
 
 
-@pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.parametrize("name", [name for name in MODULES if name in BATCHED])
 def test_gradients_per_sample_in_single_precision(name):
     model, visits = visit(name, SINGLE)
     one = pf.grad(weighted(model.call), argnums=(1, 2))

@@ -12,7 +12,7 @@ import pushforward as pf
 
 
 def kalman_filter() -> Model:
-    """Log likelihood and last state of a linear Gaussian model with 3 states, 2 observed, 4 steps."""
+    """Log likelihood and last state of a linear Gaussian model with 3 states, 2 observed, 3 steps."""
     params = {
         "transition": 0.8 * torch.eye(3, dtype=torch.float64) + randn(3, 3, scale=0.1),
         "observe": randn(2, 3),
@@ -39,7 +39,7 @@ def kalman_filter() -> Model:
             cov = keep @ cov @ keep.mT + gain @ r @ gain.mT
         return torch.cat([total[None], mean, cov.flatten()])
 
-    return Model(call, params, randn(4, 2))
+    return Model(call, params, randn(3, 2))
 
 
 def kalman_smoother_by_solve() -> Model:

@@ -77,7 +77,7 @@ def dormand_prince() -> Model:
                 y_new = combination(y, h, factors, slopes)
                 slopes.append(field(p, t + time * h, y_new))
             error = combination(torch.zeros_like(y), h, ERRORS, slopes)
-            ratio = error.detach().abs().max().item() / 1e-5
+            ratio = error.detach().abs().max().item() / 1e-3
             if ratio <= 1:
                 t, y, first = t + h, y_new, slopes[-1]
             h = h * min(5.0, max(0.2, 0.9 * (ratio + 1e-10) ** -0.2))
