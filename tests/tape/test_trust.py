@@ -256,3 +256,70 @@ def test_ends_of_modules_are_noticed() -> None:
     for _ in range(20):
         trust.record_of(Keeping(keeps=False))
     assert len(trust._numbers) <= before + 1
+
+
+def _whole(tensor: Tensor, x: Tensor) -> None:
+    tensor.copy_(x)
+
+
+def _scaled(tensor: Tensor, x: Tensor) -> None:
+    tensor.mul_(x.exp())
+
+
+def _part(tensor: Tensor, x: Tensor) -> None:
+    tensor[:1] = x[1:]
+
+
+def _by_out(tensor: Tensor, x: Tensor) -> None:
+    torch.sin(x.detach(), out=tensor)
+
+
+class _Holder(torch.nn.Module):
+    """Keeps a buffer, and an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer: Tensor
+        self.register_buffer("buffer", torch.ones(2, dtype=F64))
+        self.kept = torch.ones(2, dtype=F64)
+
+
+@pytest.mark.parametrize("write", [_whole, _scaled, _part, _by_out])
+@pytest.mark.parametrize("transform", ["jacfwd", "jacrev", "jacobian", "linearize", "vjp", "grad"])
+@pytest.mark.parametrize("place", ["closure", "buffer", "attribute", "container"])
+def test_what_is_newly_written_to_loses_its_history(
+    place: str, transform: str, write: Callable[[Tensor, Tensor], None]
+) -> None:
+    x = torch.tensor([0.3, 0.8], dtype=F64)
+    for num_calls in (CALLS, 2 * CALLS, 4 * CALLS):  # then it is trusted, then known by heart
+        captured, holder, container = torch.ones(2, dtype=F64), _Holder(), {"kept": [x.clone()]}
+        is_on = [False]
+
+        def target() -> Tensor:
+            if place == "closure":
+                return captured  # noqa: B023
+            if place == "container":
+                return container["kept"][0]  # noqa: B023
+            return holder.buffer if place == "buffer" else holder.kept  # noqa: B023
+
+        def f(x: Tensor) -> Tensor:
+            if is_on[0]:  # noqa: B023
+                write(target(), x)  # noqa: B023
+            return (x * x).sum()
+
+        def call(f: Callable[[Tensor], Tensor] = f) -> Any:
+            if transform == "linearize":
+                return pushforward.linearize(f, x)[1](torch.ones_like(x))
+            if transform == "vjp":
+                return pushforward.vjp(f, x)[1](torch.tensor(1.0, dtype=F64))[0]
+            return getattr(pushforward, transform)(f)(x)
+
+        for _ in range(num_calls):
+            before = call()
+        is_on[0] = True
+        for _ in range(CALLS):
+            expected = target().clone()
+            write(expected, x)
+            torch.testing.assert_close(call(), before)
+            assert not target().requires_grad
+            torch.testing.assert_close(target(), expected)

@@ -26,6 +26,7 @@ class Begun:
     count: int  # of this run among those of the thread
     tracked: list[Tensor] = dataclasses.field(default_factory=list)
     starts: list[Node] = dataclasses.field(default_factory=list)
+    end: int = 0  # the number of the node after those of the function
     result: Any = None
     error: BaseException | None = None  # that the function raised
 
@@ -68,4 +69,5 @@ class Continued(Run):
             raise Unwatched from error
         if error is not None:
             raise error
+        self._end = self._begun.end
         return self._begun.result

@@ -1,4 +1,4 @@
-"""Modules that a function reaches: those with buffers may write to them as soon as they train."""
+"""What a function reaches: modules with buffers, which may write to them as soon as they train, and tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_DEPTH = 6  # of functions and objects within each other
 MAX_OBJECTS = 256  # that are looked at
 
 _CONTAINERS = (list, tuple, set, frozenset)
-_OPAQUE = (torch.Tensor, types.ModuleType, type, str, bytes, int, float, complex, type(None))
+_OPAQUE = (types.ModuleType, type, str, bytes, int, float, complex, type(None))
 _EMPTY = types.CellType()
 
 
@@ -40,11 +40,22 @@ class Modes:
 
 def modes_of(func: Callable[..., Any]) -> Modes | None:
     """Return the modes of the modules with buffers that ``func`` finds by its closure, its globals, and attributes."""
-    modules = list(_with_buffers(func))
+    modules = [m for m in _reached(func) if isinstance(m, nn.Module) and m._buffers]
     return Modes(modules) if modules else None
 
 
-def _with_buffers(func: Callable[..., Any]) -> Iterator[nn.Module]:
+def tensors_of(func: Callable[..., Any]) -> Iterator[torch.Tensor]:
+    """Return the tensors that ``func`` finds there, those of modules among them."""
+    for found in _reached(func):
+        if isinstance(found, torch.Tensor):
+            yield found
+        else:
+            yield from (t for t in found._buffers.values() if t is not None)
+            yield from (t for t in vars(found).values() if isinstance(t, torch.Tensor))
+
+
+def _reached(func: Callable[..., Any]) -> Iterator[Any]:
+    """Return modules and tensors."""
     waiting: list[tuple[Any, int]] = [(func, 0)]
     seen: set[int] = set()
     while waiting and len(seen) < MAX_OBJECTS:
@@ -53,7 +64,9 @@ def _with_buffers(func: Callable[..., Any]) -> Iterator[nn.Module]:
             continue
         seen.add(id(found))
         if isinstance(found, nn.Module):
-            yield from (m for m in found.modules() if m._buffers)
+            yield from found.modules()
+        elif isinstance(found, torch.Tensor):
+            yield found
         elif depth < MAX_DEPTH:
             parts = itertools.islice(_parts(found), MAX_OBJECTS)
             waiting.extend((part, depth + 1) for part in parts)

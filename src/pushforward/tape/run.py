@@ -25,6 +25,7 @@ from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
     functorch_level,
     has_dynamo,
+    next_sequence_number,
     push_grad_level,
     sequence_number,
     set_grad_enabled,
@@ -35,7 +36,7 @@ from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
-from pushforward.tape.trust import AskedError, Unwatched
+from pushforward.tape.trust import UNTOLD, AskedError, Record, Unwatched
 from pushforward.tape.watching import Watcher
 
 
@@ -54,9 +55,9 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout", "_modes",
-        "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference", "name",
-        "tracked",
+        "_count", "_depth", "_end", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
+        "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference",
+        "name", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -185,6 +186,7 @@ class Run(GraphReader):
         if self.is_watched:
             with self._watcher:
                 result = func(*args, **kwargs)
+            self._end = next_sequence_number()
             return with_real_ones(result) if self._watcher.has_sparse else result
         num_hooks = RemovableHandle.next_id
         try:
@@ -193,6 +195,7 @@ class Run(GraphReader):
             raise Unwatched from error  # with a watcher it works, or fails again
         if RemovableHandle.next_id != num_hooks:
             raise Unwatched
+        self._end = next_sequence_number()
         return result
 
     def begin_again(self) -> None:
@@ -216,6 +219,17 @@ class Run(GraphReader):
             "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "
             "expected none. Call it again: it is watched now."
         )
+
+    def num_beside(self, reading: Reading) -> int:
+        """Return how many nodes were made that are not in the graph, `UNTOLD` where it is not the function alone."""
+        if self.has_inner or not self._oldest:
+            return UNTOLD
+        return self._end - self._oldest - len(reading.nodes)
+
+    def forget(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
+        """Take the history from what the function wrote to, though it was not watched."""
+        if self.is_outermost:
+            forget_history(known.written(func, self.num_beside(reading), self._oldest))
 
     def is_meant_by(self, reason: BaseException) -> bool:
         """Tell whether it is this run that has to be made again."""

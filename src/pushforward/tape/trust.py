@@ -12,12 +12,13 @@ import dataclasses
 import itertools
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from pushforward.tape.modules import Modes, modes_of
+from pushforward.tape.modules import Modes, modes_of, tensors_of
+from pushforward.tape.private_torch import is_wrapped, sequence_number
 from pushforward.tape.reader import Signature
 from pushforward.tape.scripts import Script
 
@@ -27,6 +28,8 @@ MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
 MAX_SCRIPTS = 2  # of each function at a time
 MAX_MADE = 16  # in all: each takes as long as a few dozen readings
+
+UNTOLD = -1  # the number of nodes beside a graph, where nodes are made by others, too
 
 _EMPTY = types.CellType()
 
@@ -57,6 +60,9 @@ class Record:
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
+    beside: set[int] = dataclasses.field(
+        default_factory=set
+    )  # how many nodes were made beside those
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
     num_scripts: int = 0  # that were made
@@ -82,7 +88,7 @@ class Record:
         """Tell whether the function left a graph of these kinds of nodes before, while it was watched."""
         return kinds in self.graphs
 
-    def learn(self, func: Callable[..., Any], kinds: int, is_quiet: bool) -> None:
+    def learn(self, func: Callable[..., Any], kinds: int, is_quiet: bool, num_beside: int) -> None:
         """Note what a watched run left, and whether it did nothing that has to be seen."""
         if not is_quiet:
             self.quiet = 0
@@ -93,6 +99,23 @@ class Record:
         if len(self.graphs) >= MAX_GRAPHS:
             self.graphs.clear()
         self.graphs.add(kinds)
+        self.beside.add(num_beside)
+
+    def written(
+        self, func: Callable[..., Any], num_beside: int, oldest: int
+    ) -> Sequence[torch.Tensor]:
+        """Return tensors that a run that was not watched gave a history, as far as the function reaches them.
+
+        It is looked for them where the run made nodes that are not on the way to its outputs, as it did not before.
+        """
+        if num_beside in self.beside or num_beside == UNTOLD:
+            return ()
+        found = [t for t in tensors_of(func) if _is_written(t, oldest)]
+        if found:
+            self.quiet = 0
+        elif len(self.beside) < MAX_GRAPHS:
+            self.beside.add(num_beside)
+        return found
 
     def known(self, signature: Signature) -> Signature | None:
         """Return the same signature as it came before, None if it comes for the first time."""
@@ -113,6 +136,14 @@ class Record:
         self.num_scripts += 1
         self.scripts.insert(0, script)
         del self.scripts[MAX_SCRIPTS:]
+
+
+def _is_written(tensor: torch.Tensor, oldest: int) -> bool:
+    """Tell whether a tensor was written to after the node ``oldest``, and followed."""
+    if is_wrapped(tensor) or tensor.is_inference() or not tensor._version:
+        return False
+    node = tensor.grad_fn
+    return node is not None and sequence_number(node) >= oldest
 
 
 _records: dict[Any, Record] = {}

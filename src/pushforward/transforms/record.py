@@ -122,7 +122,10 @@ class Tape:
         """Note what may make the next call cheaper."""
         known, reading = self._known, self._reading
         if run.is_watched:
-            known.learn(func, hash(tuple(reading.types)), run.is_quiet)
+            kinds = hash(tuple(reading.types))
+            known.learn(func, kinds, run.is_quiet, run.num_beside(reading))
+        else:
+            run.forget(func, known, reading)
         if reading.known_edges is not None:  # by a script
             return
         signature = Signature(tuple(reading.signature))

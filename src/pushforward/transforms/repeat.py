@@ -26,6 +26,7 @@ from pushforward.tape.private_torch import (
     has_dynamo,
     in_backward_pass,
     is_autocasting,
+    next_sequence_number,
     num_dispatch_modes,
     num_function_modes,
     set_grad_enabled,
@@ -113,13 +114,20 @@ class Repeat:
                 return None
         return leaves
 
-    def read(self, begun: Begun, outputs: Sequence[Tensor]) -> list[Any] | None:
-        """Return what kernels start from, None if the graph is not the one of before."""
+    def read(
+        self, begun: Begun, outputs: Sequence[Tensor], num_beside: set[int]
+    ) -> list[Any] | None:
+        """Return what kernels start from, None if the graph, or how many nodes are beside it, is not as before."""
         if RemovableHandle.next_id != begun.num_hooks or any(x._version for x in begun.tracked):
             return None
         oldest = oldest_of(begun.tracked, begun.starts)
         found = self.script.found(begun.starts, ends_of(outputs), oldest, {})
-        return None if found is None else [*found[0], found[1]]
+        if found is None:
+            return None
+        is_alone = oldest and thread.count == begun.count
+        if is_alone and begun.end - oldest - len(found[1]) not in num_beside:
+            return None
+        return [*found[0], found[1]]
 
 
 class Key(NamedTuple):
@@ -219,10 +227,10 @@ def _run(
                 given[position] = x
             result = func(*given, **kwargs)
         check_depth(key.name, depth)
-        begun.result = result
+        begun.result, begun.end = result, next_sequence_number()
         for repeat in repeats:
             outputs = repeat.outputs_of(result)
-            values = None if outputs is None else repeat.read(begun, outputs)
+            values = None if outputs is None else repeat.read(begun, outputs, record.beside)
             if values is not None:
                 break
         replay = repeat.kernels.replay
