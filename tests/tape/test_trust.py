@@ -304,7 +304,7 @@ def test_what_is_newly_written_to_loses_its_history(
 
         def f(x: Tensor) -> Tensor:
             if is_on[0]:  # noqa: B023
-                write(target(), x)  # noqa: B023
+                write(target(), x)
             return (x * x).sum()
 
         def call(f: Callable[[Tensor], Tensor] = f) -> Any:
