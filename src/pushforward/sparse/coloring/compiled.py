@@ -6,7 +6,6 @@ in the part of Python that numba compiles, and give the same result either way.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +31,7 @@ class Loop:
         """Run on tensors; only the last one is sure to be changed, the others may be."""
         size = sum(len(x) for x in arguments if isinstance(x, Tensor))
         if self.compiled is None and size > FEW and has_numba():
-            import numba
-
-            self.compiled = numba.njit(cache=True, nogil=True)(self.function)
+            self.compiled = _compiled(self.function)
         if self.compiled is not None:
             return int(
                 self.compiled(*(x.numpy() if isinstance(x, Tensor) else x for x in arguments))
@@ -48,5 +45,19 @@ class Loop:
 
 
 def has_numba() -> bool:
-    """Return whether numba can be imported."""
-    return importlib.util.find_spec("numba") is not None
+    """Return whether numba is installed, and goes with the numpy that is."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _compiled(function: Callable[..., int]) -> Callable[..., int]:
+    import numba
+
+    try:
+        compiled: Callable[..., int] = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # there is no folder to keep it in
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
