@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.errors import UnsupportedError
 from pushforward.tape import hooks
 from pushforward.tape.batch import Batch
+from pushforward.tape.copies import forget_history
 from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_torch import (
@@ -32,7 +33,7 @@ from pushforward.tape.reader import (
 )
 from pushforward.tape.recomputation import in_pass_of_its_own, read_once
 from pushforward.tape.scripts import End, Script, script_of
-from pushforward.tape.trust import Unwatched
+from pushforward.tape.trust import UNTOLD, Record, Unwatched
 from pushforward.tape.watching import Watcher
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class GraphReader:
     """What a run knows of its graph."""
 
     __slots__ = (
-        "_ends", "_level", "_oldest", "_scripts", "_starts", "_watcher", "batch", "inputs", "is_outermost",
+        "_end", "_ends", "_level", "_oldest", "_scripts", "_starts", "_watcher", "batch", "inputs", "is_outermost",
         "is_watched",
     )  # fmt: skip
 
@@ -51,12 +52,29 @@ class GraphReader:
     is_outermost: bool
     is_watched: bool
     name: str  # of the transform, for messages
+    _end: int  # sequence number
     _ends: list[End] | None  # of the graph that was read last
     _level: int | None  # of the run among the transforms of ``torch.func``
     _oldest: int  # sequence number
     _scripts: list[Script]
     _starts: list[Node]  # of the inputs
     _watcher: Watcher
+
+    @property
+    def has_inner(self) -> bool:
+        """Whether other runs began while this one went on."""
+        raise NotImplementedError
+
+    def num_beside(self, reading: Reading) -> int:
+        """Return how many nodes were made that are not in the graph, `UNTOLD` where it is not the function alone."""
+        if self.has_inner or not self._oldest:
+            return UNTOLD
+        return self._end - self._oldest - len(reading.nodes)
+
+    def forget(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
+        """Take the history from what the function wrote to, though it was not watched."""
+        if self.is_outermost:
+            forget_history(known.written(func, self.num_beside(reading), self._oldest))
 
     def reading(self, outputs: Sequence[Any]) -> Reading:
         """Read the graph that leads to ``outputs``."""

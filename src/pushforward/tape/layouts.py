@@ -32,6 +32,14 @@ def memory_of(x: Tensor) -> Tensor:
     return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
 
 
+def with_surroundings(x: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return what of a copy that was written to goes where: ``value`` to ``x``, and what lies around it, too."""
+    if not can_be_laid_out(x):
+        return [(x, value)]
+    whole = memory_of(x), memory_of(value)
+    return [whole, (x, value.as_strided(x.shape, x.stride(), x.storage_offset()))]
+
+
 def by_numbers(
     handler: Callable[..., Any],
     watcher: Any,

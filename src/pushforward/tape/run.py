@@ -17,7 +17,7 @@ from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
 from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
-from pushforward.tape.layouts import can_be_laid_out, lay_out, memory_of
+from pushforward.tape.layouts import lay_out, with_surroundings
 from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_torch import (
     InferenceMode,
@@ -36,7 +36,7 @@ from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
-from pushforward.tape.trust import UNTOLD, AskedError, Record, Unwatched
+from pushforward.tape.trust import AskedError, Unwatched
 from pushforward.tape.watching import Watcher
 
 
@@ -55,7 +55,7 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_depth", "_end", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
+        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
         "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference",
         "name", "tracked",
     )  # fmt: skip
@@ -220,17 +220,6 @@ class Run(GraphReader):
             "expected none. Call it again: it is watched now."
         )
 
-    def num_beside(self, reading: Reading) -> int:
-        """Return how many nodes were made that are not in the graph, `UNTOLD` where it is not the function alone."""
-        if self.has_inner or not self._oldest:
-            return UNTOLD
-        return self._end - self._oldest - len(reading.nodes)
-
-    def forget(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
-        """Take the history from what the function wrote to, though it was not watched."""
-        if self.is_outermost:
-            forget_history(known.written(func, self.num_beside(reading), self._oldest))
-
     def is_meant_by(self, reason: BaseException) -> bool:
         """Tell whether it is this run that has to be made again."""
         return not isinstance(reason, AskedError) or reason.watcher is self._watcher
@@ -377,14 +366,12 @@ class Run(GraphReader):
 
     def written(self) -> list[tuple[Tensor, Tensor]]:
         """Return the inputs that the function wrote to, each with what is to be written to the caller's tensor."""
-        found = []
+        found: list[tuple[Tensor, Tensor]] = []
         for i, recorded in enumerate(self._recorded):
             if recorded._version != self._versions[i]:
                 x, value = self._given[i], self.handed_over(self.tracked[i])
-                if self._keeps_layout and self.batch is None and can_be_laid_out(x):
-                    found.append((memory_of(x), memory_of(value)))  # what is written around it, too
-                    value = value.as_strided(x.shape, x.stride(), x.storage_offset())
-                found.append((x, value))
+                is_laid_out = self._keeps_layout and self.batch is None
+                found += with_surroundings(x, value) if is_laid_out else [(x, value)]
         return found
 
 
