@@ -374,3 +374,55 @@ def test_a_pattern_that_lacks_entries_or_does_not_fit_raises(output: str):
         pf.jacobian(Cubes.apply, output=output, pattern=torch.eye(11))(x)
     with pytest.raises(pf.UnsupportedError, match="one of each"):
         pf.jacobian(lambda x: (x, x), output=output, pattern=torch.eye(12))(x)
+
+
+PLACES = torch.tensor([0, 1, 3, 4, 6])
+IS_WRITTEN = torch.zeros(8, dtype=torch.bool).index_fill(0, PLACES, True)
+
+
+def set_by_index(x: Tensor) -> Tensor:
+    p = torch.ones(8, 2, dtype=F64)
+    p[PLACES] = x
+    return p
+
+
+def add_by_index(x: Tensor) -> Tensor:
+    p = torch.ones(8, 2, dtype=F64)
+    p[PLACES] += x
+    return p
+
+
+def set_by_mask(x: Tensor) -> Tensor:
+    p = torch.ones(8, 2, dtype=F64)
+    p[IS_WRITTEN] = x
+    return p
+
+
+WRITES: dict[str, Callable[[Tensor], Tensor]] = {
+    "set by index": set_by_index,
+    "add by index": add_by_index,
+    "set by mask": set_by_mask,
+    "index_add": lambda x: torch.ones(8, 2, dtype=F64).index_add(0, PLACES, x),
+    "index_copy": lambda x: torch.ones(8, 2, dtype=F64).index_copy(0, PLACES, x),
+    "scatter": lambda x: torch.ones(8, 2, dtype=F64).scatter(0, PLACES[:, None].expand(5, 2), x),
+    "scatter_add": lambda x: torch.ones(8, 2, dtype=F64).scatter_add(
+        0, PLACES[:, None].expand(5, 2), x
+    ),
+    "masked_scatter": lambda x: torch.ones(8, 2, dtype=F64).masked_scatter(IS_WRITTEN[:, None], x),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_nowhere_gives_no_entries_in_second_derivatives(name: str) -> None:
+    """Joints that are held fixed: gradients are read where they were written, and nowhere else."""
+
+    def energy(x: Tensor) -> Tensor:
+        p = WRITES[name](x)
+        return ((p[1:] - p[:-1]) ** 4).sum()
+
+    x = torch.rand(5, 2, dtype=F64)
+    expected = torch.autograd.functional.hessian(energy, x).reshape(10, 10)
+    for _ in range(4):
+        found = pf.hessian(energy, output="csr")(x)
+        torch.testing.assert_close(found.to_dense(), expected)
+        assert found.values().numel() == expected.count_nonzero()

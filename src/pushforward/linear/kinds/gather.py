@@ -173,9 +173,10 @@ class Gather(AbstractLinearMap):
             taken = flat.new_zeros(flat.shape[:-1] + self.index.shape)
         elif self.is_total:
             taken = flat.index_select(-1, self.index)
-        else:
-            taken = flat.index_select(-1, self.index.clamp(min=0))
-            taken = torch.where(self.index < 0, torch.zeros_like(taken), taken)
+        else:  # a zero behind the end: derivatives of this see that it comes from nowhere
+            index = torch.where(self.index < 0, flat.shape[-1], self.index)
+            zero = torch.zeros((*flat.shape[:-1], 1), dtype=flat.dtype, device=flat.device)
+            taken = torch.cat((flat, zero), -1).index_select(-1, index)
         sizes = tuple(self.out_shape[i] for i in self.mixed_out)
         return _mixed_back(taken, self.mixed_out, sizes)
 
@@ -187,14 +188,13 @@ class Gather(AbstractLinearMap):
         size = 1
         for n in sizes:
             size *= n
-        index = self.index
-        if not self.is_total:
-            flat = torch.where(index < 0, torch.zeros_like(flat), flat)
-            index = index.clamp(min=0)
-        zeros = torch.zeros((*flat.shape[:-1], size), dtype=flat.dtype, device=flat.device)
-        if size:
+        index, num_places = self.index, size
+        if not self.is_total:  # what comes from nowhere goes behind the end
+            index, num_places = torch.where(index < 0, size, index), size + 1
+        zeros = torch.zeros((*flat.shape[:-1], num_places), dtype=flat.dtype, device=flat.device)
+        if num_places:
             zeros = torch.index_add(zeros, -1, index, flat)
-        return _mixed_back(zeros, self.mixed_in, sizes)
+        return _mixed_back(zeros[..., :size], self.mixed_in, sizes)
 
     def pattern(self) -> Pattern:
         """Run on positions."""

@@ -41,19 +41,24 @@ class TakeAlong(AbstractLinearMap):
             return torch.zeros(index.shape, dtype=tangent.dtype, device=tangent.device)
         if self.is_total:
             return tangent.gather(self.axis + 1, index)
-        taken = tangent.gather(self.axis + 1, index.clamp(min=0))
-        return torch.where(index < 0, torch.zeros_like(taken), taken)
+        # From a zero behind the end: derivatives of this see that it comes from nowhere.
+        axis, shape = self.axis + 1, list(tangent.shape)
+        index = torch.where(index < 0, shape[axis], index)
+        shape[axis] = 1
+        zero = torch.zeros(shape, dtype=tangent.dtype, device=tangent.device)
+        return torch.cat((tangent, zero), axis).gather(axis, index)
 
     def _put(self, cotangent: Tensor) -> Tensor:
         index = self.index.expand(cotangent.shape)
-        shape = cotangent.shape[:1] + self.in_shape
+        axis, shape = self.axis + 1, [*cotangent.shape[:1], *self.in_shape]
+        size = shape[axis]
+        if not self.is_total:  # what comes from nowhere goes behind the end
+            index = torch.where(index < 0, size, index)
+            shape[axis] += 1
         zeros = torch.zeros(shape, dtype=cotangent.dtype, device=cotangent.device)
-        if shape[self.axis + 1] == 0:
+        if shape[axis] == 0:
             return zeros
-        if not self.is_total:
-            cotangent = torch.where(index < 0, torch.zeros_like(cotangent), cotangent)
-            index = index.clamp(min=0)
-        return torch.scatter_add(zeros, self.axis + 1, index, cotangent)
+        return torch.scatter_add(zeros, axis, index, cotangent).narrow(axis, 0, size)
 
     def pattern(self) -> Pattern:
         """Run on positions."""
