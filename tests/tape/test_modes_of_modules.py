@@ -115,3 +115,23 @@ def test_a_module_that_took_the_place_of_another_is_another() -> None:
         for _ in range(CALLS):
             pf.grad(loss)(x)
         assert settings.net[0].num_batches_tracked == CALLS * training
+
+
+class Proxy:
+    """Stands for an object that is not there."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"nothing to ask for {name}")
+
+
+def test_objects_that_stand_for_others_are_not_asked() -> None:
+    proxy, module = Proxy(), nn.BatchNorm1d(3, dtype=F64).eval()
+
+    def loss(x: Tensor) -> Tensor:
+        return module(x).sum() if proxy is not None else x.sum()
+
+    x = torch.randn(5, 3, dtype=F64)
+    for number in range(2 * CALLS):
+        module.train(number >= CALLS)
+        pf.grad(loss)(x)
+    assert module.num_batches_tracked == CALLS

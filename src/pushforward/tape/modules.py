@@ -60,12 +60,12 @@ def _reached(func: Callable[..., Any]) -> Iterator[Any]:
     seen: set[int] = set()
     while waiting and len(seen) < MAX_OBJECTS:
         found, depth = waiting.pop()
-        if isinstance(found, _OPAQUE) or id(found) in seen:
+        if _is(found, _OPAQUE) or id(found) in seen:
             continue
         seen.add(id(found))
-        if isinstance(found, nn.Module):
+        if _is(found, nn.Module):
             yield from found.modules()
-        elif isinstance(found, torch.Tensor):
+        elif _is(found, torch.Tensor):
             yield found
         elif depth < MAX_DEPTH:
             parts = itertools.islice(_parts(found), MAX_OBJECTS)
@@ -74,13 +74,13 @@ def _reached(func: Callable[..., Any]) -> Iterator[Any]:
 
 def _parts(found: Any) -> Iterable[Any]:
     """Return what an object refers to."""
-    if isinstance(found, _CONTAINERS):
+    if _is(found, _CONTAINERS):
         return tuple(found)
-    if isinstance(found, dict):
+    if _is(found, dict):
         return tuple(found.values())
-    if isinstance(found, types.MethodType):
+    if _is(found, types.MethodType):
         return found.__self__, found.__func__
-    if isinstance(found, types.FunctionType):
+    if _is(found, types.FunctionType):
         cells = (c.cell_contents for c in found.__closure__ or () if c != _EMPTY)
         names = _names(found.__code__)
         globals_ = (found.__globals__[n] for n in names if n in found.__globals__)
@@ -90,9 +90,17 @@ def _parts(found: Any) -> Iterable[Any]:
             *(found.__defaults__ or ()),
             *(found.__kwdefaults__ or {}).values(),
         )
-    if isinstance(found, functools.partial):
+    if _is(found, functools.partial):
         return found.func, found.args, found.keywords
-    return tuple(getattr(found, "__dict__", {}).values())
+    try:
+        return tuple(object.__getattribute__(found, "__dict__").values())
+    except AttributeError:
+        return ()
+
+
+def _is(found: Any, kinds: Any) -> bool:
+    """Do as ``isinstance``, which objects that stand for others answer by code of their own."""
+    return issubclass(type(found), kinds)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
