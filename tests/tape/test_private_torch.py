@@ -156,6 +156,14 @@ def test_a_level_of_ones_own_wraps_records_and_unwraps():
     assert private.level_of(x) < 0
 
 
+def test_transforms_forbid_to_set_requires_grad_until_that_is_allowed():
+    allowed = torch._C._functorch.get_inplace_requires_grad_allowed
+    assert not allowed()
+    private.allow_requiring_grad(True)
+    assert allowed()
+    private.allow_requiring_grad(False)
+
+
 def test_requires_grad_can_be_set_where_transforms_forbid_it():
     def f(x):
         y = x.detach()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from pushforward.tape.private_torch import (
+    allow_requiring_grad,
     function_mode_at,
     functorch_level,
     num_dispatch_modes,
@@ -66,6 +67,9 @@ def finish_contexts(error: BaseException) -> None:
     for generator in reversed(found):
         if type(generator) is GeneratorType and not generator.gi_running:
             generator.close()
+    allow_requiring_grad(
+        False
+    )  # torch.func allows it for a moment, in which no function of a user's runs
 
 
 def in_grad_mode(is_enabled: bool, compute: Callable[[], T]) -> T:

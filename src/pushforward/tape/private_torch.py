@@ -36,6 +36,7 @@ num_function_modes = torch._C._len_torch_function_stack
 function_mode_at = torch._C._get_function_stack_at
 push_function_mode = torch._C._push_on_torch_function_stack
 pop_function_mode = torch._C._pop_torch_function_stack
+allow_requiring_grad = _functorch.set_inplace_requires_grad_allowed
 functorch_level = _functorch.maybe_current_level
 num_dispatch_modes = torch._C._len_torch_dispatch_stack
 push_dispatch_mode = torch._C._push_on_torch_dispatch_stack
@@ -59,11 +60,11 @@ _NO_RANDOMNESS = _functorch.RandomnessType.Error
 def start_requiring_grad(tensor: Tensor) -> Tensor:
     """Call ``requires_grad_`` also where a transform of ``torch.func`` forbids that to its function."""
     allowed = _functorch.get_inplace_requires_grad_allowed()
-    _functorch.set_inplace_requires_grad_allowed(True)
     try:
+        allow_requiring_grad(True)
         return tensor.requires_grad_()
     finally:
-        _functorch.set_inplace_requires_grad_allowed(allowed)
+        allow_requiring_grad(allowed)
 
 
 make_wrapper = torch.Tensor._make_wrapper_subclass
