@@ -21,7 +21,7 @@ from fuzz.run import Failure, run_program
 from fuzz.shrink import shrunk
 
 BLOCK = 25  # programs that share one store of plans
-LIMIT = 20.0  # seconds for one program
+LIMIT = 20.0  # seconds of the processor for one program
 
 
 @dataclasses.dataclass
@@ -46,18 +46,18 @@ class Late(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise `Late` after so many seconds."""
+    """Raise `Late` after so many seconds of the processor."""
 
     def ring(*_: object) -> None:
         raise Late
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def run_seed(seed: int, report: Report) -> Failure | None:
@@ -106,6 +106,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     faulthandler.enable()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # say what was run
     warnings.simplefilter("ignore")
     report = Report()
     start = time.monotonic()
@@ -125,6 +126,8 @@ def main() -> int:
                 with contextlib.suppress(Late), limited(2 * options.shrink + LIMIT):
                     explain(seed, failure, options.shrink)
             seed += 1
+    except KeyboardInterrupt:
+        pass
     finally:
         print(f"\nseeds {options.seed} to {seed - 1}")
         print("\n".join(report.lines(time.monotonic() - start)), flush=True)
