@@ -240,6 +240,46 @@ def test_a_jvp_beside_what_has_no_forward_derivative(transform, name):
             assert_close(jvp(f, (x,), (x,))[1], expected @ x)
 
 
+def _along(g):
+    return lambda x: torch.func.jvp(g, (x,), (x.cos(),))[1]
+
+
+@pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.hessian, _along])
+@pytest.mark.parametrize("transform", [jacfwd, jacobian, linearize, jvp])
+def test_a_jvp_within_forward_mode_of_torch_func(transform, inner):
+    class Cubed(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x**3
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 3 * x**2 * g
+
+        @staticmethod
+        def jvp(ctx, t):
+            (x,) = ctx.saved_tensors
+            return 3 * x**2 * t
+
+    x = rand(3)
+    f, plain = inner(lambda x: Cubed.apply(x.sin())), inner(lambda x: x.sin() ** 3)
+    for _ in range(3):
+        if transform in (jacfwd, jacobian):
+            assert_close(transform(f)(x), transform(plain)(x))
+        elif transform is linearize:
+            assert_close(linearize(f, x)[1](x), linearize(plain, x)[1](x))
+        else:
+            assert_close(jvp(f, (x,), (x,))[1], jvp(plain, (x,), (x,))[1])
+
+
 @pytest.mark.parametrize("transform", [jacfwd, jacobian])
 def test_a_function_with_a_jvp_writes_and_draws_once(transform):
     counts = torch.zeros((), dtype=F64)

@@ -39,6 +39,11 @@ def is_only_way(reading: Reading) -> bool:
     return JVP_ONLY in reading.types
 
 
+def is_refusal(error: RuntimeError) -> bool:
+    """Tell whether something else that is called has no forward derivative, or has dual numbers of its own."""
+    return isinstance(error, NotImplementedError) or "Nested forward mode AD" in str(error)
+
+
 def is_needed(run: Run, reading: Reading) -> bool:
     """Tell whether a run is to be made again with dual numbers.
 

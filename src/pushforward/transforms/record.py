@@ -98,8 +98,8 @@ class Tape:
             try:
                 self._record(dual, func, selected, kwargs, has_aux)
                 run = dual
-            except NotImplementedError:  # something else that is called has no forward derivative
-                if dual_run.is_only_way(self._reading):
+            except RuntimeError as error:
+                if dual_run.is_only_way(self._reading) or not dual_run.is_refusal(error):
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
