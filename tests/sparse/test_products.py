@@ -54,7 +54,7 @@ def test_sums_are_sums(shape: tuple[int, ...]):
         torch.testing.assert_close(summed(x, axes), expected)
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 5), (5, 2), (2, 5, 3)])
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (5, 2), (2, 5, 3), (5, 40), (5, 2, 40)])
 def test_what_is_taken(shape: tuple[int, ...]):
     places = torch.tensor([1, 0, 1])
     for x in (torch.rand(shape), torch.rand(shape[::-1]).permute(*range(len(shape))[::-1])):

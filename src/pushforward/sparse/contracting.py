@@ -74,6 +74,9 @@ def contracted(
             indices[letter] = Index(0, ((len(term.lengths), 1),)) if sizes[letter] != 1 else Index()
             if sizes[letter] != 1:
                 term = term.with_axis(sizes[letter])
+    # In order before there are numbers.
+    term = term.with_rows(list(indices.values()), tuple([sizes[c] for c in indices])).tidy()
+    indices = dict(zip(indices, term.rows, strict=True))
     factor = window(const, [indices[c] for c in consts], term.lengths, symbolic)
     term = term.with_rows([indices[c] for c in outs], tuple([sizes[c] for c in outs]))
     return _summed_product(term, factor)

@@ -82,7 +82,7 @@ def _near(term: Term, tensor: Tensor, symbolic: Symbolic) -> Tensor:
 
 
 def _scale(term: Term, linear_map: Scale, symbolic: Symbolic) -> Terms:
-    term = expanded(term, linear_map.out_shape)
+    term = expanded(term, linear_map.out_shape).tidy()
     if linear_map.conjugate:
         term = term.with_values(term.values.conj().resolve_conj())
     return [_scaled(term, linear_map.coef, symbolic)]
@@ -104,7 +104,7 @@ def _masked(term: Term, mask: Tensor, symbolic: Symbolic) -> Term:
 
 
 def _mask(term: Term, linear_map: Mask, symbolic: Symbolic) -> Terms:
-    return [_masked(expanded(term, linear_map.out_shape), linear_map.mask, symbolic)]
+    return [_masked(expanded(term, linear_map.out_shape).tidy(), linear_map.mask, symbolic)]
 
 
 def _mask_back(term: Term, linear_map: Mask, symbolic: Symbolic) -> Terms:

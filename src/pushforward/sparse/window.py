@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.tables import table as as_table
 from pushforward.sparse.index import Index
+from pushforward.sparse.products import taken
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import progression
 
@@ -38,7 +39,7 @@ def window(tensor: Tensor, indices: Sequence[Index], lengths: Shape, symbolic: S
                 tensor = progression(tensor, place, index.offset, at, lengths[axis])
             else:
                 where = symbolic.once(functools.partial(torch.add, at, index.offset))
-                tensor = tensor.index_select(place, as_table(where))
+                tensor = taken(tensor, place, as_table(where))
             labels.insert(0, axis)
         else:
             found = _unmerged(tensor, place, index, lengths)
