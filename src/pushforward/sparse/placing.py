@@ -92,7 +92,7 @@ class Placement:
                     rest.append(_some(value, piece.lengths, piece.rest))
             if rest:
                 write = out.index_add_ if is_added else out.index_copy_
-                write(0, table(places), torch.cat(rest))
+                write(0, table(places), _joined(rest, like))
         return out
 
     def _all_places(self) -> Tensor:
