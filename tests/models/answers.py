@@ -6,6 +6,7 @@ and a backward pass of a backward pass for the Hessian along one direction.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -84,12 +85,18 @@ def points(model: Model) -> Iterator[Point]:
         yield Point(params, xs, tangent, seed)
 
 
+@contextlib.contextmanager
+def without_fused_kernels() -> Iterator[None]:
+    """oneDNN's recurrent layers and fused attention have no second derivative."""
+    onednn = torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+    with onednn, sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 @functools.cache
 def answers(name: str, dtype: torch.dtype) -> list[list[Answer]]:
     """The derivatives of a fresh model at its points, for each input of the batch."""
-    # oneDNN's recurrent layers and fused attention have no second derivative.
-    onednn = torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
-    with torch.random.fork_rng(devices=[]), onednn, sdpa_kernel(SDPBackend.MATH):
+    with torch.random.fork_rng(devices=[]), without_fused_kernels():
         model = build(name, dtype)
         return [_of_batch(model, point) for point in points(model)]
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 import torch
+from models.answers import without_fused_kernels
 from models.zoo import BUILDERS, build
 from models.zoo.model import Model, Params
 from oracles import STEP, assert_close
@@ -157,6 +158,32 @@ def test_grad_of_grad_equals_central_differences_of_the_gradient(model):
     )
     expected = hessian_product(model, weights, tangent)
     assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
+
+
+def curvature(model: Model, weights: Tensor, x: Tensor, tangent: Tensor) -> Tensor:
+    """The Hessian by the input of ``(weights * output).sum()`` along ``tangent``, by ``torch.autograd``."""
+    x = x.clone().requires_grad_()
+    with without_fused_kernels():
+        value = (weights * model.reference(model.params, x * 1)).sum()
+        (slope,) = torch.autograd.grad(value, x, create_graph=True)
+        along = (slope * tangent).sum()
+        if not along.requires_grad:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(along, x, materialize_grads=True)[0]
+
+
+@pytest.mark.parametrize("name", [name for name in SMOOTH if build(name).order > 1])
+def test_jvp_of_jvp_of_grad_equals_central_differences_of_the_curvature(name):
+    model = seeded(name)
+    (_, tangent), x = direction(model), model.x
+    weights = torch.randn_like(model.call(model.params, x))
+
+    def slope(x):
+        return pushforward.grad(scalar(model, weights), argnums=1)(model.params, x)
+
+    _, third = jvp(lambda x: jvp(slope, (x,), (tangent,))[1], (x,), (tangent,))
+    there, back = (curvature(model, weights, x + h * tangent, tangent) for h in (STEP, -STEP))
+    assert_close(third, (there - back) / (2 * STEP), rtol=1e-5, atol=1e-6)
 
 
 BATCHED = [name for name in SMOOTH if build(name).has_vmap]
