@@ -110,6 +110,16 @@ def test_an_ambient_dispatch_mode_sees_the_work_and_does_not_change_it(func):
     assert recorder.seen
 
 
+@pytest.mark.parametrize("number", [0.5, 1.5 + 2j])
+def test_an_ambient_dispatch_mode_does_not_change_numbers(number: complex):
+    x = torch.randn(3, dtype=F64)
+    for func in (lambda x: (x.sin() * number).abs(), lambda x: (x / number).abs()):
+        for _ in range(3):
+            with Recorder():
+                found = jacfwd(func)(x)
+            assert_close(found, torch.func.jacrev(func)(x))
+
+
 def test_an_ambient_dispatch_mode_sees_the_primal_operator_once():
     with Recorder() as recorder:
         jacfwd(lambda x: x.sin().exp())(torch.randn(3))

@@ -15,6 +15,7 @@ from pushforward.tape.overwritten import Restored
 from pushforward.tape.private_torch import (
     Node,
     is_zero_without_memory,
+    num_dispatch_modes,
     output_metadata,
     sequence_number,
 )
@@ -286,7 +287,10 @@ def has_zeros_without_memory(saved: Iterable[Any]) -> bool:
 def _typed(tensor: Tensor) -> Tensor:
     if tensor.dim() or not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
-    return tensor if torch.result_type(tensor, 1.0) is tensor.dtype else tensor.clone()
+    if torch.result_type(tensor, 1.0) is tensor.dtype:
+        return tensor
+    # Modes get it as a number of Python's, which has no clone.
+    return tensor.to(tensor.dtype, copy=True) if num_dispatch_modes() else tensor.clone()
 
 
 def metadata_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Any]:
