@@ -107,7 +107,7 @@ def test_another_branch_is_another_program(repeated: list[int]) -> None:
     up, down = torch.ones(2), -torch.ones(2)
     for x in (up, up, up, down, down, down, up):
         torch.testing.assert_close(jacrev(func)(x), torch.func.jacrev(func)(x))
-    assert len(repeated) == 3
+    assert len(repeated) == 2  # the last call is known by heart
 
 
 def test_captured_tensors_may_be_others(repeated: list[int]) -> None:

@@ -55,6 +55,11 @@ class Layout:
         return numbers.repeat_interleave(self.starts.diff())
 
     @property
+    def flat(self) -> Tensor:
+        """The place of each entry in the dense matrix, row-major ``(nnz,)``."""
+        return self.form("flat", lambda: self.rows * self.shape[1] + self.columns)
+
+    @property
     def indices(self) -> Tensor:
         """Row and column of each entry ``(2, nnz)``."""
         return self.form("indices", lambda: torch.stack([self.rows, self.columns]))

@@ -20,8 +20,17 @@ from pushforward.sparse.term import Term
 Terms = list[Term]
 
 
-def pushed(program: LinearProgram, starts: Sequence[Term], symbolic: Symbolic) -> list[Terms]:
-    """Return the terms of each output, from one of each input."""
+class TooManyTermsError(Exception):
+    """A variable has more terms than were asked for."""
+
+
+def pushed(
+    program: LinearProgram,
+    starts: Sequence[Term],
+    symbolic: Symbolic,
+    max_terms: int | None = None,
+) -> list[Terms]:
+    """Return the terms of each output, from one of each input; raise where there are more than ``max_terms``."""
     program.check_residuals()
     last_use = program.last_uses()
     alive: dict[int, Terms] = {
@@ -40,6 +49,8 @@ def pushed(program: LinearProgram, starts: Sequence[Term], symbolic: Symbolic) -
             _scatters(part.linear_map) for part in equation.terms
         ):
             found = joined(found, symbolic)
+        if max_terms is not None and len(found) > max_terms:
+            raise TooManyTermsError
         alive[equation.variable] = found
         for part in equation.terms:
             if last_use.get(part.variable) == position:

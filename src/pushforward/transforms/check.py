@@ -315,7 +315,7 @@ def _brought_along(
     functions: list[str] = []
     selected = Selected(NAME, tuple(point), tuple(range(len(point))))
     with Tape(NAME, flat, selected, {}) as tape:
-        nodes = tape.nodes
+        nodes = tape.reading.described()
     for node, kind, saved in nodes:
         if kind is not RULED:
             if isinstance(node, PythonNode):

@@ -30,6 +30,7 @@ from pushforward.transforms.assemble import (
     start,
     unit_seeds,
 )
+from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 from pushforward.trees import LEAF, unflatten
@@ -98,12 +99,16 @@ def jacfwd(
             tangents=functools.partial(_unit_tangents, leaves) if is_whole else None,
             begun=known,
         ) as tape:
-            if tape.tangents is not None:
+            few = by_entries(tape) if is_whole and tape.tangents is None else None
+            if few is not None:
+                rows = few
+            elif tape.tangents is not None:
                 rows = _columns(tape.pushed(tape.tangents, (_count(leaves),)), tape, leaves)
             else:
                 compute = functools.partial(pushed_columns, tape, chunk_size)
                 rows = tape.swept(NAME, compute) if is_whole else tape.computed(compute)
-        learn(key, tape, selected, args)
+        if few is None:  # else the kernels give entries
+            learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
 

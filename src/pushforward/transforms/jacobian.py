@@ -26,6 +26,7 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.assemble import from_tangents, start
+from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.jacfwd import arranged, pushed_columns
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.record import Tape
@@ -214,9 +215,13 @@ def _compute(
         takes_apart=takes_apart,
         begun=begun,
     ) as tape:
-        rows = (
-            _run(tape, mode, chunk_size) if is_dense else sparse_rows(NAME, tape, output, pattern)
-        )
+        if not is_dense:
+            rows = sparse_rows(NAME, tape, output, pattern)
+        else:
+            few = by_entries(tape) if chunk_size is None and mode in ("auto", "forward") else None
+            rows = _run(tape, mode, chunk_size) if few is None else few
+            if few is not None:
+                key = None  # the kernels give entries
     learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
 

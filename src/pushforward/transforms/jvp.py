@@ -64,7 +64,7 @@ def jvp(
         takes_apart=True,
         tangents=lambda: (directions, ()),
     ) as tape:
-        if strict and any(number < 0 for number, _ in tape.edges):
+        if strict and any(number < 0 for number, _ in tape.reading.outputs):
             raise ArgumentValueError(
                 "jvp(f, primals, tangents, strict=True): The output of f is independent of the inputs: got an output "
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."

@@ -43,13 +43,14 @@ class Tape:
 
     __slots__ = (
         "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_name", "_program",
-        "_reading", "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "results", "spec",
+        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "reading", "results", "spec",
         "tangents",
     )  # fmt: skip
 
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
     outputs: Sequence[Tensor]  # likewise
     results: list[Tensor]  # the outputs as the caller gets them
+    reading: Reading  # the graph that autograd recorded
 
     def __init__(
         self,
@@ -93,13 +94,13 @@ class Tape:
                 is_again = known.note(reason) or is_again
             is_apart = takes_apart and not known.asks
             run = Run(name, leaves, randomness, is_apart, keeps_layout=known.keeps_layout)
-        if seen_with_jvp and dual_run.is_needed(run, self._reading):
+        if seen_with_jvp and dual_run.is_needed(run, self.reading):
             dual = dual_run.DualRun(name, selected.leaves, randomness)
             try:
                 self._record(dual, func, selected, kwargs, has_aux)
                 run = dual
             except RuntimeError as error:
-                if dual_run.is_only_way(self._reading) or not dual_run.is_refusal(error):
+                if dual_run.is_only_way(self.reading) or not dual_run.is_refusal(error):
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
@@ -120,7 +121,7 @@ class Tape:
 
     def _learn(self, run: Run, func: Callable[..., Any]) -> None:
         """Note what may make the next call cheaper."""
-        known, reading = self._known, self._reading
+        known, reading = self._known, self.reading
         if run.is_watched:
             kinds = hash(tuple(reading.types))
             known.learn(func, kinds, run.is_quiet, run.num_beside(reading))
@@ -142,7 +143,7 @@ class Tape:
     ) -> Tape:
         """Return the tape of a graph that was read already."""
         self = cls.__new__(cls)
-        self._name, self._is_kept, self._reading = name, False, reading
+        self._name, self._is_kept, self.reading = name, False, reading
         self.inputs, self.outputs, self.batch, self._grad_mode = inputs, outputs, None, False
         self._program, self._signature, self._versions, self._unwritten = None, None, [], []
         return self
@@ -168,7 +169,7 @@ class Tape:
                 run.check_writes()
                 leaves = run.followed(leaves)
                 self.outputs = run.physical(leaves)
-                self._reading = reading = run.reading(self.outputs)
+                self.reading = reading = run.reading(self.outputs)
                 reading.anchors = self.outputs
                 is_known = run.is_watched or reading.known_edges is not None
                 if not (is_known or self._known.knows(hash(tuple(reading.types)))):
@@ -186,12 +187,12 @@ class Tape:
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
-        reading = self._reading
+        reading = self.reading
         if not reading.is_followed:
             reading.tensors = map_saved(
                 lambda t: detached(t) if t.requires_grad else t, reading.tensors
             )
-        self._versions = [(t, t._version) for t in self._reading.all_saved() if has_version(t)]
+        self._versions = [(t, t._version) for t in self.reading.all_saved() if has_version(t)]
         if self._cycles:
             weakref.finalize(self, end_cycles, self._cycles)
         self.write_back()
@@ -202,28 +203,23 @@ class Tape:
         return 0 if self.batch is None else 1
 
     @property
-    def nodes(self) -> list[tuple[Any, Any, list[Any]]]:
-        """What was recorded: autograd's nodes, with their types and what they saved."""
-        return self._reading.described()
-
-    @property
     def num_bytes(self) -> int:
         """How much memory is kept by what the nodes saved."""
-        saved = self._reading.all_saved()
+        saved = self.reading.all_saved()
         return sum({id(t): t.nbytes for t in saved if t.layout is torch.strided}.values())
 
     @property
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            self._program = lower(self._name, self._reading.typed())
+            self._program = lower(self._name, self.reading.typed())
         return self._program
 
     @property
     def signature(self) -> tuple[Any, ...]:
         """All that what is computed from the tape depends on but the tensors' elements."""
         if self._signature is None:
-            reading = self._reading
+            reading = self.reading
             if type(reading.signature) is list:
                 reading.signature = Signature(tuple(reading.signature))
             self._signature = (
@@ -232,14 +228,9 @@ class Tape:
             )  # fmt: skip
         return self._signature
 
-    @property
-    def edges(self) -> list[tuple[int, int]]:
-        """For each output the number of its node, negative where it does not depend on any input."""
-        return self._reading.outputs
-
     def _values(self, given: Sequence[Tensor]) -> list[Any]:
         """Return all that a sweep starts from: what the nodes saved, the nodes, and what the caller gave."""
-        return [*self._reading.tensors, self._reading.nodes, *given]
+        return [*self.reading.tensors, self.reading.nodes, *given]
 
     def swept(
         self,
@@ -258,11 +249,11 @@ class Tape:
         level = functorch_level()
         is_below = level is not None and self._is_below
         is_recording = torch.is_grad_enabled() and (
-            self._reading.is_followed
+            self.reading.is_followed
             or any(t.requires_grad for t in given)
             or (self._is_kept and level is not None and not is_below)
         )
-        if num_dispatch_modes() or self._reading.calls_back:
+        if num_dispatch_modes() or self.reading.calls_back:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
             return self._computed(compute, is_recording, is_below, given, place)
         key: Hashable = (kind, is_recording, level, self.signature)
@@ -286,7 +277,7 @@ class Tape:
         """
         if self._answer is None or not self._is_trusted or self.batch is not None:
             return None
-        reading, scripts = self._reading, self._known.scripts
+        reading, scripts = self.reading, self._known.scripts
         if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:
             return None
         if any(number < 0 for number, _ in reading.outputs):
@@ -295,7 +286,7 @@ class Tape:
 
     def computed(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which is not to be repeated."""
-        is_recording = torch.is_grad_enabled() and self._reading.is_followed
+        is_recording = torch.is_grad_enabled() and self.reading.is_followed
         return self._computed(compute, is_recording, self._is_below)
 
     def _computed(
@@ -332,8 +323,8 @@ class Tape:
 
     def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
         """Pull cotangent blocks of the outputs to the inputs."""
-        if self._program is None and not self._reading.hooks:
-            return pull(self._name, self._reading.typed(), cotangents)
+        if self._program is None and not self.reading.hooks:
+            return pull(self._name, self.reading.typed(), cotangents)
         return self.program.pull(cotangents)
 
     @property
@@ -351,7 +342,7 @@ class Tape:
 
     def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
         """Write down the kernels of ``compute()``."""
-        reading, tensors = self._reading, self._reading.tensors
+        reading, tensors = self.reading, self.reading.tensors
         # The number in 4 * x is saved as a tensor that modes see as a number.
         reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
         try:

@@ -26,6 +26,7 @@ from pushforward.transforms.record import Tape
 
 Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
 OUTPUTS = ("dense", "coo", "csr", "csc", "bsr", "auto")
+MAX_TERMS = 128  # of one variable, where few entries are hoped for
 AUTO_DENSITY = 0.1  # above which 'auto' gives a dense tensor
 
 PLAN = "sparse"
@@ -101,12 +102,23 @@ def sparse_rows(name: str, tape: Tape, output: Output, pattern: Any = None) -> l
     ]
 
 
+def entries_of(tape: Tape, bounded: bool = False) -> tuple[list[list[Tensor]], SparsePlan]:
+    """Return the values of the entries, by output and input, and the plan with their layouts.
+
+    Raises:
+        TooManyTermsError: ``bounded``, and there are more terms than entries are likely to be few for.
+    """
+    return _values(tape, False, bounded)
+
+
 def layouts_of(tape: Tape) -> list[list[Layout]]:
     """Return where entries may be nonzero, by output and input."""
     return _values(tape, False)[1].layouts
 
 
-def _values(tape: Tape, by_columns: bool) -> tuple[list[list[Tensor]], SparsePlan]:
+def _values(
+    tape: Tape, by_columns: bool, bounded: bool = False
+) -> tuple[list[list[Tensor]], SparsePlan]:
     key = (by_columns, tape.signature)
     plan: SparsePlan | None = PLANS.find(PLAN, key)
     if plan is not None:
@@ -120,16 +132,19 @@ def _values(tape: Tape, by_columns: bool) -> tuple[list[list[Tensor]], SparsePla
         else:
             return rows, plan
     plan = SparsePlan()
-    *rows, _ = tape.computed(functools.partial(_sweep, tape, by_columns, plan))
+    *rows, _ = tape.computed(functools.partial(_sweep, tape, by_columns, plan, bounded))
     PLANS.keep(PLAN, key, plan)
     return rows, plan
 
 
-def _sweep(tape: Tape, by_columns: bool, plan: SparsePlan) -> list[list[Tensor]]:
+def _sweep(
+    tape: Tape, by_columns: bool, plan: SparsePlan, bounded: bool = False
+) -> list[list[Tensor]]:
     """Return the values of each matrix, and at the end the index tensors on which the plan depends."""
     symbolic = Symbolic(plan.answers)
     starts = [identity(tuple(x.shape), x, i) for i, x in enumerate(tape.inputs)]
-    outputs = pushed(tape.program, starts, symbolic)
+    limit = MAX_TERMS if bounded else None
+    outputs = pushed(tape.program, starts, symbolic, limit)
     is_new = not plan.layouts
     layouts: list[list[Layout]] = []
     rows = []
@@ -155,9 +170,7 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
     if output == "auto":
         output = "csr" if values.numel() <= AUTO_DENSITY * math.prod(size) else "dense"
     if output == "dense":
-        dense = torch.zeros(size, dtype=values.dtype, device=values.device)
-        dense = dense.index_put((known.rows, known.columns), values)
-        return dense.reshape((*y.shape, *directions(x)))
+        return dense_of(values, known, y, x)
     if output == "coo":
         return torch.sparse_coo_tensor(
             copied_when_written(known.indices),
@@ -176,6 +189,16 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
     make = torch.sparse_csr_tensor if output == "csr" else torch.sparse_csc_tensor
     indices = copied_when_written(known.starts), copied_when_written(known.columns)
     return make(*indices, values, size, check_invariants=False)
+
+
+def dense_of(values: Tensor, known: Layout, y: Tensor, x: Tensor) -> Tensor:
+    """Write entries, in compressed rows, into a dense Jacobian."""
+    shape = (*y.shape, *directions(x))
+    dense = torch.zeros(math.prod(shape), dtype=values.dtype, device=values.device)
+    places = known.flat
+    if torch.is_grad_enabled() and values.requires_grad:
+        return dense.index_copy(0, places, values).reshape(shape)
+    return dense.index_copy_(0, places, values).reshape(shape)
 
 
 def _last(tensor: Tensor) -> int:

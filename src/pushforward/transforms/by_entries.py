@@ -1,0 +1,81 @@
+"""Dense Jacobians that have few entries: these are computed one by one and written into zeros, where that pays."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from pushforward.errors import UnsupportedError
+from pushforward.linear.kinds.composed import Composed
+from pushforward.linear.kinds.concat import Concat
+from pushforward.linear.kinds.convolve import Convolve
+from pushforward.linear.kinds.gather import Gather, Select, Slice
+from pushforward.linear.kinds.scan import Scan
+from pushforward.linear.kinds.take_along import TakeAlong
+from pushforward.linear.kinds.transposed import Transposed
+from pushforward.linear.map import AbstractLinearMap
+from pushforward.planning.calls import PLAIN
+from pushforward.planning.plans import PLANS
+from pushforward.sparse.sweep import TooManyTermsError
+from pushforward.tape.private_torch import functorch_level, num_dispatch_modes
+from pushforward.transforms.assemble import directions
+from pushforward.transforms.record import Tape
+from pushforward.transforms.sparse_output import dense_of, entries_of
+
+MIN_ENTRIES = 2**16  # of a Jacobian, below which blocks are as fast
+MAX_DENSITY = 1 / 16
+
+FEW = "few entries"
+_SEEN, _YES, _NO = range(3)
+
+# Blocks write out the ties of axes that these act on; terms keep them.
+_MOVING = (Concat, Convolve, Gather, Scan, Select, Slice, TakeAlong)
+
+
+def by_entries(tape: Tape) -> list[list[Tensor]] | None:
+    """Return the dense Jacobians of a tape by their entries; None where blocks are the better way.
+
+    Decided at the second call of a structure: what is called once does not pay for it.
+    """
+    sizes = [y.numel() * math.prod(directions(x)) for y in tape.outputs for x in tape.inputs]
+    if tape.batch is not None or sum(sizes) < MIN_ENTRIES:
+        return None
+    if functorch_level() is not None or num_dispatch_modes() or tape.reading.calls_back:
+        return None
+    if not all(type(t) in PLAIN for t in (*tape.inputs, *tape.outputs)):
+        return None
+    key = tape.signature
+    state = PLANS.find(FEW, key)
+    if state == _NO:
+        return None
+    if state is None:
+        moves = any(_moves(t.linear_map) for e in tape.program.equations for t in e.terms)
+        PLANS.keep(FEW, key, _SEEN if moves else _NO)
+        return None
+    try:
+        values, plan = entries_of(tape, bounded=True)
+    except (TooManyTermsError, UnsupportedError):
+        PLANS.keep(FEW, key, _NO)
+        return None
+    if state == _SEEN:
+        count = sum(v.numel() for row in values for v in row)
+        state = _YES if count <= MAX_DENSITY * sum(sizes) else _NO
+        PLANS.keep(FEW, key, state)
+        if state == _NO:
+            return None
+    return [
+        [
+            dense_of(found, known, y, x)
+            for found, known, x in zip(row, layouts, tape.inputs, strict=True)
+        ]
+        for row, layouts, y in zip(values, plan.layouts, tape.outputs, strict=True)
+    ]
+
+
+def _moves(linear_map: AbstractLinearMap) -> bool:
+    if isinstance(linear_map, Composed):
+        return _moves(linear_map.first) or _moves(linear_map.second)
+    if isinstance(linear_map, Transposed):
+        return _moves(linear_map.of)
+    return isinstance(linear_map, _MOVING)
