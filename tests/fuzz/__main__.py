@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import torch
 
+from fuzz.fresh import Fresh
 from fuzz.generate import generate
 from fuzz.run import Failure, run_program
 from fuzz.shrink import shrunk
@@ -60,12 +61,14 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def run_seed(seed: int, report: Report) -> Failure | None:
+def run_seed(seed: int, report: Report, fresh: Fresh | None) -> Failure | None:
     """Run one program, and count."""
     try:
         with limited(LIMIT):
             program = generate(seed)
-            failure, compared = run_program(program, report.skips, is_fresh=seed % BLOCK == 0)
+            failure, compared = run_program(
+                program, report.skips, is_fresh=seed % BLOCK == 0, fresh=fresh
+            )
     except Late:
         report.skips["took too long"] += 1
         print(f"seed {seed} took too long")
@@ -77,16 +80,16 @@ def run_seed(seed: int, report: Report) -> Failure | None:
     return failure
 
 
-def explain(seed: int, failure: Failure, seconds: float) -> None:
+def explain(seed: int, failure: Failure, seconds: float, fresh: Fresh | None) -> None:
     """Print a failing program, made small."""
     program = generate(seed)
     print(f"\n===== seed {seed}: {failure.kind}", flush=True)
-    again, _ = run_program(program)
+    again, _ = run_program(program, fresh=fresh)
     if again is None or again.kind != failure.kind:
         first = seed - seed % BLOCK
         print(f"alone it runs; after the seeds from {first} on it does not: {failure.details}")
         return
-    small, failure = shrunk(program, again, seconds)
+    small, failure = shrunk(program, again, seconds, fresh)
     print(small.script())
     print(f"# call {failure.call}: {failure.kind}\n{failure.details}", flush=True)
 
@@ -101,6 +104,12 @@ def main() -> int:
     )
     parser.add_argument("--each", type=int, default=2, help="failures of one kind to print")
     parser.add_argument(
+        "--fresh",
+        type=int,
+        default=10,
+        help="every so many programs are compared with fresh processes",
+    )
+    parser.add_argument(
         "--show", action="store_true", help="print the program of the seed, and run it"
     )
     options = parser.parse_args()
@@ -108,7 +117,7 @@ def main() -> int:
     faulthandler.enable()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # say what was run
     warnings.simplefilter("ignore")
-    report = Report()
+    report, server = Report(), Fresh()
     start = time.monotonic()
     seed = options.seed
     if options.show:
@@ -117,18 +126,20 @@ def main() -> int:
     try:
         while time.monotonic() - start < options.seconds and seed < options.seed + options.programs:
             try:
-                failure = run_seed(seed, report)
+                fresh = None if seed % options.fresh else server
+                failure = run_seed(seed, report, fresh)
             except Exception:
                 report.failures["the machine itself"] += 1
                 print(f"\n===== seed {seed}: the machine\n{traceback.format_exc()}")
                 failure = None
             if failure is not None and report.failures[failure.kind] <= options.each:
                 with contextlib.suppress(Late), limited(2 * options.shrink + LIMIT):
-                    explain(seed, failure, options.shrink)
+                    explain(seed, failure, options.shrink, fresh)
             seed += 1
     except KeyboardInterrupt:
         pass
     finally:
+        server.close()
         print(f"\nseeds {options.seed} to {seed - 1}")
         print("\n".join(report.lines(time.monotonic() - start)), flush=True)
     return 1 if report.failures else 0

@@ -16,6 +16,8 @@ import pushforward
 from fuzz import differences, reference
 from fuzz import torch_func as torch_transforms
 from fuzz.comparing import compare, compare_ends
+from fuzz.fresh import Answer, Fresh, difference
+from fuzz.fresh import plain as as_plain
 from fuzz.programs import Call, Program
 from fuzz.world import World
 
@@ -52,8 +54,10 @@ class Skip(Exception):
 class Runner:
     """Runs one program."""
 
-    def __init__(self, program: Program, skips: collections.Counter[str]) -> None:
-        self.program, self.skips = program, skips
+    def __init__(
+        self, program: Program, skips: collections.Counter[str], fresh: Fresh | None
+    ) -> None:
+        self.program, self.skips, self.fresh = program, skips, fresh
         self.ours = World(program, L=pushforward, T=torch_transforms, V=torch_transforms)
         self.first = self.ours.state()
         self.num_compared = 0
@@ -81,6 +85,10 @@ class Runner:
 
     def call(self, number: int, call: Call) -> Failure | None:
         state = self.ours.state() if call.keeps_state else self.first
+        if self.fresh is not None:
+            failure = self.against_fresh(self.fresh, number, call, state)
+            if failure is not None:
+                return failure
         plain = self.plain(call, state)
         expected, tolerance = self.expected(call, state)
         self.ours.prepare(call, state)
@@ -119,6 +127,35 @@ class Runner:
         if [self.ours.env[c].requires_grad for c in self.program.captured()] != required:
             return Failure("history left on a captured tensor", number, "")
         return None
+
+    def against_fresh(
+        self, fresh: Fresh, number: int, call: Call, state: dict[str, Any]
+    ) -> Failure | None:
+        """Compare with the first call of a fresh process, also where no reference can judge."""
+        self.ours.prepare(call, state)
+        actual: Answer
+        try:
+            actual = "result", as_plain(self.ours.evaluate(call.action, call))
+        except Exception as error:
+            actual = "error", f"{type(error).__name__}: {error}"
+        if "T." in call.action or "V." in call.action:
+            self.ours.restart()
+        theirs = fresh.answer(self.program, call, state)
+        if "died" in theirs or "had to be run twice" in str(actual[1]):
+            self.skips["no answer to compare with that of a fresh process"] += 1
+            return None
+        tolerance = SINGLE_TOLERANCE if self.is_single(call) else DOUBLE_TOLERANCE
+        wrong = difference(actual, theirs, tolerance)
+        if wrong is None:
+            self.skips["compared with a fresh process"] += 1
+            return None
+        delta = 1e-6 if tolerance == SINGLE_TOLERANCE else 1e-13
+        for factor in (1 - delta, 1 + delta):
+            nudged = fresh.answer(self.program, call, state, factor)
+            if difference(nudged, theirs, tolerance / 20) is not None:
+                self.skips["ill-conditioned"] += 1
+                return None
+        return Failure("repeated calls give something else", number, wrong)
 
     def plain(self, call: Call, state: dict[str, Any]) -> dict[str, Any] | None:
         """Call f alone; return what it leaves behind, None where transforms may call it otherwise."""
@@ -324,14 +361,20 @@ def _has_alias(call: Call) -> bool:
 
 
 def run_program(
-    program: Program, skips: collections.Counter[str] | None = None, is_fresh: bool = True
+    program: Program,
+    skips: collections.Counter[str] | None = None,
+    is_fresh: bool = True,
+    fresh: Fresh | None = None,
 ) -> tuple[Failure | None, int]:
-    """Run a program; return what is wrong, and how many results were compared."""
+    """Run a program; return what is wrong, and how many results were compared.
+
+    It starts with no plans if it ``is_fresh``. With ``fresh``, each call is made by a fresh process, too.
+    """
     if is_fresh:
         pushforward.clear_plans()
     skips = collections.Counter() if skips is None else skips
     try:
-        runner = Runner(program, skips)
+        runner = Runner(program, skips, fresh)
         failure = runner.run()
     finally:
         torch.set_grad_enabled(True)

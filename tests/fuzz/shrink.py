@@ -7,13 +7,16 @@ import re
 import time
 from collections.abc import Iterator
 
+from fuzz.fresh import Fresh
 from fuzz.programs import NAMES, Call, Program, Step
 from fuzz.run import Failure, run_program
 
 SECONDS = 60.0
 
 
-def shrunk(program: Program, failure: Failure, seconds: float = SECONDS) -> tuple[Program, Failure]:
+def shrunk(
+    program: Program, failure: Failure, seconds: float = SECONDS, fresh: Fresh | None = None
+) -> tuple[Program, Failure]:
     """Return a smaller program that fails alike."""
     end = time.monotonic() + seconds
     program = dataclasses.replace(program, calls=program.calls[: failure.call + 1])
@@ -23,16 +26,16 @@ def shrunk(program: Program, failure: Failure, seconds: float = SECONDS) -> tupl
         for candidate in _candidates(program):
             if time.monotonic() > end:
                 break
-            other = _fails(candidate, failure)
+            other = _fails(candidate, failure, fresh)
             if other is not None:
                 program, failure, found = candidate, other, True
                 break
     return program.used(), failure
 
 
-def _fails(candidate: Program, failure: Failure) -> Failure | None:
+def _fails(candidate: Program, failure: Failure, fresh: Fresh | None) -> Failure | None:
     try:
-        other, _ = run_program(candidate)
+        other, _ = run_program(candidate, fresh=fresh)
     except Exception:
         return None
     return other if other is not None and other.kind == failure.kind else None

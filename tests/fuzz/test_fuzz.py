@@ -8,6 +8,7 @@ import torch
 import pushforward
 from fuzz import run
 from fuzz.__main__ import Late, limited
+from fuzz.fresh import Fresh
 from fuzz.generate import generate
 from fuzz.run import run_program
 from fuzz.shrink import shrunk
@@ -60,3 +61,30 @@ def test_a_planted_fault_is_found_and_cut_down(monkeypatch):
     assert len(small.calls) == 1
     assert len(small.steps) <= 1
     exec(small.script().replace("for L in (R, P):", "for L in (R,):"), {})
+
+
+def test_repeated_calls_that_give_something_else_than_first_ones_are_found(monkeypatch):
+    right, counts = pushforward.jacrev, [0]
+
+    def forgetful(func, argnums=0, **options):
+        def call(*args):
+            counts[0] += 1
+            result = right(func, argnums, **options)(*args)
+            return (
+                torch.utils._pytree.tree_map(lambda y: y * 2, result) if counts[0] > 2 else result
+            )
+
+        return call
+
+    monkeypatch.setattr(run.pushforward, "jacrev", forgetful)
+    fresh = Fresh()
+    try:
+        found = None
+        for seed in range(30):
+            found, _ = run_program(generate(seed), fresh=fresh)
+            if found is not None:
+                break
+    finally:
+        fresh.close()
+    assert found is not None
+    assert found.kind == "repeated calls give something else"
