@@ -70,8 +70,8 @@ def _one(term: Term | None) -> Terms:
 def _scaled(term: Term, coef: Tensor | complex, symbolic: Symbolic) -> Term:
     if not isinstance(coef, Tensor):
         return term if coef == 1 else term.with_values(term.values * coef)
-    if coef.dim() == 0 or coef.numel() == 1:
-        return term.with_values(term.values * coef.reshape(()))
+    if coef.numel() == 1:  # modes get a saved number as one of Python's, which has no shape
+        return term.with_values(term.values * (coef.reshape(()) if coef.dim() else coef))
     return term.with_values(times(term.values, _near(term, coef, symbolic)))
 
 
