@@ -41,6 +41,12 @@ def padded(w: Tensor) -> Tensor:
     return w * (p[2:, 1:-1] + p[:-2, 1:-1] + p[1:-1, 2:] + p[1:-1, :-2])
 
 
+def heat(u: Tensor) -> Tensor:
+    p = F.pad(u, (1, 1, 1, 1, 1, 1))
+    c = slice(1, -1)
+    return p[2:, c, c] * u + p[:-2, c, c] + p[c, 2:, c] + p[c, :-2, c] + p[c, c, 2:] - p[c, c, :-2]
+
+
 def broyden(x: Tensor) -> Tensor:
     before = torch.cat([x.new_zeros(1), x[:-1]])
     return (3 - 2 * x) * x - before - 2 * torch.cat([x[1:], x.new_zeros(1)]) + 1
@@ -69,6 +75,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "large stencil": (brusselator, (2, 96, 96)),
     "padded stencil": (padded, (5, 7)),
     "large padded stencil": (padded, (200, 170)),
+    "large stencil in space": (heat, (24, 20, 22)),
     "tridiagonal": (broyden, (9,)),
     "arrow": (arrow, (9,)),
     "index writes": (written, (5, 6)),

@@ -197,11 +197,8 @@ def _box(places: Tensor) -> Box | None:
         beside[axis] += 1 if middle[axis] + 1 < length else -1
         step = int(places[tuple(beside)]) - centre if length > 1 else 0
         strides.append(step if beside[axis] > middle[axis] else -step)
-    reach = 0
-    for step, length in sorted((s, n) for s, n in zip(strides, lengths, strict=True) if n > 1):
-        if step <= reach:  # places would come twice
-            return None
-        reach += step * (length - 1)
+    if any(s <= 0 for s, n in zip(strides, lengths, strict=True) if n > 1):
+        return None
     first = centre - sum(s * m for s, m in zip(strides, middle, strict=True))
     wrong = places != _progressions(first, strides, lengths, places.device)
     low, high = [0] * len(lengths), list(lengths)
@@ -226,10 +223,20 @@ def _box(places: Tensor) -> Box | None:
     else:
         return None
     box = tuple(b - a for a, b in zip(low, high, strict=True))
-    if 2 * torch.Size(box).numel() < places.numel():
+    if 2 * torch.Size(box).numel() < places.numel() or _meets_itself(strides, box):
         return None
     offset = first + sum(s * a for s, a in zip(strides, low, strict=True))
     return Box(tuple(low), box, tuple(strides), offset)
+
+
+def _meets_itself(strides: Sequence[int], lengths: Shape) -> bool:
+    """Tell whether positions in a box might have the same place."""
+    reach = 0
+    for step, length in sorted((s, n) for s, n in zip(strides, lengths, strict=True) if n > 1):
+        if step <= reach:
+            return True
+        reach += step * (length - 1)
+    return False
 
 
 def _progressions(
