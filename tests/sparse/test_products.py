@@ -95,3 +95,14 @@ def test_entries_that_are_not_chosen_are_zero_where_the_other_branch_is_infinite
         found = pf.jacobian(func, output="csr")(x).to_dense()
         torch.testing.assert_close(found, pf.jacfwd(func)(x))
         assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize("transform", [pf.jacfwd, pf.jacrev, pf.jacobian])
+def test_second_derivatives_of_choices(transform):
+    def func(x: Tensor) -> Tensor:
+        return torch.where(x > 0.5, x**3, x.exp())
+
+    for _ in range(4):
+        x = torch.rand(7, dtype=F64)
+        got = transform(lambda x: pf.jacobian(func, output="coo")(x).values())(x)
+        torch.testing.assert_close(got, torch.where(x > 0.5, 6 * x, x.exp()).diag())
