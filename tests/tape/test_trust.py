@@ -323,3 +323,50 @@ def test_what_is_newly_written_to_loses_its_history(
             torch.testing.assert_close(call(), before)
             assert not target().requires_grad
             torch.testing.assert_close(target(), expected)
+
+
+@pytest.mark.parametrize("take", [lambda c: c.data, lambda c: c.data[:1], lambda c: c.detach()])
+@pytest.mark.parametrize("place", ["closure", "buffer"])
+def test_a_second_run_does_not_write_by_data_again(
+    place: str, take: Callable[[Tensor], Tensor]
+) -> None:
+    captured, holder, is_on = torch.ones(2, dtype=F64), _Holder(), [False]
+
+    def target() -> Tensor:
+        return captured if place == "closure" else holder.buffer
+
+    def f(x: Tensor) -> Tensor:
+        if is_on[0]:
+            take(target()).mul_(0.5)
+            own = x.detach() * 2
+            own.data.mul_(2)  # its own may be written to as often as it likes
+            return x.sin() * own
+        return x * x
+
+    x, expected = torch.rand(2, dtype=F64), torch.ones(2, dtype=F64)
+    for _ in range(CALLS):
+        jacrev(f)(x)
+    is_on[0] = True
+    with pytest.raises(UnsupportedError, match="had to be run twice"):
+        jacrev(f)(x)
+    for _ in range(CALLS):
+        take(expected).mul_(0.5)
+        torch.testing.assert_close(target(), expected)
+        torch.testing.assert_close(jacrev(f)(x), torch.diag(x.cos() * 4 * x))
+
+
+def test_a_second_run_may_write_to_its_own() -> None:
+    is_on = [False]
+
+    def f(x: Tensor) -> Tensor:
+        if is_on[0]:
+            own = x.detach() * 2
+            own.data.mul_(2)
+            return x.sin() * own
+        return x * x
+
+    x = torch.rand(2, dtype=F64)
+    for _ in range(CALLS):
+        jacrev(f)(x)
+    is_on[0] = True
+    torch.testing.assert_close(jacrev(f)(x), torch.diag(x.cos() * 4 * x))

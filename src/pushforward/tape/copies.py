@@ -84,6 +84,21 @@ def owned(result: Tensor, given: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def is_data(base: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Tell whether ``base`` is the ``.data``, which has a version of its own, of one of the tensors."""
+    memory = _memory_id(base)
+    if not memory or any(t is base or t._base is base for t in tensors):
+        return False
+    return any(_memory_id(t) == memory for t in tensors)
+
+
+def _memory_id(tensor: Tensor) -> int:
+    """Return where the memory of a tensor begins, 0 where that tells nothing."""
+    if is_wrapped(tensor) or tensor.layout is not torch.strided:
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
 def has_version(tensor: Tensor) -> bool:
     """Tell whether PyTorch counts the writes to a tensor."""
     return not (tensor.is_inference() or is_wrapped(tensor))

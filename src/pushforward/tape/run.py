@@ -18,6 +18,7 @@ from pushforward.tape.copies import detached, forget_history, tracked_copy, writ
 from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
 from pushforward.tape.layouts import lay_out, with_surroundings
+from pushforward.tape.modules import tensors_of
 from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_torch import (
     InferenceMode,
@@ -198,9 +199,9 @@ class Run(GraphReader):
         self._end = next_sequence_number()
         return result
 
-    def begin_again(self) -> None:
+    def begin_again(self, func: Callable[..., Any]) -> None:
         """Learn that the function has run before, and did not get far enough to be read."""
-        self._watcher.writes.run_again()
+        self._watcher.writes.run_again(tensors_of(func))
 
     def check_writes(self) -> None:
         """Refuse a second run that repeated writes to the caller's tensors, and undo those.

@@ -44,10 +44,10 @@ from pushforward.tape.writing import (
     Writes,
     assign,
     given_back,
-    map_tensors,
     write,
     write_out,
 )
+from pushforward.trees import map_tensors
 
 Handler = Callable[["Watcher", Any, tuple[Any, ...], dict[str, Any]], Any]
 

@@ -7,12 +7,13 @@ remembered. What the writes overwrite is kept where a node may have saved it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pushforward.tape.copies import is_data
 from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_torch import (
@@ -33,6 +34,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.reader import Geometry
 from pushforward.tape.stores import axes_of
+from pushforward.trees import map_tensors
 
 Taken = dict[int, tuple[Tensor, Tensor]]  # views, and the same taken anew, by id
 
@@ -43,7 +45,8 @@ class Writes:
     """What is to be known of the writes of one run."""
 
     __slots__ = (
-        "_first", "_own", "again", "geometries", "has_helped", "has_views", "kept", "level", "originals", "written",
+        "_first", "_own", "_reached", "again", "geometries", "has_helped", "has_views", "kept", "level", "originals",
+        "written",
     )  # fmt: skip
 
     def __init__(self, level: int) -> None:
@@ -54,6 +57,7 @@ class Writes:
         self.kept: list[Write] = []  # what was overwritten and may have been saved
         # Where the function is run a second time: what it has written to before, with its value now.
         self.again: list[tuple[Tensor, Tensor]] | None = None
+        self._reached: list[Tensor] = []  # there, by the function
         self._first = 0  # the number of the first node of the second run
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
         self.has_helped = False  # and did not just call what was called
@@ -95,13 +99,18 @@ class Writes:
             self.kept.append(write)
         return write
 
-    def run_again(self) -> None:
-        """Learn that the function has run before: it is to write nothing else than its own tensors."""
+    def run_again(self, reached: Iterable[Tensor]) -> None:
+        """Learn that the function, which has ``reached`` from outside, has run before: it is to write to none of it."""
         self.again, self._first = [], next_sequence_number()
+        self._reached = list(reached)
 
     def _is_outside(self, base: Tensor) -> bool:
         """Tell whether a tensor that was written to before is not the function's own, as far as that was seen."""
-        if not base._version or id(base) in self.written:
+        if id(base) in self.written:
+            return False
+        if not base.requires_grad and is_data(base, self._reached):
+            return True
+        if not base._version:
             return False
         if not base.requires_grad:
             return id(base) not in self._own
@@ -232,17 +241,6 @@ def given_back(result: Any, taken: Taken) -> Any:
         if result is new:
             return old
     return result
-
-
-def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Return ``tree`` with tensors replaced."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if type(tree) in (tuple, list):
-        return type(tree)(map_tensors(function, item) for item in tree)
-    if type(tree) is dict:
-        return {name: map_tensors(function, value) for name, value in tree.items()}
-    return tree
 
 
 def write(

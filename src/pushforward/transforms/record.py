@@ -160,7 +160,7 @@ class Tape:
         try:
             with run:
                 if is_again:
-                    run.begin_again()
+                    run.begin_again(func)
                 result = run.call(func, selected.replaced(run.tracked), kwargs)
                 output, aux = split_aux(self._name, result, has_aux)
                 leaves, self.spec = flatten(output)
