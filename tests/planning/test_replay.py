@@ -370,3 +370,46 @@ def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(CALLS):
             jacrev(torch.sin)(torch.randn(n))
     assert len(PLANS) <= 3
+
+
+def _written_part(x: Tensor) -> Tensor:
+    y = x * 1
+    y[0].copy_(x[1] * x[0])
+    return y
+
+
+TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "roll": lambda x: x.roll(1, 0) * x,
+    "flip": lambda x: x.flip(0) * x,
+    "pad": lambda x: torch.nn.functional.pad(x[None], (1, 1), mode="circular").sin(),
+    "diagonal": lambda x: (x * x).diagonal(1),
+    "unfold": lambda x: (x * x).unfold(0, 2, 1).sin(),
+    "a write": _written_part,
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("inner", ["jacrev", "jacfwd", "hvp", "grad"])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_kernels_do_not_outlive_the_transforms_around(name: str, inner: str) -> None:
+    f = TABLES[name]
+
+    def derivative(library: Any, inner: str) -> Callable[[Tensor], Tensor]:
+        def total(x: Tensor) -> Tensor:
+            y = f(x)
+            return (y * y * y).sum()
+
+        if inner == "hvp":
+            gradient = library.grad(total)
+            return lambda x: library.jvp(gradient, (x,), (x.cos(),))[1]
+        return library.grad(total) if inner == "grad" else getattr(library, inner)(f)
+
+    ours = derivative(pushforward, inner)
+    theirs = torch.func.jacrev(derivative(torch.func, "jacrev" if inner == "jacfwd" else inner))
+    for _ in range(CALLS + 2):
+        x = torch.rand(3, 3, dtype=torch.float64)
+        expected = theirs(x)
+        torch.testing.assert_close(torch.func.jacrev(ours)(x), expected)
+        torch.testing.assert_close(torch.func.jacfwd(ours)(x), expected)
+        nested = pushforward.jacrev(torch.func.jacrev(ours))(x)
+        torch.testing.assert_close(nested, torch.func.jacrev(theirs)(x))

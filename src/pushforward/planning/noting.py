@@ -84,7 +84,8 @@ class _Calls(TorchFunctionMode):
         """Call, and write the call down."""
         kwargs = kwargs or {}
         if func is table:
-            self._tables[id(args[0])] = args[0]
+            if not is_wrapped(args[0]):  # or it would outlive its transform
+                self._tables[id(args[0])] = args[0]
             return table(args[0])
         result = func(*args, **kwargs)
         is_nothing = func in METADATA or func in _STATE or (func in SELVES and result is args[0])
