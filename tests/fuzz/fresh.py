@@ -33,7 +33,10 @@ class Fresh:
         self._process = os.fork()
         if not self._process:
             self._pipe.close()
-            _serve(theirs)
+            try:
+                _serve(theirs)
+            finally:  # nothing of what the first process was about to do
+                os._exit(0)
         theirs.close()
 
     def answer(
@@ -53,13 +56,13 @@ def _serve(pipe: Connection) -> None:
         try:
             request = pickle.loads(pipe.recv_bytes())
         except (EOFError, KeyboardInterrupt):
-            os._exit(0)
+            return
         child = os.fork()
         if not child:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(SECONDS)
             pipe.send_bytes(pickle.dumps(evaluated(*request)))
-            os._exit(0)
+            return
         if os.waitpid(child, 0)[1]:
             pipe.send_bytes(pickle.dumps(("died", None)))
 
