@@ -11,6 +11,8 @@ from pushforward.rules import families as _families  # noqa: F401  (declares the
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
+from pushforward.sparse.coloring.choice import coloring as coloring
+from pushforward.sparse.coloring.result import Coloring as Coloring
 from pushforward.sparse.pattern import Pattern as Pattern
 from pushforward.sparse.spy import spy as spy
 from pushforward.tape.ruled import primitive as primitive
