@@ -23,6 +23,7 @@ from pushforward.linear.kinds.permute import Permute
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.determinants import cofactors
 from pushforward.rules.registry import rule
 
 aten = torch.ops.aten
@@ -53,26 +54,6 @@ def triangle_of(x: Tensor, *, upper: bool) -> Tensor:
 # Determinants
 
 
-def _cofactors(a: Tensor) -> Tensor:
-    """Return det(A) A⁻ᵀ, ``(*batch, n, n)``, also where A is singular.
-
-    From the LU factors, with zero pivots replaced by the square of the machine epsilon: det(A) and
-    A⁻¹ then err by inverse factors.
-    """
-    n = a.shape[-1]
-    lu, pivots, _ = torch.linalg.lu_factor_ex(a)
-    diagonal = lu.diagonal(dim1=-2, dim2=-1)
-    tiny = torch.finfo(a.dtype).eps ** 2
-    shift = torch.where(diagonal == 0, torch.full_like(diagonal, tiny), torch.zeros_like(diagonal))
-    lu = lu + torch.diag_embed(shift)
-    swaps = (pivots != torch.arange(1, n + 1, device=a.device)).sum(-1) % 2
-    determinant = (diagonal + shift).prod(-1) * (1 - 2 * swaps)
-    eye = torch.eye(n, dtype=a.dtype, device=a.device).expand(a.shape)
-    inverse = torch.linalg.lu_solve(lu, pivots, eye)
-    cofactors: Tensor = determinant[..., None, None] * inverse.mT
-    return cofactors
-
-
 def _trace_map(a: Tensor, coef: Tensor) -> Contract:
     """Return Ȧ ↦ Σ_ij coef_ij Ȧ_ij of each matrix."""
     batch = _batch(a)
@@ -81,7 +62,7 @@ def _trace_map(a: Tensor, coef: Tensor) -> Contract:
 
 
 def _det(A: Tensor) -> tuple[AbstractLinearMap, None, None]:
-    return _trace_map(A, _cofactors(A)), None, None
+    return _trace_map(A, cofactors(A)), None, None
 
 
 def _slogdet(
