@@ -43,7 +43,6 @@ push_dispatch_mode = torch._C._push_on_torch_dispatch_stack
 pop_dispatch_mode = functools.partial(torch._C._pop_torch_dispatch_stack, None)
 InferenceMode: Any = torch._C._InferenceMode
 push_grad_level = _functorch._grad_increment_nesting
-pop_levels_above = _functorch.pop_dynamic_layer_stack_and_undo_to_depth
 wrap_for_grad = _functorch._wrap_for_grad
 unwrap_for_grad = _functorch._unwrap_for_grad
 is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
@@ -93,6 +92,20 @@ def function_of(node: Node) -> Any:
         cell = found.backward.__closure__[names.index("autograd_function")]
         found = cell.cell_contents
     return found
+
+
+_LEVEL_ENDS: dict[Any, Callable[[], int]] = {
+    _functorch.TransformType.Grad: _functorch._grad_decrement_nesting,
+    _functorch.TransformType.Jvp: _functorch._jvp_decrement_nesting,
+    _functorch.TransformType.Vmap: _functorch._vmap_decrement_nesting,
+    _functorch.TransformType.Functionalize: _functorch._func_decrement_nesting,
+}
+
+
+def pop_levels_above(level: int) -> None:
+    """End the transforms of ``torch.func`` above ``level``, by their own kinds: 2.11 knows no other way."""
+    while (functorch_level() or 0) > level:
+        _LEVEL_ENDS[_functorch.peek_interpreter_stack().key()]()
 
 
 _FUNCTORCH_KEY_LIST = (
