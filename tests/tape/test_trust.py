@@ -295,6 +295,7 @@ def test_what_is_newly_written_to_loses_its_history(
         captured, holder, container = torch.ones(2, dtype=F64), _Holder(), {"kept": [x.clone()]}
         is_on = [False]
 
+        # B023: what these see is that of the round in which they are called.
         def target() -> Tensor:
             if place == "closure":
                 return captured  # noqa: B023

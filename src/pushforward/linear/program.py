@@ -181,17 +181,28 @@ def pull_blocks(
 
 
 def _before(block: Block, dtype: torch.dtype) -> Block:
-    """Convert to ``dtype`` before the map, unless that would drop an imaginary part."""
-    values = block.values
-    if values.dtype is dtype or (values.dtype.is_complex and not dtype.is_complex):
-        return block
-    return block.with_values(values.to(dtype))
+    return _with(block, before_map(block.values, dtype))
 
 
 def _in_dtype(block: Block, dtype: torch.dtype) -> Block:
-    values = block.values
+    return _with(block, after_map(block.values, dtype))
+
+
+def _with(block: Block, values: Tensor) -> Block:
+    return block if values is block.values else block.with_values(values)
+
+
+def before_map(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert to ``dtype`` before a map, unless that would drop an imaginary part."""
+    if values.dtype is dtype or (values.dtype.is_complex and not dtype.is_complex):
+        return values
+    return values.to(dtype)
+
+
+def after_map(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert to ``dtype`` after a map: the real part where that is real."""
     if values.dtype is dtype:
-        return block
+        return values
     if values.dtype.is_complex and not dtype.is_complex:
         values = values.real
-    return block.with_values(values.to(dtype))
+    return values.to(dtype)

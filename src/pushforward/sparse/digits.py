@@ -6,9 +6,12 @@ import functools
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from pushforward.linear.axes import Shape, reshape_groups
 from pushforward.sparse.index import Index, along, flat
-from pushforward.sparse.symbolic import Symbolic
+from pushforward.sparse.symbolic import Line, Symbolic
 from pushforward.sparse.term import Term, changed
 
 
@@ -56,15 +59,19 @@ def unravelled(
     offset, at, length = merged.offset, merged.line(inner), term.lengths[inner]
     digits: list[Index] = []
     stride = math.prod(sizes)
+    device = term.values.device
     for size in sizes:
         stride //= size
-        line = symbolic.line(
-            lambda stride=stride, size=size: (
-                (along(at, length, term.values.device) + offset) // stride % size
-            )  # type: ignore[misc]
-        )
+        digit = functools.partial(_digit, at, length, offset, stride, size, device)
+        line = symbolic.line(digit)
         digits.append(Index().with_part(inner, *line))
     return term, digits, rest
+
+
+def _digit(
+    at: Line, length: int, offset: int, stride: int, size: int, device: torch.device
+) -> Tensor:
+    return (along(at, length, device) + offset) // stride % size
 
 
 def _digits(term: Term, merged: Index, sizes: Shape) -> list[Index] | None:

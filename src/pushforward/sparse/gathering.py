@@ -32,10 +32,7 @@ def gathered(
         steps = symbolic.once(functools.partial(_slices, index, sizes, out))
         if steps is not None:
             return _strided(term, steps, mixed_in, mixed_out, out_shape, symbolic)
-    merged = flat([term.rows[a] for a in mixed_in], sizes, symbolic, term.lengths)
-    if len(merged.axes) > 1:
-        fuse = functools.partial(Term.fused, axes=merged.axes, symbolic=symbolic)
-        term, (merged,) = changed(term, [merged], fuse)
+    term, merged = _merged(term, mixed_in, symbolic)
     offset = merged.offset
 
     def where(found: Tensor) -> tuple[int, Line, int]:
@@ -87,10 +84,7 @@ def scattered(
             kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
             out = tuple([out_shape[a] for a in mixed_out])
             return _with_digits(term, merged, out, mixed_out, kept, out_shape, symbolic)
-    merged = flat([term.rows[a] for a in mixed_in], sizes, symbolic, term.lengths)
-    if len(merged.axes) > 1:
-        fuse = functools.partial(Term.fused, axes=merged.axes, symbolic=symbolic)
-        term, (merged,) = changed(term, [merged], fuse)
+    term, merged = _merged(term, mixed_in, symbolic)
     offset = merged.offset
     kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
     out_sizes = tuple([out_shape[a] for a in mixed_out])
@@ -117,6 +111,16 @@ def scattered(
         term, kept = changed(term, kept, pick)
     place = Index(0).with_part(inner, *line)
     return _with_digits(term, place, out_sizes, mixed_out, kept, out_shape, symbolic)
+
+
+def _merged(term: Term, axes: tuple[int, ...], symbolic: Symbolic) -> tuple[Term, Index]:
+    """Return the position in several near axes together, which follows at most one axis of the term returned."""
+    sizes = tuple([term.shape[a] for a in axes])
+    merged = flat([term.rows[a] for a in axes], sizes, symbolic, term.lengths)
+    if len(merged.axes) > 1:
+        fuse = functools.partial(Term.fused, axes=merged.axes, symbolic=symbolic)
+        term, (merged,) = changed(term, [merged], fuse)
+    return term, merged
 
 
 def _with_digits(

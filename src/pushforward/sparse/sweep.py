@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from pushforward.linear.kinds.composed import Composed
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import Transposed, transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.linear.program import LinearProgram
+from pushforward.linear.program import LinearProgram, after_map, before_map
 from pushforward.sparse.adding import added, joined
 from pushforward.sparse.pushing import push
 from pushforward.sparse.symbolic import Symbolic
@@ -40,9 +38,10 @@ def pushed(
         found: Terms = []
         for part in equation.terms:
             for term in alive.get(part.variable, ()):
-                term = _before(term, part.in_dtype)
+                term = term.with_values(before_map(term.values, part.in_dtype))
                 found += [
-                    _in_dtype(t, equation.dtype) for t in push(term, part.linear_map, symbolic)
+                    t.with_values(after_map(t.values, equation.dtype))
+                    for t in push(term, part.linear_map, symbolic)
                 ]
         found = added(found)
         if equation.variable not in program.outputs and any(
@@ -72,20 +71,3 @@ def _scatters(linear_map: AbstractLinearMap) -> bool:
 
 def _scatters_back(linear_map: AbstractLinearMap) -> bool:
     return _scatters(transpose(linear_map))
-
-
-def _before(term: Term, dtype: torch.dtype) -> Term:
-    """Convert to ``dtype`` before the map, unless that would drop an imaginary part."""
-    values = term.values
-    if values.dtype is dtype or (values.dtype.is_complex and not dtype.is_complex):
-        return term
-    return term.with_values(values.to(dtype))
-
-
-def _in_dtype(term: Term, dtype: torch.dtype) -> Term:
-    values = term.values
-    if values.dtype is dtype:
-        return term
-    if values.dtype.is_complex and not dtype.is_complex:
-        values = values.real
-    return term.with_values(values.to(dtype))

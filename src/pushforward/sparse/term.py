@@ -44,6 +44,8 @@ class Term:
 
     def with_values(self, values: Tensor) -> Term:
         """Return the same structure with other values."""
+        if values is self.values:
+            return self
         return dataclasses.replace(self, values=values)
 
     def with_rows(self, rows: Sequence[Index], shape: Shape) -> Term:

@@ -6,6 +6,7 @@ in the part of Python that numba compiles, and give the same result either way.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class Loop:
 def has_numba() -> bool:
     """Return whether numba is installed, and goes with the numpy that is."""
     try:
-        import numba  # noqa: F401
+        importlib.import_module("numba")
     except ImportError:
         return False
     return True
