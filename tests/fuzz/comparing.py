@@ -23,14 +23,17 @@ def compare(
         if not isinstance(b, Tensor):
             continue
         a, b = a.detach(), b.detach()
-        both = f"\nours      {a}\nreference {b}"
         if a.shape != b.shape:
-            return "shape", f"{tuple(a.shape)} instead of {tuple(b.shape)}{both}"
+            return "shape", f"{tuple(a.shape)} instead of {tuple(b.shape)}{_both(a, b)}"
         if with_dtype and a.dtype != b.dtype:
             return "dtype", f"{a.dtype} instead of {b.dtype}"
         if a.numel() and not bool(((a - b).abs() <= tolerance * scale).all()):
-            return "wrong number", both
+            return "wrong number", _both(a, b)
     return None
+
+
+def _both(a: Tensor, b: Tensor) -> str:
+    return f"\nours      {a}\nreference {b}"
 
 
 def compare_ends(actual: dict[str, Any], expected: dict[str, Any]) -> str | None:

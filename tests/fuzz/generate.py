@@ -86,11 +86,14 @@ class Generator:
                 _overlaps(b.env[n]) for n in NAMES.findall(code) if n in before
             ):
                 raise Missing  # what a write does there is not defined
+            versions = {n: before[n]._version for n in before}
             exec(code, b.env)
             for name in new:
                 self.check(b.env[name])
-            for name in b.names:
-                self.check(b.env[name])
+            for name, value in before.items():
+                is_same = b.env[name] is value and value._version == versions[name]
+                if not is_same or ".data" in code or "numpy" in code:
+                    self.check(b.env[name])
         except Exception:
             del b.declarations[num_declared:]
             b.counts = counts

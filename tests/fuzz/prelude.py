@@ -82,7 +82,8 @@ def backpropagated(compute: Callable[[], Any], leaves: Sequence[Any]) -> Any:
     """Return a result, and its gradients by what it captures."""
     tensors = [x for m in leaves for x in (m.parameters() if isinstance(m, nn.Module) else [m])]
     tensors = [x for x in tensors if x.requires_grad]
-    result = compute()
+    with R.differentiated():
+        result = compute()
     parts = [y for y in tree_flatten(result)[0] if isinstance(y, Tensor) and y.requires_grad]
     if not tensors or not parts:
         return result, [torch.zeros_like(x) for x in tensors]

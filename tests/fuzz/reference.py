@@ -5,9 +5,10 @@ The names and the shapes of results are those of pushforward.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +33,20 @@ def restart() -> None:
 def _check_time() -> None:
     if time.process_time() - _since > MAX_SECONDS:
         raise TooCostly
+
+
+_depth = 0  # functions under way that somebody differentiates
+
+
+@contextlib.contextmanager
+def differentiated() -> Iterator[None]:
+    """Keep graphs of derivatives, because these are differentiated again."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
 
 
 def _is_active(x: Any) -> bool:
@@ -71,7 +86,8 @@ class _Recorded:
                 self.leaves.append([leaf for leaf, _ in pairs])
                 self.specs.append(spec)
                 given[number] = tree_unflatten([copy for _, copy in pairs], spec)
-            self.output = func(*given)
+            with differentiated():
+                self.output = func(*given)
         self.outputs, self.out_spec = tree_flatten(self.output)
 
     def value(self) -> Any:
@@ -80,7 +96,7 @@ class _Recorded:
     def freed(self, y: Any) -> Any:
         return y if self.grad_mode or not isinstance(y, Tensor) else y.detach()
 
-    def pulled(self, cotangents: list[Tensor], create_graph: bool = True) -> list[list[Tensor]]:
+    def pulled(self, cotangents: list[Tensor]) -> list[list[Tensor]]:
         """Return the gradient of every input."""
         _check_time()
         flat = [x for leaves in self.leaves for x in leaves if _is_active(x)]
@@ -91,7 +107,7 @@ class _Recorded:
                     [y for y, _ in pairs],
                     flat,
                     [c for _, c in pairs],
-                    create_graph=create_graph and self.grad_mode_of_rows,
+                    create_graph=_depth > 0,
                     retain_graph=True,
                     allow_unused=True,
                 )
@@ -101,8 +117,6 @@ class _Recorded:
             [torch.zeros_like(x) if g is None else g for x, g in zip(flat, found, strict=True)]
         )
         return [[next(grads) if _is_active(x) else None for x in leaves] for leaves in self.leaves]
-
-    grad_mode_of_rows = True
 
     def tree(self, values: list[list[Any]]) -> Any:
         trees = tuple(tree_unflatten(v, s) for v, s in zip(values, self.specs, strict=True))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import re
+import types
 import warnings
 from typing import Any
 
@@ -23,14 +25,14 @@ class World:
     def __init__(self, program: Program, **libraries: Any) -> None:
         self.program = program
         self.env = namespace() | libraries
-        self.declared = compile(program.declared(), f"<declarations {program.seed}>", "exec")
+        self.declared = _compiled(program.declared(), f"<declarations {program.seed}>")
         name = f"<program {program.seed}>"
         text = program.function()
         if libraries.get("P") is reference:
             text = _without_out(text)
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
         exec(self.declared, self.env)
-        exec(compile(text, name, "exec"), self.env)
+        exec(_compiled(text, name), self.env)
 
     def restart(self) -> None:
         """Make all that is captured anew."""
@@ -84,6 +86,11 @@ class World:
         """Return what a call leaves behind."""
         inputs = [_memory(x) for x in tree_flatten(self.env["args"])[0]]
         return self.state() | {"inputs": inputs, "random": torch.get_rng_state()}
+
+
+@functools.lru_cache(16)
+def _compiled(text: str, name: str) -> types.CodeType:
+    return compile(text, name, "exec")
 
 
 def _memory(x: torch.Tensor) -> torch.Tensor:
