@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pushforward.tape import private_functorch
 from pushforward.tape import private_torch as private
 
 
@@ -101,7 +101,7 @@ def test_bare_tensors_pass_by_autograd_modes_and_transforms():
         with Seeing(), private.bare():
             y = weight * torch.rand(2)
             assert not y.requires_grad
-            assert not private.is_wrapped(y)
+            assert not private_functorch.is_wrapped(y)
         return x.sum()
 
     f(torch.ones(2))
@@ -115,133 +115,6 @@ def test_autocast_is_seen():
     assert not private.is_autocasting()
     with torch.autocast("cpu", torch.bfloat16):
         assert private.is_autocasting()
-
-
-# ---- Transforms of torch.func ----
-
-
-def test_levels_are_counted_from_one():
-    assert private.functorch_level() is None
-    assert private.functorch_stack() is None
-    seen = []
-
-    def f(x):
-        stack = private.functorch_stack()
-        seen.append((private.functorch_level(), [i.level() for i in stack]))
-        return x.sum()
-
-    torch.func.grad(lambda x: f(x) + torch.func.grad(f)(x).sum())(torch.ones(2))
-    assert seen == [(1, [1]), (2, [1, 2])]
-
-
-def test_a_level_of_ones_own_wraps_records_and_unwraps():
-    x = torch.ones(2)
-    level = private.push_grad_level()
-    try:
-        inner = private.start_requiring_grad(private.wrap_for_grad(x, level))
-        y = inner.sin()
-        assert private.is_wrapped(y)
-        assert private.level_of(y) == level == private.functorch_level()
-        assert y.grad_fn.name() == "SinBackward0"
-        saved = private.unwrap_for_grad(y.grad_fn._saved_self, level)
-        assert not private.is_wrapped(saved)
-        assert torch.equal(private.unwrap_for_grad(y, level), x.sin())
-        assert torch.equal(private.unwrapped(y), x.sin())
-    finally:
-        private.pop_levels_above(0)
-    assert private.functorch_level() is None
-    assert private.outlives_level(y)
-    assert private.level_of(y) == private._DEAD_LEVEL
-    assert not private.outlives_level(x)
-    assert private.level_of(x) < 0
-
-
-def test_transforms_forbid_to_set_requires_grad_until_that_is_allowed():
-    allowed = torch._C._functorch.get_inplace_requires_grad_allowed
-    assert not allowed()
-    private.allow_requiring_grad(True)
-    assert allowed()
-    private.allow_requiring_grad(False)
-
-
-def test_requires_grad_can_be_set_where_transforms_forbid_it():
-    def f(x):
-        y = x.detach()
-        with pytest.raises(RuntimeError, match="requires_grad_"):
-            y.requires_grad_()
-        assert private.start_requiring_grad(y) is y
-        assert y.requires_grad
-        with pytest.raises(RuntimeError, match="requires_grad_"):
-            x.detach().requires_grad_()
-        return x.sum()
-
-    torch.func.grad(f)(torch.ones(2))
-
-
-def test_batches_are_taken_apart_and_made():
-    xs = torch.rand(3, 4, 2)
-
-    def f(x):
-        (interpreter,) = private.functorch_stack()
-        level = interpreter.level()
-        assert private.vmap_settings(interpreter) == (4, randomness != "error")
-        assert private.batch_axis(x) == private.batch_axis_at(x, level) == 1
-        assert private.batch_axis_at(x, level + 1) is None
-        assert private.batch_axis_at(xs, level) is None
-        assert private.batch_axis(xs) is None
-        with private.without_functorch():
-            physical = private.unwrapped(x)
-            assert torch.equal(physical, xs)
-            assert not private.is_wrapped(physical * 2)
-            with private.with_functorch():
-                assert private.is_wrapped(x * 2)
-        made = private.add_batch_axis(physical, 1, level)
-        return made + x
-
-    for randomness in ("error", "same", "different"):
-        found = torch.func.vmap(f, in_dims=1, randomness=randomness)(xs)
-        assert torch.equal(found, 2 * xs.movedim(1, 0))
-    torch.func.grad(lambda x: _no_vmap(x))(torch.ones(2))
-
-
-def _no_vmap(x):
-    assert private.vmap_settings(private.functorch_stack()[0]) is None
-    return x.sum()
-
-
-def test_functionalized_tensors_are_known():
-    seen = []
-    torch.func.functionalize(lambda x: seen.append(private.is_functionalized(x)) or x)(
-        torch.ones(2)
-    )
-    assert seen == [True]
-    assert not private.is_functionalized(torch.ones(2))
-
-
-def test_levels_of_dual_numbers():
-    assert private.dual_level() < 0
-    with private.dual_numbers() as level:
-        assert level is None
-        assert private.dual_level() >= 0
-        assert (
-            forward_ad.unpack_dual(forward_ad.make_dual(torch.ones(2), torch.ones(2)).sin()).tangent
-            is not None
-        )
-    assert private.dual_level() < 0
-
-    def f(x):
-        outer = private.functorch_level()
-        with private.dual_numbers() as level:
-            assert level == outer + 1
-            dual = forward_ad.make_dual(x, x)
-            tangent = forward_ad.unpack_dual(dual.sin()).tangent
-            tangent = private.unwrap_for_grad(tangent, level)
-        assert private.functorch_level() == outer
-        return tangent
-
-    x = torch.rand(3, 2)
-    torch.testing.assert_close(torch.func.vmap(f)(x), x.cos() * x)
-    torch.func.jvp(lambda x: x if private.dual_level() >= 0 else None, (x,), (x,))
 
 
 # ---- Nodes ----
@@ -331,6 +204,16 @@ def test_decompositions_have_the_operators_signature():
 
 
 # ---- Memory, views and writes ----
+
+
+@pytest.mark.parametrize("write", [Tensor.zero_, lambda t: t.numpy().fill(0)])
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_write_to_either_of_two_copies_does_not_reach_the_other(write, of):
+    numbers = torch.arange(1, 4)
+    pair = numbers, private.copied_when_written(numbers)
+    write(pair[of])
+    assert pair[of].tolist() == [0, 0, 0]
+    assert pair[1 - of].tolist() == [1, 2, 3]
 
 
 def test_versions_in_the_error_about_overwritten_tensors():
@@ -545,38 +428,25 @@ def test_the_compiler_leaves_marked_functions_alone():
 # ---- All of them ----
 
 
-def test_every_private_name_is_used_here():
+@pytest.mark.parametrize("module", [private, private_functorch])
+def test_every_private_name_is_used_in_the_test_of_its_module(module):
+    tree = ast.parse(inspect.getsource(module))
     names = {
         name
-        for name, value in vars(private).items()
-        if not name.startswith("_")
-        and not inspect.ismodule(value)
-        and getattr(value, "__module__", private.__name__) in (private.__name__, None, "torch._C")
-        and name
-        not in (
-            "annotations",
-            "Any",
-            "Node",
-            "Tensor",
-            "TypeVar",
-            "Callable",
-            "Iterator",
-            "DispatchKey",
-        )
+        for statement in tree.body
+        for name in names_defined_by(statement)
+        if not name.startswith("_") and name not in ("Node", "FUNCTORCH_KEYS")
     }
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(Path(__file__).read_text()))
-        if isinstance(node, ast.Attribute)
-    }
+    test = Path(__file__).with_name(f"test_{module.__name__.split('.')[-1]}.py")
+    used = {n.attr for n in ast.walk(ast.parse(test.read_text())) if isinstance(n, ast.Attribute)}
+    assert names
     assert names <= used, names - used
 
 
-@pytest.mark.parametrize("write", [Tensor.zero_, lambda t: t.numpy().fill(0)])
-@pytest.mark.parametrize("of", [0, 1])
-def test_a_write_to_either_of_two_copies_does_not_reach_the_other(write, of):
-    numbers = torch.arange(1, 4)
-    pair = numbers, private.copied_when_written(numbers)
-    write(pair[of])
-    assert pair[of].tolist() == [0, 0, 0]
-    assert pair[1 - of].tolist() == [1, 2, 3]
+def names_defined_by(statement):
+    match statement:
+        case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)):
+            return [name]
+        case ast.FunctionDef(name=name):
+            return [name]
+    return []

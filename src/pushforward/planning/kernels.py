@@ -36,7 +36,8 @@ from pushforward.planning.simplifying import (
     without_units,
     without_unused,
 )
-from pushforward.tape.private_torch import is_wrapped, without_frame
+from pushforward.tape.private_functorch import is_wrapped
+from pushforward.tape.private_torch import without_frame
 
 Replay = Callable[[Sequence[Any]], Rows]
 

@@ -15,7 +15,8 @@ from pushforward.linear.tables import table
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
-from pushforward.tape.private_torch import PythonNode, is_wrapped, set_grad_enabled
+from pushforward.tape.private_functorch import is_wrapped
+from pushforward.tape.private_torch import PythonNode, set_grad_enabled
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]

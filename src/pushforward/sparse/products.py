@@ -10,7 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from pushforward.tape.private_torch import dual_level
+from pushforward.tape.private_functorch import dual_level
 
 LONG = 32  # an axis along which values are laid out
 MAX_ADDED = (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape.private_torch import (
+from pushforward.tape.private_functorch import (
     add_batch_axis,
     batch_axis_at,
     functorch_level,

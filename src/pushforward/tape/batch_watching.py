@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.in_place import TWINS
-from pushforward.tape.private_torch import (
-    batch_axis_at,
-    level_of,
-    unwrapped,
-    without_functorch,
-)
+from pushforward.tape.private_functorch import batch_axis_at, level_of, unwrapped, without_functorch
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import QUESTIONS, Watcher
 

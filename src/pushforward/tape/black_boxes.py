@@ -18,7 +18,8 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.transposition import LinearFunction
 from pushforward.tape import custom_functions
-from pushforward.tape.private_torch import Node, output_metadata, with_functorch
+from pushforward.tape.private_functorch import with_functorch
+from pushforward.tape.private_torch import Node, output_metadata
 
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
 

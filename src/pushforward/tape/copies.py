@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape.private_torch import (
+from pushforward.tape.private_functorch import (
     functorch_level,
     is_wrapped,
     outlives_level,

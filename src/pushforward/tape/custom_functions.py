@@ -14,15 +14,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import MissingRuleError
+from pushforward.tape.private_functorch import is_wrapped, unwrapped
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
     CheckpointFunction,
     Node,
     PythonNode,
-    is_wrapped,
     output_metadata,
     sequence_number,
-    unwrapped,
 )
 
 _BY_ENGINE = (BackwardHookFunction, CheckpointFunction)

@@ -18,7 +18,8 @@ from torch.autograd import forward_ad
 from pushforward.errors import UnsupportedError
 from pushforward.tape.copies import tracked_copy
 from pushforward.tape.node_types import JVP_ONLY, WITH_JVP
-from pushforward.tape.private_torch import dual_numbers, function_of, unwrap_for_grad
+from pushforward.tape.private_functorch import dual_numbers, unwrap_for_grad
+from pushforward.tape.private_torch import function_of
 from pushforward.tape.reader import Reading
 from pushforward.tape.run import Run
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pushforward.tape.private_torch import functorch_level
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.ruled import call_ruled
 
 Equivalent = Callable[..., Any]

@@ -15,14 +15,8 @@ from pushforward.tape.batch import Batch
 from pushforward.tape.copies import forget_history
 from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
-from pushforward.tape.private_torch import (
-    Node,
-    expected_version,
-    in_backward_pass,
-    is_refusal,
-    unwrap_for_grad,
-    without_functorch,
-)
+from pushforward.tape.private_functorch import unwrap_for_grad, without_functorch
+from pushforward.tape.private_torch import Node, expected_version, in_backward_pass, is_refusal
 from pushforward.tape.reader import (
     Reading,
     ends_of,

@@ -12,13 +12,8 @@ from torch import Tensor
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.general import General
 from pushforward.tape.custom_functions import is_called_by_engine
-from pushforward.tape.private_torch import (
-    Node,
-    batch_axis,
-    output_metadata,
-    unwrapped,
-    with_functorch,
-)
+from pushforward.tape.private_functorch import batch_axis, unwrapped, with_functorch
+from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Reading
 
 Call = Callable[[Tensor], Tensor | None]

@@ -13,15 +13,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from pushforward.tape.private_torch import (
+from pushforward.tape.private_functorch import (
     allow_requiring_grad,
-    function_mode_at,
     functorch_level,
+    pop_levels_above,
+)
+from pushforward.tape.private_torch import (
+    function_mode_at,
     num_dispatch_modes,
     num_function_modes,
     pop_dispatch_mode,
     pop_function_mode,
-    pop_levels_above,
     push_dispatch_mode,
     push_function_mode,
     set_grad_enabled,

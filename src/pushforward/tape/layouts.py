@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape.private_torch import dual_level, is_wrapped, shares_storage
+from pushforward.tape.private_functorch import dual_level, is_wrapped
+from pushforward.tape.private_torch import shares_storage
 from pushforward.tape.trust import LayoutError
 
 Inputs = Sequence[tuple[Tensor, Tensor]]  # copies, and what they are copies of

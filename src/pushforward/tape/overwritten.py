@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from pushforward.tape.node_types import NodeType
+from pushforward.tape.private_functorch import is_wrapped, without_functorch
 from pushforward.tape.private_torch import (
     Node,
     expected_version,
     is_refusal,
-    is_wrapped,
     keeping_version,
     next_sequence_number,
     num_holders,
@@ -29,7 +29,6 @@ from pushforward.tape.private_torch import (
     sequence_number,
     set_grad_enabled,
     shares_storage,
-    without_functorch,
 )
 
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.overwritten import end_cycles
+from pushforward.tape.private_functorch import dual_level, functorch_level
 from pushforward.tape.private_torch import (
     Node,
-    dual_level,
-    functorch_level,
     is_held,
     is_one_of_several,
     keeping_version,

@@ -1,11 +1,10 @@
-"""Every private name of PyTorch that this package leans on; tests/tape/test_private_torch.py pins each."""
+"""The private names of PyTorch outside ``torch.func``; tests/tape/test_private_torch.py pins each."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib
-import operator
 import re
 import sys
 import threading
@@ -15,17 +14,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
-from torch._functorch import eager_transforms
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
-_functorch: Any = torch._C._functorch
+from pushforward.tape.private_functorch import FUNCTORCH_KEYS
 
 _creation_meta: Any = torch._C._autograd._get_creation_meta
 _creation_metas: Any = torch._C._autograd.CreationMeta
 _MULTI_OUTPUT_NODE = int(_creation_metas.MULTI_OUTPUT_NODE)
-_DEAD_LEVEL = -2  # what PyTorch says of a wrapper whose transform is over; -1 of a plain tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -36,36 +31,12 @@ num_function_modes = torch._C._len_torch_function_stack
 function_mode_at = torch._C._get_function_stack_at
 push_function_mode = torch._C._push_on_torch_function_stack
 pop_function_mode = torch._C._pop_torch_function_stack
-allow_requiring_grad = _functorch.set_inplace_requires_grad_allowed
-functorch_level = _functorch.maybe_current_level
 num_dispatch_modes = torch._C._len_torch_dispatch_stack
 push_dispatch_mode = torch._C._push_on_torch_dispatch_stack
 pop_dispatch_mode = functools.partial(torch._C._pop_torch_dispatch_stack, None)
 InferenceMode: Any = torch._C._InferenceMode
-push_grad_level = _functorch._grad_increment_nesting
-wrap_for_grad = _functorch._wrap_for_grad
-unwrap_for_grad = _functorch._unwrap_for_grad
-is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 copied_when_written: Callable[[Tensor], Tensor] = torch._lazy_clone  # to either of the two
 is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor")
-is_functionalized = _functorch.is_functionaltensor
-unwrapped = _functorch.get_unwrapped
-level_of = _functorch.maybe_get_level  # negative of a tensor that is none of torch.func's wrappers
-
-_VMAP = _functorch.TransformType.Vmap
-_NO_RANDOMNESS = _functorch.RandomnessType.Error
-
-
-def start_requiring_grad(tensor: Tensor) -> Tensor:
-    """Call ``requires_grad_`` also where a transform of ``torch.func`` forbids that to its function."""
-    allowed = _functorch.get_inplace_requires_grad_allowed()
-    try:
-        allow_requiring_grad(True)
-        return tensor.requires_grad_()
-    finally:
-        allow_requiring_grad(allowed)
-
-
 make_wrapper = torch.Tensor._make_wrapper_subclass
 without_frame = attrgetter("_op")  # of an overload: what it calls, 0.2 microseconds faster
 keeping_version: Any = vars(torch.autograd)[
@@ -93,32 +64,6 @@ def function_of(node: Node) -> Any:
         found = cell.cell_contents
     return found
 
-
-_LEVEL_ENDS: dict[Any, Callable[[], int]] = {
-    _functorch.TransformType.Grad: _functorch._grad_decrement_nesting,
-    _functorch.TransformType.Jvp: _functorch._jvp_decrement_nesting,
-    _functorch.TransformType.Vmap: _functorch._vmap_decrement_nesting,
-    _functorch.TransformType.Functionalize: _functorch._func_decrement_nesting,
-}
-
-
-def pop_levels_above(level: int) -> None:
-    """End the transforms of ``torch.func`` above ``level``, by their own kinds: 2.11 knows no other way."""
-    while (functorch_level() or 0) > level:
-        _LEVEL_ENDS[_functorch.peek_interpreter_stack().key()]()
-
-
-_FUNCTORCH_KEY_LIST = (
-    DispatchKey.FuncTorchDynamicLayerFrontMode,
-    DispatchKey.FuncTorchDynamicLayerBackMode,
-    DispatchKey.FuncTorchGradWrapper,
-    DispatchKey.FuncTorchBatched,
-)
-_FUNCTORCH_KEYS = functools.reduce(operator.or_, map(torch._C.DispatchKeySet, _FUNCTORCH_KEY_LIST))
-
-
-functorch_stack = _functorch.get_interpreter_stack
-add_batch_axis = _functorch._add_batch_dim
 
 JaggedTensor: Any = importlib.import_module("torch.nested._internal.nested_tensor").NestedTensor
 below_autograd: Any = torch._C._AutoDispatchBelowADInplaceOrView
@@ -159,63 +104,6 @@ def decomposition(name: str, overload: str) -> Any:
     return torch._decomp.decomposition_table[getattr(getattr(torch.ops.aten, name), overload)]
 
 
-def batch_axis(tensor: Tensor) -> int | None:
-    """Return which axis of the tensor inside is the batch of a ``vmap``; None of a tensor that is not batched."""
-    axis: int = _functorch.maybe_get_bdim(tensor)
-    return axis if _functorch.is_batchedtensor(tensor) else None
-
-
-def batch_axis_at(tensor: Tensor, level: int) -> int | None:
-    """Return which axis of the physical tensor is the batch of a ``vmap``; None of a tensor that it does not batch."""
-    if not _functorch.is_batchedtensor(tensor) or _functorch.maybe_get_level(tensor) != level:
-        return None
-    axis: int = _functorch.maybe_get_bdim(tensor)
-    return axis
-
-
-def vmap_settings(interpreter: Any) -> tuple[int, bool] | None:
-    """Return the batch size of a ``vmap``, and whether random numbers may be drawn in it; None of other transforms."""
-    if interpreter.key() != _VMAP:
-        return None
-    level = _functorch.CVmapInterpreterPtr(interpreter)
-    return level.batchSize(), level.randomness() != _NO_RANDOMNESS
-
-
-@contextlib.contextmanager
-def dual_numbers() -> Iterator[int | None]:
-    """Open a level of dual numbers; under transforms of ``torch.func`` one of theirs, whose number is given."""
-    if functorch_level() is None:
-        with forward_ad.dual_level():
-            yield None
-        return
-    with eager_transforms.jvp_increment_nesting() as level, forward_ad._set_fwd_grad_enabled(True):
-        is_first = eager_transforms.JVP_NESTING == 1
-        with forward_ad.dual_level() if is_first else contextlib.nullcontext():
-            yield level
-
-
-def without_functorch() -> Any:
-    """Return a context in which plain tensors do not pass through the transforms of ``torch.func``."""
-    return torch._C._ExcludeDispatchKeyGuard(_FUNCTORCH_KEYS)
-
-
-@contextlib.contextmanager
-def with_functorch() -> Iterator[None]:
-    """Undo `without_functorch`, and let ``vmap`` loop over operators without batching rules in silence."""
-    keys = [
-        key for key in _FUNCTORCH_KEY_LIST if torch._C._dispatch_tls_is_dispatch_key_excluded(key)
-    ]
-    for key in keys:
-        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
-    _functorch._set_vmap_fallback_warning_enabled(False)
-    try:
-        yield
-    finally:
-        _functorch._set_vmap_fallback_warning_enabled(True)  # there is no asking what it was
-        for key in keys:
-            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
-
-
 @contextlib.contextmanager
 def bare() -> Iterator[None]:
     """Let plain tensors pass by autograd, the transforms of ``torch.func`` and all modes."""
@@ -227,7 +115,7 @@ def bare() -> Iterator[None]:
     with (
         torch._C.DisableTorchFunction(),
         torch._C._AutoDispatchBelowAutograd(),
-        torch._C._ExcludeDispatchKeyGuard(_FUNCTORCH_KEYS),
+        torch._C._ExcludeDispatchKeyGuard(FUNCTORCH_KEYS),
         modes,
     ):
         yield
@@ -342,12 +230,6 @@ def is_autocasting() -> bool:
     return bool(torch._C._is_any_autocast_enabled())
 
 
-def outlives_level(tensor: Tensor) -> bool:
-    """Tell whether a tensor belongs to a transform of ``torch.func`` that is over: nothing can be done with it."""
-    level: int = _functorch.maybe_get_level(tensor)
-    return level == _DEAD_LEVEL or level > (functorch_level() or 0)
-
-
 class _Eagerly:
     """While a recording runs, functions made by ``torch.compile`` run as they were written.
 
@@ -406,8 +288,3 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
 def has_dynamo() -> bool:
     """Tell whether anything was compiled in this process."""
     return "torch._dynamo.eval_frame" in sys.modules
-
-
-def dual_level() -> int:
-    """Return the level of dual numbers of ``torch.autograd.forward_ad``; negative if none is on."""
-    return int(torch.autograd.forward_ad._current_level)

@@ -9,13 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.private_torch import (
-    bare,
-    functorch_level,
-    num_dispatch_modes,
-    num_function_modes,
-    without_functorch,
-)
+from pushforward.tape.private_functorch import functorch_level, without_functorch
+from pushforward.tape.private_torch import bare, num_dispatch_modes, num_function_modes
 
 # By owner, the functions that may draw; those that write their numbers into a tensor are among `Tensor`'s.
 _NAMES: dict[Any, str] = {

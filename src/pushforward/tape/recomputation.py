@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pushforward.tape.private_functorch import without_functorch
 from pushforward.tape.private_torch import (
     has_saving_hooks,
     num_function_modes,
     pop_function_mode,
     push_function_mode,
     run_backward,
-    without_functorch,
 )
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pushforward.tape.private_torch import decomposition, functorch_level
+from pushforward.tape.private_functorch import functorch_level
+from pushforward.tape.private_torch import decomposition
 
 # These take an input, or data and sizes of batches; then the state, the parameters, and settings.
 _LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")

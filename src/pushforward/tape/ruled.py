@@ -18,7 +18,7 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
 from pushforward.rules.following import follow_by
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
-from pushforward.tape.private_torch import functorch_level
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.trees import TreeSpec, flatten, unflatten
 
 Key = tuple[int | str, int | None]  # an argument, and the place in it where it is a list

@@ -20,18 +20,20 @@ from pushforward.tape.interrupts import finish_contexts, function_modes, put_mod
 from pushforward.tape.layouts import lay_out, with_surroundings
 from pushforward.tape.modules import tensors_of
 from pushforward.tape.overwritten import Cycle, cycles, end_cycles
-from pushforward.tape.private_torch import (
-    InferenceMode,
+from pushforward.tape.private_functorch import (
     batch_axis_at,
-    compiled_functions_run_eagerly,
     functorch_level,
-    has_dynamo,
-    next_sequence_number,
     push_grad_level,
-    sequence_number,
-    set_grad_enabled,
     unwrap_for_grad,
     without_functorch,
+)
+from pushforward.tape.private_torch import (
+    InferenceMode,
+    compiled_functions_run_eagerly,
+    has_dynamo,
+    next_sequence_number,
+    sequence_number,
+    set_grad_enabled,
 )
 from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pushforward.tape.coordinates import Coordinates, refused
 from pushforward.tape.metadata import METADATA
-from pushforward.tape.private_torch import is_wrapped, make_wrapper
+from pushforward.tape.private_functorch import is_wrapped
+from pushforward.tape.private_torch import make_wrapper
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 

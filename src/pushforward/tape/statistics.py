@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.private_torch import functorch_level
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.writing import COPY, write
 
 _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from pushforward.tape.modules import Modes, modes_of, tensors_of
-from pushforward.tape.private_torch import is_wrapped, sequence_number
+from pushforward.tape.private_functorch import is_wrapped
+from pushforward.tape.private_torch import sequence_number
 from pushforward.tape.reader import Signature
 from pushforward.tape.scripts import Script
 

@@ -21,18 +21,20 @@ from pushforward.tape.hooks import Hook, register
 from pushforward.tape.in_place import SWITCHED, TWINS
 from pushforward.tape.layouts import Inputs, by_numbers
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
-from pushforward.tape.private_torch import (
+from pushforward.tape.private_functorch import (
     add_batch_axis,
     batch_axis_at,
     functorch_level,
-    is_about_inference,
-    is_refusal,
     is_wrapped,
     level_of,
-    num_function_modes,
-    pop_function_mode,
     start_requiring_grad,
     unwrapped,
+)
+from pushforward.tape.private_torch import (
+    is_about_inference,
+    is_refusal,
+    num_function_modes,
+    pop_function_mode,
 )
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
 from pushforward.tape.recurrent import STEPPED

@@ -16,21 +16,23 @@ from torch import Tensor
 from pushforward.tape.copies import is_data
 from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
-from pushforward.tape.private_torch import (
-    Node,
+from pushforward.tape.private_functorch import (
     add_batch_axis,
     batch_axis_at,
     functorch_level,
     is_functionalized,
+    level_of,
+    unwrapped,
+    without_functorch,
+)
+from pushforward.tape.private_torch import (
+    Node,
     is_one_of_several,
     is_plain_view,
-    level_of,
     next_sequence_number,
     num_function_modes,
     num_holders,
     sequence_number,
-    unwrapped,
-    without_functorch,
 )
 from pushforward.tape.reader import Geometry
 from pushforward.tape.stores import axes_of

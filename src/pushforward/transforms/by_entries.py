@@ -18,7 +18,8 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.planning.calls import PLAIN
 from pushforward.planning.plans import PLANS
 from pushforward.sparse.sweep import TooManyTermsError
-from pushforward.tape.private_torch import functorch_level, num_dispatch_modes
+from pushforward.tape.private_functorch import functorch_level
+from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.transforms.assemble import directions
 from pushforward.transforms.record import Tape
 from pushforward.transforms.sparse_output import dense_of, entries_of

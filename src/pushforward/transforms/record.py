@@ -23,13 +23,8 @@ from pushforward.tape.interrupts import in_grad_mode
 from pushforward.tape.lowering import lower, pull
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
-from pushforward.tape.private_torch import (
-    functorch_level,
-    in_backward_pass,
-    is_autocasting,
-    num_dispatch_modes,
-    without_functorch,
-)
+from pushforward.tape.private_functorch import functorch_level, without_functorch
+from pushforward.tape.private_torch import in_backward_pass, is_autocasting, num_dispatch_modes
 from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
 from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.run import Run

@@ -20,9 +20,9 @@ from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
 from pushforward.tape import trust
 from pushforward.tape.continued import Begun
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
-    functorch_level,
     has_dynamo,
     in_backward_pass,
     is_autocasting,

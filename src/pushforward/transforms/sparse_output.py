@@ -19,7 +19,8 @@ from pushforward.sparse.layout import Layout, layout
 from pushforward.sparse.sweep import pushed
 from pushforward.sparse.symbolic import Answers, ChangedError, Symbolic
 from pushforward.sparse.term import identity
-from pushforward.tape.private_torch import copied_when_written, functorch_level
+from pushforward.tape.private_functorch import functorch_level
+from pushforward.tape.private_torch import copied_when_written
 from pushforward.transforms.assemble import directions, jacobian_dtype
 from pushforward.transforms.compressed import compressed, given_pattern
 from pushforward.transforms.record import Tape
