@@ -11,6 +11,7 @@ from pushforward.rules import families as _families  # noqa: F401  (declares the
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable
 from pushforward.rules.registry import rule as rule
+from pushforward.rules.registry import with_output as with_output
 from pushforward.sparse.coloring.choice import coloring as coloring
 from pushforward.sparse.coloring.result import Coloring as Coloring
 from pushforward.sparse.pattern import Pattern as Pattern

@@ -15,7 +15,7 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import elementwise, rule
+from pushforward.rules.registry import elementwise, rule, with_output
 
 aten = torch.ops.aten
 
@@ -50,6 +50,7 @@ def _by_kernel(
         takes_input: Whether the kernel needs the input, beside the output.
     """
 
+    @with_output
     def maps(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> AbstractLinearMap:
         if x.is_complex() and coef is not None:
             return _scale(x, coef(out, x, *args, **kwargs))
@@ -171,8 +172,10 @@ elementwise(
 )
 elementwise(
     aten.rrelu_with_noise_.default,
-    lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: _rrelu_coef(
-        out, noise, lower, upper, training
+    with_output(
+        lambda x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None, *, out: (
+            _rrelu_coef(out, noise, lower, upper, training)
+        )
     ),
 )
 elementwise(
@@ -305,6 +308,7 @@ elementwise(
 # Dropout
 
 
+@with_output
 def _dropout(x: Tensor, p: float, train: bool | None, *, out: Any) -> tuple[Scale, None]:
     if train is False:
         return _scale(x, 1), None

@@ -15,7 +15,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.tables import table
 from pushforward.rules.indexing import along_axis, between
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.views import (
     identity_map,
     place_along,
@@ -29,6 +29,7 @@ Indices = Sequence[Tensor | None]
 # Joining: one map for each piece
 
 
+@with_output
 def _cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[AbstractLinearMap | None]:
     axis, out_shape = normalize_axis(dim, out.ndim), shape_of(out)
     maps: list[AbstractLinearMap | None] = []
@@ -42,12 +43,14 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[Abstra
     return maps
 
 
+@with_output
 def _stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor) -> list[AbstractLinearMap]:
     axis, out_shape = normalize_axis(dim, out.ndim), shape_of(out)
     shape = (*out_shape[:axis], *out_shape[axis + 1 :])
     return [Concat(shape, out_shape, axis, i, new_axis=True) for i in range(len(tensors))]
 
 
+@with_output
 def _block_diag(tensors: Sequence[Tensor], *, out: Tensor) -> list[AbstractLinearMap]:
     maps = []
     top = left = 0

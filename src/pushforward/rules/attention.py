@@ -19,7 +19,7 @@ from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -115,6 +115,7 @@ def _declare(operator: Any, read: Callable[..., tuple[Tensor | None, float, bool
     """Declare a kernel; ``read`` makes (mask, dropout_p, is_causal) of what follows the value."""
 
     def partial(which: int) -> Callable[..., Any]:
+        @with_output
         def maps(
             query: Tensor,
             key: Tensor,

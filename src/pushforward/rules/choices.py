@@ -9,7 +9,7 @@ from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.elementwise import mask_map
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -24,8 +24,8 @@ def share_map(x: Tensor, out: Tensor, is_chosen: Tensor, is_tied: Tensor) -> Abs
 rule(
     aten.where.self,
     None,
-    lambda condition, x, y, *, out: mask_map(x, out, _condition(condition)),
-    lambda condition, x, y, *, out: mask_map(y, out, torch.logical_not(condition)),
+    with_output(lambda condition, x, y, *, out: mask_map(x, out, _condition(condition))),
+    with_output(lambda condition, x, y, *, out: mask_map(y, out, torch.logical_not(condition))),
 )
 
 
@@ -35,19 +35,22 @@ def _condition(condition: Tensor) -> Tensor:
 
 rule(
     aten.masked_fill,
-    lambda x, mask, value, *, out: mask_map(x, out, torch.logical_not(mask)),
+    with_output(lambda x, mask, value, *, out: mask_map(x, out, torch.logical_not(mask))),
     None,
-    lambda x, mask, value, *, out: mask_map(value, out, mask),
+    with_output(lambda x, mask, value, *, out: mask_map(value, out, mask)),
 )
-rule(aten.nan_to_num, lambda x, *args, out, **kwargs: mask_map(x, out, torch.isfinite(x)))
+rule(
+    aten.nan_to_num,
+    with_output(lambda x, *args, out, **kwargs: mask_map(x, out, torch.isfinite(x))),
+)
 # Neither is less if one is not a number: both count then.
 rule(
     aten.maximum,
-    lambda x, y, *, out: share_map(x, out, torch.logical_not(x < y), x == y),
-    lambda x, y, *, out: share_map(y, out, torch.logical_not(y < x), x == y),
+    with_output(lambda x, y, *, out: share_map(x, out, torch.logical_not(x < y), x == y)),
+    with_output(lambda x, y, *, out: share_map(y, out, torch.logical_not(y < x), x == y)),
 )
 rule(
     aten.minimum,
-    lambda x, y, *, out: share_map(x, out, torch.logical_not(x > y), x == y),
-    lambda x, y, *, out: share_map(y, out, torch.logical_not(y > x), x == y),
+    with_output(lambda x, y, *, out: share_map(x, out, torch.logical_not(x > y), x == y)),
+    with_output(lambda x, y, *, out: share_map(y, out, torch.logical_not(y > x), x == y)),
 )

@@ -12,7 +12,7 @@ from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.linalg import batched, solution_map, symmetrized, triangle_of
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 Function = Callable[[Tensor], Tensor]
@@ -40,18 +40,21 @@ def _cholesky_map(a: Tensor, factor: Tensor, *, upper: bool) -> AbstractLinearMa
 
 rule(
     aten.linalg_cholesky_ex.default,
-    lambda self, *, upper=False, check_errors=False, out: (
-        _cholesky_map(self, out[0], upper=upper),
-        None,
+    with_output(
+        lambda self, *, upper=False, check_errors=False, out: (
+            _cholesky_map(self, out[0], upper=upper),
+            None,
+        )
     ),
 )
 if hasattr(aten, "cholesky"):  # until PyTorch 2.13
     rule(
         aten.cholesky.default,
-        lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper),
+        with_output(lambda self, upper=False, *, out: _cholesky_map(self, out, upper=upper)),
     )
 
 
+@with_output
 def _cholesky_inverse(self: Tensor, upper: bool = False, *, out: Tensor) -> AbstractLinearMap:
     """Math: X = (L Lᴴ)⁻¹ moves by -X (L̇ Lᴴ + L L̇ᴴ) X."""
     factor = triangle_of(self, upper=upper)
@@ -74,6 +77,7 @@ rule(aten.cholesky_inverse.default, _cholesky_inverse)
 
 
 def _cholesky_solve(which: int) -> Callable[..., Any]:
+    @with_output
     def partial(
         self: Tensor, input2: Tensor, upper: bool = False, *, out: Tensor
     ) -> AbstractLinearMap:

@@ -11,7 +11,7 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.choices import share_map
 from pushforward.rules.elementwise import mask_map
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -23,6 +23,7 @@ SHARES_TIES = torch.__version__ >= "2.14"
 # Without shares
 
 
+@with_output
 def _inside(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
     inside = torch.ones((), dtype=torch.bool, device=x.device)
     if min is not None:
@@ -32,11 +33,13 @@ def _inside(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask
     return mask_map(x, out, inside)
 
 
+@with_output
 def _below(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> Mask:
     below = x < min
     return mask_map(min, out, below if max is None else below & (min < max))
 
 
+@with_output
 def _above(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
     assert max is not None
     above = x > max
@@ -88,8 +91,8 @@ else:
     rule(aten.clamp_min, _inside, _below)
     rule(
         aten.clamp_max,
-        lambda x, max, *, out: _inside(x, None, max, out=out),
-        lambda x, max, *, out: _above(x, None, max, out=out),
+        with_output(lambda x, max, *, out: _inside(x, None, max, out=out)),
+        with_output(lambda x, max, *, out: _above(x, None, max, out=out)),
     )
 
 
@@ -110,11 +113,11 @@ def _second(x: Tensor, y: Tensor, out: Tensor, is_before: Tensor) -> AbstractLin
 
 rule(
     aten.fmax,
-    lambda x, y, *, out: _first(x, y, out, x >= y),
-    lambda x, y, *, out: _second(x, y, out, x >= y),
+    with_output(lambda x, y, *, out: _first(x, y, out, x >= y)),
+    with_output(lambda x, y, *, out: _second(x, y, out, x >= y)),
 )
 rule(
     aten.fmin,
-    lambda x, y, *, out: _first(x, y, out, x <= y),
-    lambda x, y, *, out: _second(x, y, out, x <= y),
+    with_output(lambda x, y, *, out: _first(x, y, out, x <= y)),
+    with_output(lambda x, y, *, out: _second(x, y, out, x <= y)),
 )

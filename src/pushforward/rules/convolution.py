@@ -14,7 +14,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.permute import Permute
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -25,6 +25,7 @@ def _sizes(value: int | Sequence[int], num_axes: int) -> Sizes:
     return sizes * num_axes if len(sizes) == 1 else sizes
 
 
+@with_output
 def convolution_map(
     input: Tensor,
     weight: Tensor,
@@ -52,6 +53,7 @@ def convolution_map(
     )
 
 
+@with_output
 def convolution_weight_map(
     input: Tensor,
     weight: Tensor,
@@ -123,6 +125,7 @@ def convolution_weight_map(
     return General(tuple(weight.shape), tuple(out.shape), push, pull, kept, uniform=groups == 1)
 
 
+@with_output
 def _convolution_bias(
     input: Tensor, weight: Tensor, bias: Tensor, *options: object, out: Tensor
 ) -> AbstractLinearMap:
@@ -155,7 +158,9 @@ def _conv_tbc(which: int, self: Tensor, weight: Tensor, pad: int, out: Tensor) -
 
 rule(
     aten.conv_tbc,
-    lambda self, weight, bias, pad=0, *, out: _conv_tbc(0, self, weight, pad, out),
-    lambda self, weight, bias, pad=0, *, out: _conv_tbc(1, self, weight, pad, out),
-    lambda self, weight, bias, pad=0, *, out: Expand(tuple(bias.shape), tuple(out.shape)),
+    with_output(lambda self, weight, bias, pad=0, *, out: _conv_tbc(0, self, weight, pad, out)),
+    with_output(lambda self, weight, bias, pad=0, *, out: _conv_tbc(1, self, weight, pad, out)),
+    with_output(
+        lambda self, weight, bias, pad=0, *, out: Expand(tuple(bias.shape), tuple(out.shape))
+    ),
 )

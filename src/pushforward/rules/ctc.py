@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -132,6 +132,7 @@ def _loss_map(slope: Tensor, loss: Tensor) -> AbstractLinearMap:
     return Contract(tuple(slope.shape), tuple(loss.shape), "tnc", "tnc", "n", slope)
 
 
+@with_output
 def _ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
@@ -150,6 +151,7 @@ def _ctc_loss(
     return _loss_map(slope, out[0]), None
 
 
+@with_output
 def _cudnn_ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

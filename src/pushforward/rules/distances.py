@@ -13,7 +13,7 @@ from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 Number = float | complex
@@ -71,13 +71,13 @@ def _cdist(
 
 rule(
     aten._cdist_forward,
-    lambda x1, x2, p, compute_mode, *, out: _cdist(0, x1, x2, p, out=out),
-    lambda x1, x2, p, compute_mode, *, out: _cdist(1, x1, x2, p, out=out),
+    with_output(lambda x1, x2, p, compute_mode, *, out: _cdist(0, x1, x2, p, out=out)),
+    with_output(lambda x1, x2, p, compute_mode, *, out: _cdist(1, x1, x2, p, out=out)),
 )
 rule(
     aten._euclidean_dist,
-    lambda x1, x2, *, out: _cdist(0, x1, x2, out=out),
-    lambda x1, x2, *, out: _cdist(1, x1, x2, out=out),
+    with_output(lambda x1, x2, *, out: _cdist(0, x1, x2, out=out)),
+    with_output(lambda x1, x2, *, out: _cdist(1, x1, x2, out=out)),
 )
 
 

@@ -17,7 +17,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import elementwise, rule
+from pushforward.rules.registry import elementwise, rule, with_output
 
 aten = torch.ops.aten
 
@@ -68,7 +68,7 @@ elementwise(
     # Not by the output, which is not saved.
     lambda x, y, rounding_mode=None: 0.0 if rounding_mode else -(x / y) / y,
 )
-elementwise(aten.reciprocal, lambda x, *, out: -out * out)
+elementwise(aten.reciprocal, with_output(lambda x, *, out: -out * out))
 elementwise(
     aten.fmod,
     lambda x, y: 1,
@@ -120,6 +120,7 @@ def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
     return x + x if y == 2 else y * x.pow(y - 1)
 
 
+@with_output
 def _pow_exponent(x: Any, y: Tensor, *, out: Tensor) -> Tensor:
     # xʸ log x, but 0 where x = 0 and Re y ≥ 0.
     if isinstance(x, Tensor):
@@ -136,9 +137,11 @@ def _pow_exponent(x: Any, y: Tensor, *, out: Tensor) -> Tensor:
 elementwise(aten.pow.Tensor_Tensor, _pow_base, _pow_exponent)
 elementwise(aten.pow.Tensor_Scalar, _pow_base_scalar)
 elementwise(aten.pow.Scalar, None, _pow_exponent)
-elementwise(aten.sqrt, lambda x, *, out: 0.5 / out)
-elementwise(aten.rsqrt, lambda x, *, out: -0.5 * out * out * out)
-elementwise(aten.hypot, lambda x, y, *, out: x / out, lambda x, y, *, out: y / out)
+elementwise(aten.sqrt, with_output(lambda x, *, out: 0.5 / out))
+elementwise(aten.rsqrt, with_output(lambda x, *, out: -0.5 * out * out * out))
+elementwise(
+    aten.hypot, with_output(lambda x, y, *, out: x / out), with_output(lambda x, y, *, out: y / out)
+)
 
 # Exponentials and logarithms
 
@@ -155,9 +158,9 @@ def _log1p(x: Any, y: Any) -> Tensor:
     return torch.log1p(torch.where((x == 0) & (y <= -1), 0, y))
 
 
-elementwise(aten.exp, lambda x, *, out: out)
-elementwise(aten.exp2, lambda x, *, out: out * math.log(2))
-elementwise(aten.expm1, lambda x, *, out: out + 1)
+elementwise(aten.exp, with_output(lambda x, *, out: out))
+elementwise(aten.exp2, with_output(lambda x, *, out: out * math.log(2)))
+elementwise(aten.expm1, with_output(lambda x, *, out: out + 1))
 elementwise(aten.log, lambda x: x.reciprocal())
 elementwise(aten.log2, lambda x: 1 / (x * math.log(2)))
 elementwise(aten.log10, lambda x: 1 / (x * math.log(10)))
@@ -185,19 +188,22 @@ elementwise(
 elementwise(
     aten.ldexp,
     lambda x, y: torch.pow(2.0, y),
-    lambda x, y, *, out: out * math.log(2),
+    with_output(lambda x, y, *, out: out * math.log(2)),
 )
 rule(
     aten.frexp,
-    lambda x, *, out: (
-        Scale(tuple(x.shape), tuple(x.shape), torch.exp2(-out[1].to(x.dtype))),
-        None,
+    with_output(
+        lambda x, *, out: (
+            Scale(tuple(x.shape), tuple(x.shape), torch.exp2(-out[1].to(x.dtype))),
+            None,
+        )
     ),
 )
 
 # Trigonometric
 
 
+@with_output
 def _sinc(x: Tensor, *, out: Tensor) -> Tensor:
     # d/dx sin t / t with t = πx is (cos t - sin t / t) / x. For |t| < 0.1 its Taylor series to t⁷,
     # whose error is below 1e-16, since the fraction cancels there and has no derivative at 0.
@@ -219,7 +225,7 @@ def _squared_radius(x: Tensor, y: Tensor) -> Tensor:
 
 elementwise(aten.sin, lambda x: x.cos())
 elementwise(aten.cos, lambda x: -x.sin())
-elementwise(aten.tan, lambda x, *, out: 1 + out * out)
+elementwise(aten.tan, with_output(lambda x, *, out: 1 + out * out))
 elementwise(aten.asin, lambda x: (1 - x * x).rsqrt())
 elementwise(aten.acos, lambda x: -(1 - x * x).rsqrt())
 elementwise(aten.atan, lambda x: 1 / (1 + x * x))
@@ -238,6 +244,7 @@ elementwise(aten.sinc, _sinc)
 # Signs, absolute values
 
 
+@with_output
 def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
     # For y = z / |z|: ẏ = (ż - y Re(ȳ ż)) / |z|, self-adjoint; 0 at z = 0, and for real z.
     shape = tuple(x.shape)
@@ -261,15 +268,17 @@ rule(aten.sgn, _sgn)
 elementwise(aten.abs, _abs)
 elementwise(
     aten.copysign,
-    lambda x, y, *, out: torch.where(
-        torch.isnan(x), math.nan, torch.sgn(x) * torch.copysign(torch.ones_like(x), out)
+    with_output(
+        lambda x, y, *, out: torch.where(
+            torch.isnan(x), math.nan, torch.sgn(x) * torch.copysign(torch.ones_like(x), out)
+        )
     ),
     _zero,
 )
 rule(
     aten.heaviside,
-    lambda x, values, *, out: Scale(tuple(x.shape), tuple(out.shape), 0.0),
-    lambda x, values, *, out: mask_map(values, out, x == 0),
+    with_output(lambda x, values, *, out: Scale(tuple(x.shape), tuple(out.shape), 0.0)),
+    with_output(lambda x, values, *, out: mask_map(values, out, x == 0)),
 )
 
 # The next number towards y moves with x, unless it is y: PyTorch's convention.
@@ -298,15 +307,19 @@ elementwise(aten.complex, lambda a, b: 1, lambda a, b: 1j)
 
 elementwise(aten.erf, lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x))
 elementwise(aten.erfc, lambda x: -2 / math.sqrt(math.pi) * torch.exp(-x * x))
-elementwise(aten.erfinv, lambda x, *, out: math.sqrt(math.pi) / 2 * torch.exp(out * out))
-elementwise(aten.special_erfcx, lambda x, *, out: 2 * (x * out - 1 / math.sqrt(math.pi)))
+elementwise(
+    aten.erfinv, with_output(lambda x, *, out: math.sqrt(math.pi) / 2 * torch.exp(out * out))
+)
+elementwise(
+    aten.special_erfcx, with_output(lambda x, *, out: 2 * (x * out - 1 / math.sqrt(math.pi)))
+)
 elementwise(
     aten.special_ndtri,
-    lambda x, *, out: math.sqrt(2 * math.pi) * torch.exp(out * out / 2),
+    with_output(lambda x, *, out: math.sqrt(2 * math.pi) * torch.exp(out * out / 2)),
 )
 elementwise(
     aten.special_log_ndtr,
-    lambda x, *, out: torch.exp(-(out + x * x / 2)) / math.sqrt(2 * math.pi),
+    with_output(lambda x, *, out: torch.exp(-(out + x * x / 2)) / math.sqrt(2 * math.pi)),
 )
 elementwise(aten.special_entr, lambda x: -(1 + x.log()))
 
@@ -356,11 +369,11 @@ def _count(n: int, like: Tensor) -> Tensor:
 
 elementwise(
     aten._standard_gamma,
-    lambda alpha, generator=None, *, out: aten._standard_gamma_grad(alpha, out),
+    with_output(lambda alpha, generator=None, *, out: aten._standard_gamma_grad(alpha, out)),
 )
 for _operator in (
     aten.fake_quantize_per_tensor_affine_cachemask,
     aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams,
     aten.fake_quantize_per_channel_affine_cachemask,
 ):
-    rule(_operator, lambda x, *_, out: (mask_map(x, out[0], out[1]), None))
+    rule(_operator, with_output(lambda x, *_, out: (mask_map(x, out[0], out[1]), None)))

@@ -14,7 +14,7 @@ from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.views import (
     shape_of,
 )
@@ -48,6 +48,7 @@ def _embedding_map(shape: Shape, indices: Tensor, padding_idx: int) -> AbstractL
     return Gather(shape, out_shape, index, (0,), mixed_out, is_total=padding_idx < 0)
 
 
+@with_output
 def _embedding_dense_backward(
     y: Tensor, indices: Tensor, num_weights: int, padding_idx: int, *_: Any, out: Tensor
 ) -> AbstractLinearMap:

@@ -21,7 +21,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -163,6 +163,7 @@ def _beside(first: Factor, second: Factor, size: int, dim: int) -> Factor:
     return Factor(lambda seeds: torch.cat([first.push(seeds), second.push(seeds)], dim), pull)
 
 
+@with_output
 def _qr(A: Tensor, mode: str = "reduced", *, out: tuple[Tensor, Tensor]) -> Maps:
     """See `qr_factors`. Unlike PyTorch also for tall matrices with ``mode='complete'``.
 
@@ -247,6 +248,7 @@ def _singular_vectors(
     return _beside(vectors, Factor(push_extra, pull_extra), k, -1)
 
 
+@with_output
 def _svd(
     A: Tensor,
     full_matrices: bool = False,
@@ -292,6 +294,7 @@ rule(aten._linalg_svd.default, _svd)
 # Eigenvalues
 
 
+@with_output
 def _eig(self: Tensor, *, out: tuple[Tensor, Tensor]) -> Maps:
     """Math: P = V⁻¹ Ȧ V, λ̇ = diag P, X_ij = P_ij / (λ_j - λ_i) and 0 on the diagonal, V̇ = V (X - Re diag(Vᴴ V X)).
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward.linear.axes import Shape, normalize_axis
 from pushforward.linear.kinds.general import General
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -43,6 +43,7 @@ def _also_of_none(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
     return transform_seeds
 
 
+@with_output
 def _c2c(
     self: Tensor, dim: Sequence[int], normalization: int, forward: bool, *, out: Tensor
 ) -> General:
@@ -70,6 +71,7 @@ def _half_spectrum(seeds: Tensor, axis: int, size: int) -> Tensor:
     return torch.cat([seeds, seeds.new_zeros(shape)], axis)
 
 
+@with_output
 def _r2c(
     self: Tensor, dim: Sequence[int], normalization: int, onesided: bool, *, out: Tensor
 ) -> General:
@@ -102,6 +104,7 @@ def _middle_doubled(spectrum: Tensor, axis: int, size: int) -> Tensor:
     return spectrum * factor.reshape([-1 if a == axis else 1 for a in range(spectrum.ndim)])
 
 
+@with_output
 def _c2r(
     self: Tensor, dim: Sequence[int], normalization: int, last_dim_size: int, *, out: Tensor
 ) -> General:

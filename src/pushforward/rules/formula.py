@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pushforward.linear.kinds.general import General
 from pushforward.linear.transposition import per_seed, transposed
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 Formula = Callable[..., Any]
 
@@ -51,6 +51,7 @@ def rule_by_formula(
     def partial(name: str) -> Callable[..., Any]:
         place = [argument.name for argument in arguments].index(name)
 
+        @with_output
         def maps(*args: Any, out: Any, **named: Any) -> Any:
             values = [
                 args[i] if i < len(args) else named.get(a.name, a.default_value)

@@ -28,7 +28,7 @@ from pushforward.rules.factorizations import (
 )
 from pushforward.rules.linalg import solution_map
 from pushforward.rules.lu import lu_factors, packed
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -145,6 +145,7 @@ def _ormqr_other(
 rule(aten.ormqr.default, _ormqr(0), _ormqr(1), _ormqr_other)
 
 
+@with_output
 def _geqrf(self: Tensor, *, out: tuple[Tensor, Tensor]) -> Maps:
     """Q and R move as in `qr_factors`; V and -T V₁ᴴ as the LU factors of Q - I, and τ is the diagonal of T.
 

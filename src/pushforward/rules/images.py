@@ -13,7 +13,7 @@ from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.views import (
     permute_map,
     shape_of,
@@ -30,6 +30,7 @@ def _pixel_shuffle(x: Tensor, upscale_factor: int) -> AbstractLinearMap:
     return _pixel_shuffle_map(shape_of(x), upscale_factor)
 
 
+@with_output
 def _pixel_unshuffle(x: Tensor, downscale_factor: int, *, out: Tensor) -> AbstractLinearMap:
     return transpose(_pixel_shuffle_map(shape_of(out), downscale_factor))
 
@@ -76,6 +77,7 @@ def _im2col(
     return _im2col_map(x, shape_of(x), kernel_size, dilation, padding, stride)
 
 
+@with_output
 def _col2im(
     x: Tensor,
     output_size: Pair,

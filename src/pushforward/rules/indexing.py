@@ -24,7 +24,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.views import (
     flat_gather,
     identity_map,
@@ -193,6 +193,7 @@ rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like=0)
 # One index for all: index_select and its writes
 
 
+@with_output
 def _index_select(x: Tensor, dim: int, index: Tensor, *, out: Tensor) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
@@ -362,12 +363,14 @@ def _masked_select(x: Tensor, mask: Tensor) -> AbstractLinearMap:
     return compose(expand, flat_gather(tuple(shape), shape_of(index), index, is_total=True))
 
 
+@with_output
 def _masked_scatter_self(
     x: Tensor, mask: Tensor, source: Tensor, *, out: Tensor
 ) -> AbstractLinearMap:
     return Mask(shape_of(x), shape_of(out), ~mask)
 
 
+@with_output
 def _masked_scatter_source(
     x: Tensor, mask: Tensor, source: Tensor, *, out: Tensor
 ) -> AbstractLinearMap:

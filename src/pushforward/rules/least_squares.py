@@ -10,12 +10,13 @@ from torch import Tensor
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.rules.factorizations import Factor, Maps, eye_like, row, singular_values
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
 
 def _lstsq(which: int) -> Callable[..., Maps]:
+    @with_output
     def partial(
         self: Tensor,
         b: Tensor,

@@ -24,7 +24,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.determinants import cofactors
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -65,6 +65,7 @@ def _det(A: Tensor) -> tuple[AbstractLinearMap, None, None]:
     return _trace_map(A, cofactors(A)), None, None
 
 
+@with_output
 def _slogdet(
     A: Tensor,
     *,
@@ -107,10 +108,11 @@ def _inverse_map(a: Tensor, inverse: Tensor) -> AbstractLinearMap:
 
 rule(
     aten.linalg_inv_ex.default,
-    lambda A, *, check_errors=False, out: (_inverse_map(A, out[0]), None),
+    with_output(lambda A, *, check_errors=False, out: (_inverse_map(A, out[0]), None)),
 )
 
 
+@with_output
 def _pseudoinverse(self: Tensor, *options: Any, out: Tensor, **named: Any) -> AbstractLinearMap:
     """Golub and Pereyra (1973): Ẋ = -X Ȧ X + X Xᴴ Ȧᴴ (I - A X) + (I - X A) Ȧᴴ Xᴴ X."""
     a, x = self, out
@@ -186,6 +188,7 @@ def _system_maps(
 
 
 def _solve(which: int) -> Callable[..., Any]:
+    @with_output
     def partial(
         A: Tensor,
         B: Tensor,
@@ -240,16 +243,21 @@ def _triangular_maps(
 
 rule(
     aten.linalg_solve_triangular.default,
-    lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
-        0, self, None, out, upper, left, unitriangular
+    with_output(
+        lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
+            0, self, None, out, upper, left, unitriangular
+        )
     ),
-    lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
-        1, self, B, out, upper, left, unitriangular
+    with_output(
+        lambda self, B, *, upper, left=True, unitriangular=False, out: _triangular_maps(
+            1, self, B, out, upper, left, unitriangular
+        )
     ),
 )
 
 
 def _triangular_solve(which: int) -> Callable[..., Any]:
+    @with_output
     def partial(
         self: Tensor,
         A: Tensor,
@@ -302,6 +310,7 @@ rule(aten.linalg_matrix_exp.default, _matrix_exp)
 # Eigenvalues of Hermitian matrices
 
 
+@with_output
 def _eigh(
     A: Tensor,
     UPLO: str = "L",

@@ -11,7 +11,7 @@ from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.factorizations import Factor, Maps, inverse_triangle, padded
 from pushforward.rules.linalg import solution_map
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -80,6 +80,7 @@ def _after_permutation(factor: Factor, permutation: Tensor | None) -> Factor:
     )
 
 
+@with_output
 def _lu(A: Tensor, *, pivot: bool = True, out: tuple[Tensor, Tensor, Tensor]) -> Maps:
     """A = P L U: see `lu_factors`, with B = Pᵀ A. The permutation is constant."""
     permutation, lower, upper = out
@@ -88,6 +89,7 @@ def _lu(A: Tensor, *, pivot: bool = True, out: tuple[Tensor, Tensor, Tensor]) ->
     return None, maps[0].map(A, lower), maps[1].map(A, upper)
 
 
+@with_output
 def _lu_factor(
     A: Tensor,
     *,
@@ -102,6 +104,7 @@ def _lu_factor(
     return _after_permutation(factor, permutation if pivot else None).map(A, lu), None, None
 
 
+@with_output
 def _lu_unpack(
     LU_data: Tensor,
     LU_pivots: Tensor,
@@ -131,6 +134,7 @@ rule(aten.linalg_lu_factor_ex.default, _lu_factor)
 rule(aten.lu_unpack.default, _lu_unpack)
 
 
+@with_output
 def _lu_solve_rhs(
     LU: Tensor,
     pivots: Tensor,
@@ -156,6 +160,7 @@ def _lu_solve_rhs(
     return solution if own == shape else compose(Expand(own, shape), solution)
 
 
+@with_output
 def _lu_solve_factors(
     LU: Tensor,
     pivots: Tensor,

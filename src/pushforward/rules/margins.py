@@ -12,7 +12,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.losses import MEAN, NONE
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -99,6 +99,7 @@ def _multilabel_map(
     return _reduced(slope, tuple(self.shape), reduction, shape)
 
 
+@with_output
 def _multilabel_margin(
     self: Tensor, target: Tensor, reduction: int, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, None]:

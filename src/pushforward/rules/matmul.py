@@ -21,7 +21,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap, positions
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.sparse_products import sparse_contraction
 
 aten = torch.ops.aten
@@ -154,6 +154,7 @@ rule(
 # Products added to something: beta · self + alpha · (x @ y)
 
 
+@with_output
 def _added(
     self: Tensor, x: Tensor, y: Tensor, *, beta: Number = 1, alpha: Number = 1, out: Tensor
 ) -> AbstractLinearMap:
@@ -322,6 +323,6 @@ def _cross(x: Tensor, const: Tensor, dim: int, out: Tensor, *, is_left: bool) ->
 
 rule(
     aten.linalg_cross,
-    lambda self, other, *, dim=-1, out: _cross(self, other, dim, out, is_left=True),
-    lambda self, other, *, dim=-1, out: _cross(other, self, dim, out, is_left=False),
+    with_output(lambda self, other, *, dim=-1, out: _cross(self, other, dim, out, is_left=True)),
+    with_output(lambda self, other, *, dim=-1, out: _cross(other, self, dim, out, is_left=False)),
 )

@@ -20,7 +20,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -140,6 +140,7 @@ def _last_axes(x: Tensor, normalized_shape: Sequence[int]) -> Axes:
     return tuple(range(x.ndim - len(normalized_shape), x.ndim))
 
 
+@with_output
 def _layer_norm_input(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -153,6 +154,7 @@ def _layer_norm_input(
     return _scaled(_standardization(axes, x_hat, rstd), weight), None, None
 
 
+@with_output
 def _layer_norm_weight(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -182,6 +184,7 @@ def _root_mean_square(x: Tensor, axes: Axes, eps: float | None) -> Tensor:
     return _like(((wide * wide).mean(axes, keepdim=True) + eps).rsqrt(), x)
 
 
+@with_output
 def _rms_norm_input(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -229,6 +232,7 @@ def _grouped_shape(input: Tensor, group: int) -> tuple[int, ...]:
     return (batch, group, input.numel() // max(batch * group, 1))
 
 
+@with_output
 def _group_norm_input(
     input: Tensor,
     weight: Tensor | None,
@@ -261,6 +265,7 @@ def _standardized_groups(
     return _standardized_as_saved(x, (2,), mean, rstd)
 
 
+@with_output
 def _group_norm_weight(
     input: Tensor,
     weight: Tensor,
@@ -357,6 +362,7 @@ def _weight_norm(v: Tensor, dim: int) -> tuple[Tensor, Axes]:
     return (v * v).sum(axes, keepdim=True).sqrt() if axes else v.abs(), axes
 
 
+@with_output
 def _weight_norm_direction(
     v: Tensor, g: Tensor, dim: int = 0, *, out: tuple[Tensor, Tensor]
 ) -> Maps:

@@ -18,7 +18,7 @@ from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.embedding import uses_of
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -147,7 +147,9 @@ def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[
 
     rule(
         pools[0],
-        lambda self, *options, out, **named: _average(*shapes(self, out), *options, **named),
+        with_output(
+            lambda self, *options, out, **named: _average(*shapes(self, out), *options, **named)
+        ),
     )
     rule(
         pools[1],
@@ -157,7 +159,10 @@ def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[
         lambda *args, **kwargs: None,
         like=1,
     )
-    rule(adaptives[0], lambda self, output_size, *, out: _adaptive_average(*shapes(self, out)))
+    rule(
+        adaptives[0],
+        with_output(lambda self, output_size, *, out: _adaptive_average(*shapes(self, out))),
+    )
     rule(
         adaptives[1],
         lambda grad_output, self: transpose(_adaptive_average(*shapes(self, grad_output))),
@@ -191,6 +196,7 @@ def _taken(in_shape: Shape, indices: Tensor, num_space: int) -> AbstractLinearMa
 
 
 def _max_pool(num_space: int) -> Callable[..., Any]:
+    @with_output
     def partial(
         self: Tensor, *options: Any, out: tuple[Tensor, Tensor], **named: Any
     ) -> tuple[AbstractLinearMap, None]:
@@ -224,11 +230,15 @@ _declare_max_pool(3, aten.fractional_max_pool3d, aten.fractional_max_pool3d_back
 # Of several values put at one place one counts, and which is not defined.
 rule(
     aten.max_unpool2d,
-    lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 2)),
+    with_output(
+        lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 2))
+    ),
 )
 rule(
     aten.max_unpool3d,
-    lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 3)),
+    with_output(
+        lambda self, indices, *sizes, out, **named: transpose(_taken(tuple(out.shape), indices, 3))
+    ),
 )
 
 # Interpolation
@@ -249,8 +259,10 @@ def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
 
     rule(
         operator,
-        lambda self, output_size, *options, out, **named: linear_map(
-            tuple(self.shape), tuple(out.shape), *options, **named
+        with_output(
+            lambda self, output_size, *options, out, **named: linear_map(
+                tuple(self.shape), tuple(out.shape), *options, **named
+            )
         ),
     )
     rule(
@@ -303,6 +315,7 @@ def bag_factors(
     return counted / count[bags]
 
 
+@with_output
 def _embedding_bag_weight(
     weight: Tensor,
     indices: Tensor,
@@ -352,6 +365,7 @@ def _embedding_bag_weight(
     return General(in_shape, out_shape, push, pull, kept, uniform=True), None, None, None
 
 
+@with_output
 def _embedding_bag_samples(
     weight: Tensor,
     indices: Tensor,

@@ -25,7 +25,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -81,12 +81,14 @@ def identity(x: Tensor) -> Scale:
 # Sums and means
 
 
+@with_output
 def _sum(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
 ) -> Sum:
     return Sum(tuple(x.shape), tuple(out.shape), normalize_axes(dim, x.ndim), keepdim)
 
 
+@with_output
 def _nansum(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
 ) -> AbstractLinearMap:
@@ -95,6 +97,7 @@ def _nansum(
     return compose(known, _sum(x, dim, keepdim, out=out))
 
 
+@with_output
 def _mean(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor
 ) -> AbstractLinearMap:
@@ -134,11 +137,13 @@ def _product_of_others(x: Tensor, axis: int) -> Tensor:
     return before * torch.cat([rest, one], axis)
 
 
+@with_output
 def _prod(x: Tensor, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
     weight = _product_of_others(x.reshape(-1), 0).reshape(x.shape)
     return weighted_sum(x, out, weight, None)
 
 
+@with_output
 def _prod_dim(
     x: Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None, out: Tensor
 ) -> AbstractLinearMap:
@@ -160,6 +165,7 @@ def _var_weight(x: Tensor, dim: Dim, correction: float | None) -> Tensor:
     return conj(x - mean) * (2 / freedom if freedom else math.inf)
 
 
+@with_output
 def _var(
     x: Tensor,
     dim: Dim = None,
@@ -171,6 +177,7 @@ def _var(
     return weighted_sum(x, out, _var_weight(x, dim, correction), dim)
 
 
+@with_output
 def _std(
     x: Tensor,
     dim: Dim = None,
@@ -184,6 +191,7 @@ def _std(
     return weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
 
 
+@with_output
 def _var_mean(
     x: Tensor,
     dim: Dim = None,
@@ -198,6 +206,7 @@ def _var_mean(
     )
 
 
+@with_output
 def _std_mean(
     x: Tensor,
     dim: Dim = None,
@@ -248,6 +257,7 @@ def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
     return sgn * ratio.pow(p - 1)
 
 
+@with_output
 def _norm(
     x: Tensor,
     p: float | None = 2,
@@ -263,10 +273,12 @@ def _norm(
     return weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
 
 
+@with_output
 def _dist(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap | None:
     return _dist_part(x, x - y, p, out, 1)
 
 
+@with_output
 def _dist_other(x: Tensor, y: Tensor, p: float = 2, *, out: Tensor) -> AbstractLinearMap | None:
     return _dist_part(y, x - y, p, out, -1)
 
@@ -312,10 +324,12 @@ rule(aten.renorm, _renorm)
 # Extrema
 
 
+@with_output
 def _extremum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
     return weighted_sum(x, out, _evenly(x, over(x, out, dim), dim), dim)
 
 
+@with_output
 def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
     """As PyTorch has it, nan where a nan is the extremum."""
     is_chosen = (x == over(x, out, dim)).to(out.dtype)
@@ -324,6 +338,7 @@ def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, o
     return weighted_sum(x, out, is_chosen / count, dim)
 
 
+@with_output
 def _aminmax(
     x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
@@ -358,19 +373,19 @@ def _pick(x: Tensor, out: tuple[Tensor, Tensor], dim: int) -> tuple[AbstractLine
     return TakeAlong(shape, tuple(values.shape), axis, index, is_total=True), None
 
 
-rule(aten.max.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
-rule(aten.min.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
-rule(aten.median.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
-rule(aten.nanmedian.dim, lambda x, dim, keepdim=False, *, out: _pick(x, out, dim))
-rule(aten.mode, lambda x, dim=-1, keepdim=False, *, out: _pick(x, out, dim))
-rule(aten.kthvalue, lambda x, k, dim=-1, keepdim=False, *, out: _pick(x, out, dim))
+rule(aten.max.dim, with_output(lambda x, dim, keepdim=False, *, out: _pick(x, out, dim)))
+rule(aten.min.dim, with_output(lambda x, dim, keepdim=False, *, out: _pick(x, out, dim)))
+rule(aten.median.dim, with_output(lambda x, dim, keepdim=False, *, out: _pick(x, out, dim)))
+rule(aten.nanmedian.dim, with_output(lambda x, dim, keepdim=False, *, out: _pick(x, out, dim)))
+rule(aten.mode, with_output(lambda x, dim=-1, keepdim=False, *, out: _pick(x, out, dim)))
+rule(aten.kthvalue, with_output(lambda x, k, dim=-1, keepdim=False, *, out: _pick(x, out, dim)))
 rule(
     aten.sort,
-    lambda x, dim=-1, descending=False, *, stable=None, out: _pick(x, out, dim),
+    with_output(lambda x, dim=-1, descending=False, *, stable=None, out: _pick(x, out, dim)),
 )
 rule(
     aten.topk,
-    lambda x, k, dim=-1, largest=True, sorted=True, *, out: _pick(x, out, dim),
+    with_output(lambda x, k, dim=-1, largest=True, sorted=True, *, out: _pick(x, out, dim)),
 )
-rule(aten.cummax, lambda x, dim, *, out: _pick(x, out, dim))
-rule(aten.cummin, lambda x, dim, *, out: _pick(x, out, dim))
+rule(aten.cummax, with_output(lambda x, dim, *, out: _pick(x, out, dim)))
+rule(aten.cummin, with_output(lambda x, dim, *, out: _pick(x, out, dim)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,13 +21,15 @@ Operator = Any  # an OpOverload, an OpOverloadPacket, or a plain Python function
 Partial = Callable[..., Any]
 Maps = AbstractLinearMap | None | Sequence["Maps"]
 
+_Partial = TypeVar("_Partial", bound=Partial)
+
 
 @dataclasses.dataclass(slots=True)
 class Rule:
     """The derivative of one operator.
 
-    ``partials`` maps an argument, by position and by name, to a function of the operator's own arguments (and of
-    ``out``, its output, if it asks for that by name). It returns the argument's linear map; for an operator with
+    ``partials`` maps an argument, by position and by name, to a function of the operator's own arguments, and of
+    its output if it is declared so (`with_output`). It returns the argument's linear map; for an operator with
     several outputs a tuple of maps, None where there is no derivative; for an argument that is a list of tensors
     a list of those.
     """
@@ -152,11 +154,11 @@ def _register(
     names = _argument_names(operator)
     for position, partial in enumerate(partials):
         if partial is not None:
-            table[position] = with_out(partial)
+            table[position] = partial
             if position < len(names):
                 table[names[position]] = table[position]
     for name, partial in named.items():
-        table[name] = with_out(partial)
+        table[name] = partial
         if name in names:
             table[names.index(name)] = table[name]
     declared = (*partials, *named.values())
@@ -168,16 +170,19 @@ def _register(
         listener(operator)
 
 
-def with_out(partial: Partial) -> Partial:
-    """Return ``partial`` in the form that takes the output first, whether it asks for the output or not."""
-    if wants_out(partial):
-        return lambda out, *args, **kwargs: partial(*args, out=out, **kwargs)
-    return lambda out, *args, **kwargs: partial(*args, **kwargs)
+def with_output(partial: _Partial) -> _Partial:
+    """Declare that a partial takes the operator's output as well, as ``out``.
+
+    Example:
+        >>> elementwise(torch.ops.demo.exponential, with_output(lambda x, *, out: out))  # doctest: +SKIP
+    """
+    partial.takes_output = True  # type: ignore[attr-defined]
+    return partial
 
 
-def wants_out(partial: Partial) -> bool:
-    """Tell whether a partial asks for the operator's output."""
-    return "out" in inspect.signature(partial).parameters
+def takes_output(partial: Partial) -> bool:
+    """Tell whether a partial is declared to take the operator's output."""
+    return getattr(partial, "takes_output", False)
 
 
 def _argument_names(operator: Operator) -> list[str]:
@@ -193,7 +198,9 @@ def maps_of(
 ) -> Any:
     """Return what the rule's partial for argument ``key`` gives, a coefficient made into its `Scale`."""
     partial = rule.partials[key]
-    result = partial(out, *args, **kwargs)
+    if takes_output(partial):
+        kwargs = {**kwargs, "out": out}
+    result = partial(*args, **kwargs)
     if rule.is_elementwise and not isinstance(result, AbstractLinearMap):
         return Scale(tuple(x.shape), tuple(out.shape), result)
     return result

@@ -16,7 +16,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.reductions import MAX_ENTRIES, all_but, conj, identity
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 Dim = int | Sequence[int] | None
@@ -90,6 +90,7 @@ def _by_matrix(x: Tensor, axis: int, matrix: Tensor) -> AbstractLinearMap:
     return Contract(shape, shape, letters, both, letters.replace(letters[axis], new), matrix)
 
 
+@with_output
 def _cumprod(x: Tensor, dim: int, *, dtype: Any = None, out: Tensor) -> AbstractLinearMap:
     # No division, so right with zeros.
     axis = normalize_axis(dim, x.ndim)
@@ -104,6 +105,7 @@ def _cumprod(x: Tensor, dim: int, *, dtype: Any = None, out: Tensor) -> Abstract
     return _recurrence(x, factors, _shift(out, axis, 1.0), axis)
 
 
+@with_output
 def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
     # No exponent above 0.
     axis = normalize_axis(dim, x.ndim)

@@ -29,7 +29,7 @@ from pushforward.rules.indexing import (
     scattered_map,
     vector_shape,
 )
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 from pushforward.rules.views import flat_gather, identity_map, shape_of
 
 aten = torch.ops.aten
@@ -173,6 +173,7 @@ class _Written:
         return Scale(shape_of(x), shape_of(x), whole.reshape(shape_of(x)))
 
 
+@with_output
 def _scatter_reduce_self(
     x: Tensor,
     dim: int,
@@ -186,6 +187,7 @@ def _scatter_reduce_self(
     return _Written(x, dim, index, src, reduce, include_self, out).self_map(x)
 
 
+@with_output
 def _scatter_reduce_src(
     x: Tensor,
     dim: int,
@@ -211,6 +213,7 @@ def _along(x: Tensor, dim: int, index: Tensor, source: Tensor) -> tuple[int, Ten
     return axis, column.long().expand(spread.shape), spread
 
 
+@with_output
 def _index_reduce_self(
     x: Tensor,
     dim: int,
@@ -225,6 +228,7 @@ def _index_reduce_self(
     return _Written(x, axis, places, spread, reduce, include_self, out).self_map(x)
 
 
+@with_output
 def _index_reduce_source(
     x: Tensor,
     dim: int,
@@ -293,6 +297,7 @@ def _segment_map(
     return compose(Scale(in_shape, in_shape, slope), written)
 
 
+@with_output
 def _segment_reduce(
     data: Tensor,
     reduce: str,
@@ -320,6 +325,7 @@ def _clamped(x: Tensor, indices: Indices) -> list[Tensor | None]:
     ]
 
 
+@with_output
 def _masked_index(
     x: Tensor, mask: Tensor, indices: Sequence[Tensor | None], fill: complex, *, out: Tensor
 ) -> AbstractLinearMap:

@@ -15,7 +15,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.reductions import all_but, over, weighted_sum
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 Dim = int | Sequence[int] | None
@@ -23,6 +23,7 @@ Dim = int | Sequence[int] | None
 # Softmax and its kin
 
 
+@with_output
 def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> AbstractLinearMap:
     finite = torch.where(out == -math.inf, 0, out)
     return weighted_sum(x, out, torch.exp(x - over(x, finite, dim)), dim)
@@ -77,9 +78,11 @@ def _softmax_twice(y_bar: Tensor, y: Tensor, dim: int, input_dtype: Any) -> Abst
 
 
 rule(aten.logsumexp, _logsumexp)
-rule(aten._softmax, lambda x, dim, half_to_float, *, out: _softmax_map(out, dim))
-rule(aten._safe_softmax, lambda x, dim, dtype=None, *, out: _softmax_map(out, dim))
-rule(aten._log_softmax, lambda x, dim, half_to_float, *, out: _log_softmax_map(out, dim))
+rule(aten._softmax, with_output(lambda x, dim, half_to_float, *, out: _softmax_map(out, dim)))
+rule(aten._safe_softmax, with_output(lambda x, dim, dtype=None, *, out: _softmax_map(out, dim)))
+rule(
+    aten._log_softmax, with_output(lambda x, dim, half_to_float, *, out: _log_softmax_map(out, dim))
+)
 rule(
     aten._softmax_backward_data,
     lambda y_bar, y, dim, input_dtype: _softmax_map(y, dim),

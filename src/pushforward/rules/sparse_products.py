@@ -13,7 +13,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.map import AbstractLinearMap, Pattern
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -87,6 +87,7 @@ def _scaled(shape: Shape, factor: complex) -> AbstractLinearMap:
     return Scale(shape, shape, factor)
 
 
+@with_output
 def _added(
     self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: complex = 1, alpha: complex = 1, out: Tensor
 ) -> AbstractLinearMap:
@@ -103,6 +104,7 @@ def _sparse_addmm_right(
 rule(aten._sparse_addmm, _added, None, _sparse_addmm_right)
 
 
+@with_output
 def _reduced_right(
     self: Tensor, other: Tensor, reduce: str, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, None]:

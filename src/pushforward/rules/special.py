@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pushforward.rules.following import followed
-from pushforward.rules.registry import elementwise
+from pushforward.rules.registry import elementwise, with_output
 
 aten = torch.ops.aten
 
@@ -122,26 +122,34 @@ def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
 
 
 elementwise(aten.i0, lambda x: torch.special.i1(x))
-elementwise(aten.special_i0e, lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
-elementwise(aten.special_i1, lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
+elementwise(
+    aten.special_i0e, with_output(lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
+)
+elementwise(
+    aten.special_i1, with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
+)
 elementwise(
     aten.special_i1e,
-    lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5),
+    with_output(lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5)),
 )
 elementwise(aten.special_bessel_j0, lambda x: -followed(aten.special_bessel_j1, x))
 elementwise(
     aten.special_bessel_j1,
-    lambda x, *, out: followed(aten.special_bessel_j0, x) - _over_x(x, out, 0.5),
+    with_output(lambda x, *, out: followed(aten.special_bessel_j0, x) - _over_x(x, out, 0.5)),
 )
 elementwise(aten.special_bessel_y0, lambda x: -followed(aten.special_bessel_y1, x))
 elementwise(
     aten.special_bessel_y1,
-    lambda x, *, out: torch.where(x == 0, math.inf, followed(aten.special_bessel_y0, x) - out / x),
+    with_output(
+        lambda x, *, out: torch.where(
+            x == 0, math.inf, followed(aten.special_bessel_y0, x) - out / x
+        )
+    ),
 )
 elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
 elementwise(
     aten.special_modified_bessel_i1,
-    lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5),
+    with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5)),
 )
 elementwise(
     aten.special_modified_bessel_k0,
@@ -149,13 +157,15 @@ elementwise(
 )
 elementwise(
     aten.special_modified_bessel_k1,
-    lambda x, *, out: -followed(aten.special_modified_bessel_k0, x) - out / x,
+    with_output(lambda x, *, out: -followed(aten.special_modified_bessel_k0, x) - out / x),
 )
 elementwise(
     aten.special_scaled_modified_bessel_k0,
-    lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k1, x),
+    with_output(lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k1, x)),
 )
 elementwise(
     aten.special_scaled_modified_bessel_k1,
-    lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k0, x) - out / x,
+    with_output(
+        lambda x, *, out: out - followed(aten.special_scaled_modified_bessel_k0, x) - out / x
+    ),
 )

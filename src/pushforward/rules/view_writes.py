@@ -14,7 +14,7 @@ from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.indexing import between, masked, one_axis_mask, zero
-from pushforward.rules.registry import nondifferentiable, rule
+from pushforward.rules.registry import nondifferentiable, rule, with_output
 from pushforward.rules.views import (
     as_strided_index,
     as_strided_map,
@@ -45,6 +45,7 @@ def _ones(x: Tensor, shape: Shape) -> Tensor:
     return torch.ones(shape, dtype=torch.bool, device=x.device)
 
 
+@with_output
 def _diag_embed(
     x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1, *, out: Tensor
 ) -> AbstractLinearMap:

@@ -22,7 +22,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.tables import table
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
@@ -60,6 +60,7 @@ rule(aten.lift_fresh_copy, _identity)
 # Reshape
 
 
+@with_output
 def _reshape(x: Tensor, *_: Any, out: Tensor, **__: Any) -> AbstractLinearMap:
     return Reshape(shape_of(x), shape_of(out))
 
@@ -116,6 +117,7 @@ rule(aten.t_copy, _t)
 # Expand
 
 
+@with_output
 def _expand(x: Tensor, *_: Any, out: Tensor, **__: Any) -> AbstractLinearMap:
     return Expand(shape_of(x), shape_of(out))
 

@@ -19,7 +19,7 @@ from pushforward.errors import RuleError, UnsupportedError
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup
+from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup, takes_output
 from pushforward.tape.calls import declared_outputs, functional, parameters, unsaved_argument
 from pushforward.tape.node_types import NodeType, signed
 from pushforward.tape.private_torch import Node
@@ -145,7 +145,8 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
     calls = []
     for number, key in enumerate(keys):
         scope[f"partial_{number}"] = rule.partials[key]
-        calls.append(f"partial_{number}({', '.join([output, *arguments])}), ")
+        asked = [f"out={output}"] if takes_output(rule.partials[key]) else []
+        calls.append(f"partial_{number}({', '.join(arguments + asked)}), ")
     text = f"def code(node, saved, sources, out): return ({''.join(calls)})\n"
     numbers = "".join(f"node.{a}, " for a in attributes)  # 0.0 and -0.0 are equal
     text += f"def values(node): return [v if v else repr(v) for v in ({numbers})]"
