@@ -24,7 +24,7 @@ from pushforward.planning.calls import (
     refs_in,
     replaced,
 )
-from pushforward.planning.noting import Noted, Rows, noted
+from pushforward.planning.noting import MAX_CONSTANT_BYTES, Noted, Rows, noted
 from pushforward.planning.simplifying import (
     in_time,
     may_write,
@@ -48,8 +48,6 @@ _SIMPLIFYING = (
     without_negations,
     with_stacks,
 )
-
-MAX_CONSTANT_BYTES = 2**20  # of a tensor that a kernel keeps instead of making it at each call
 
 
 def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None:
@@ -101,6 +99,7 @@ def _is_keepable(tensor: Tensor | None) -> bool:
         type(tensor) is Tensor
         and not is_wrapped(tensor)
         and not tensor.requires_grad
+        and not tensor.is_meta  # stands for one that is gone
         and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.linear.tables import table
-from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
+from pushforward.planning.calls import MAKERS, PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_functorch import is_wrapped
@@ -21,7 +22,7 @@ from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
 
-MAX_BYTES = 2**26  # of results that are kept alive while calls are written down
+MAX_CONSTANT_BYTES = 2**20  # of a tensor that a kernel keeps instead of making it at each call
 
 _VALUE_TAGS = {
     torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded,
@@ -54,11 +55,12 @@ class _Calls(TorchFunctionMode):
     def __init__(self, values: Sequence[Any]) -> None:
         """Take what the computation starts from: tensors, nodes, and tuples of them."""
         super().__init__()
-        self._tensors: dict[Ref, Tensor] = {}  # ids are names only as long as their tensors live
-        self._refs: dict[int, Ref] = {}
+        self._tensors: dict[Ref, Tensor] = {}  # or what is like them, of those that may die
+        self._refs: dict[int, Ref] = {}  # by id, which is a name as long as the tensor lives
+        self._mortal: dict[int, weakref.ref[Tensor]] = {}
+        self._constants: set[Ref] = set()  # that no value has a part in
         self._tables: dict[int, Tensor] = {}  # which the plan keeps
         self._calls: list[Call] = []
-        self._num_bytes = 0
         self._is_possible = True
         for number, value in enumerate(values):
             if type(value) in (tuple, list):
@@ -74,6 +76,30 @@ class _Calls(TorchFunctionMode):
     def _name(self, tensor: Tensor, ref: Ref) -> None:
         self._refs[id(tensor)] = ref
         self._tensors.setdefault(ref, tensor)
+
+    def _name_result(self, tensor: Tensor, ref: Ref) -> None:
+        """Name a result, without keeping it alive where its shape is all that is asked for later."""
+        is_plain = type(tensor) is Tensor and not (tensor.requires_grad or is_wrapped(tensor))
+        if not is_plain or (
+            ref.whole in self._constants and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES
+        ):
+            self._name(tensor, ref)
+            return
+        self._refs[id(tensor)] = ref
+        self._let_die(tensor)
+        like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        self._tensors.setdefault(ref, like)
+
+    def _let_die(self, tensor: Tensor) -> None:
+        """Forget the tensor's name when it dies."""
+        name = id(tensor)
+        refs, mortal = self._refs, self._mortal
+
+        def forget(_: Any) -> None:
+            refs.pop(name, None)
+            mortal.pop(name, None)
+
+        mortal[name] = weakref.ref(tensor, forget)
 
     def __torch_function__(
         self,
@@ -96,27 +122,26 @@ class _Calls(TorchFunctionMode):
 
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         refs: list[Ref] = []
+        first: Any = args[0] if args else None
         args = self._with_refs(args, refs)
         kwargs = {name: self._with_refs(a, refs) for name, a in kwargs.items()}
         if not self._is_possible:
             self._give_up()
             return
-        if func in VIEWS and refs and _is_same_view(result, self._tensors[refs[0]]):
-            self._refs[id(result)] = refs[0]
-            self._tensors[Ref(-1 - len(self._tensors), False)] = result  # keep it alive
+        if func in VIEWS and refs and args[0] is refs[0] and _is_same_view(result, first):
+            if id(result) not in self._refs:
+                self._refs[id(result)] = refs[0]
+                self._let_die(result)
             return
         ref = Ref(len(self._calls), False)
-        if isinstance(result, Tensor) and result._base is None:
-            self._num_bytes += result.numel() * result.element_size()
-            if self._num_bytes > MAX_BYTES:
-                self._give_up()
-                return
+        if func in MAKERS or (refs and self._constants.issuperset(r.whole for r in refs)):
+            self._constants.add(ref)
         self._calls.append(Call(func, args, kwargs, ref, refs))
         if isinstance(result, Tensor):
-            self._name(result, ref)
+            self._name_result(result, ref)
         elif isinstance(result, (tuple, list)) and all(isinstance(r, Tensor) for r in result):
             for place, part in enumerate(result):
-                self._name(part, dataclasses.replace(ref, place=place))
+                self._name_result(part, dataclasses.replace(ref, place=place))
         elif result is not None:
             self._give_up()  # a number read from a tensor may be another next time
 
