@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pushforward"
 
 # A module imports from its own layer and from lower ones.
 LAYERS = {
+    "compiling": 6,
     "transforms": 5,
     "planning": 4,
     "sparse": 4,

@@ -2,6 +2,7 @@
 
 from torch.func import vmap as vmap
 
+from pushforward.compiling.compiled import compile as compile
 from pushforward.errors import MissingRuleError as MissingRuleError
 from pushforward.errors import PushforwardError as PushforwardError
 from pushforward.errors import RandomnessError as RandomnessError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.tape import private_functorch
+from pushforward.tape import private_compiler, private_functorch
 from pushforward.tape import private_torch as private
 
 
@@ -46,6 +46,15 @@ def test_modes_are_counted():
     assert (private.num_function_modes(), private.num_dispatch_modes()) == (0, 0)
     with Functions(), Functions(), Operators():
         assert (private.num_function_modes(), private.num_dispatch_modes()) == (2, 1)
+
+
+def test_without_modes_tensors_pass_by_them():
+    with Operators():
+        with private.without_modes():
+            assert private.num_dispatch_modes() == 0
+        assert private.num_dispatch_modes() == 1
+    with private.without_modes():
+        assert private.num_dispatch_modes() == 0
 
 
 def test_what_an_overload_calls_is_seen_by_modes_and_autograd_as_the_overload_is():
@@ -428,7 +437,7 @@ def test_the_compiler_leaves_marked_functions_alone():
 # ---- All of them ----
 
 
-@pytest.mark.parametrize("module", [private, private_functorch])
+@pytest.mark.parametrize("module", [private, private_compiler, private_functorch])
 def test_every_private_name_is_used_in_the_test_of_its_module(module):
     tree = ast.parse(inspect.getsource(module))
     names = {

@@ -51,7 +51,8 @@ def _is_functional(func: Any) -> bool:
     if not isinstance(func, torch._ops.OpOverload):
         return False
     schema = func._schema
-    return not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+    is_pure = not schema.is_mutable and torch.Tag.nondeterministic_seeded not in func.tags
+    return is_pure and all(r.alias_info is None for r in schema.returns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

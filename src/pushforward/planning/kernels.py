@@ -71,6 +71,11 @@ def compiled(found: Noted) -> Replay:
     return _function(calls, rows, constants)
 
 
+def as_they_are(found: Noted) -> Replay:
+    """Return one Python function that makes all the calls: where some write to what others read."""
+    return _function(found.calls, found.rows, {})
+
+
 def _without_constants(
     calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
 ) -> tuple[list[Call], dict[Ref, Tensor]]:
@@ -97,7 +102,7 @@ def _is_keepable(tensor: Tensor | None) -> bool:
     """Tell whether a kernel may hold a constant: a small plain tensor."""
     return (
         type(tensor) is Tensor
-        and not is_wrapped(tensor)
+        and not (is_wrapped(tensor) or tensor.is_meta)
         and not tensor.requires_grad
         and not tensor.is_meta  # stands for one that is gone
         and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES

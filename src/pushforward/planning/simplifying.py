@@ -64,6 +64,8 @@ def targets(calls: list[Call]) -> list[Ref]:
 
 def may_write(call: Call) -> bool:
     """Tell whether a call may write to its arguments."""
+    if isinstance(call.func, torch._ops.OpOverload):
+        return bool(call.func._schema.is_mutable)
     name = getattr(call.func, "__name__", "_")
     is_in_place = name.endswith("_") and not name.endswith("__")
     is_assignment = name == "__setitem__" or (name.startswith("__i") and name != "__invert__")

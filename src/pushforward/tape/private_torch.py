@@ -104,19 +104,19 @@ def decomposition(name: str, overload: str) -> Any:
     return torch._decomp.decomposition_table[getattr(getattr(torch.ops.aten, name), overload)]
 
 
+def without_modes() -> Any:
+    """Return a context in which tensors pass by all dispatch modes, such as those of tracers."""
+    return _disable_current_modes() if num_dispatch_modes() else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def bare() -> Iterator[None]:
     """Let plain tensors pass by autograd, the transforms of ``torch.func`` and all modes."""
-    modes = (
-        _disable_current_modes()
-        if torch._C._len_torch_dispatch_stack()
-        else contextlib.nullcontext()
-    )
     with (
         torch._C.DisableTorchFunction(),
         torch._C._AutoDispatchBelowAutograd(),
         torch._C._ExcludeDispatchKeyGuard(FUNCTORCH_KEYS),
-        modes,
+        without_modes(),
     ):
         yield
 

@@ -13,7 +13,12 @@ from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.tape.private_torch import Node, in_backward_pass, output_metadata
+from pushforward.tape.private_torch import (
+    Node,
+    in_backward_pass,
+    output_metadata,
+    without_modes,
+)
 
 Edge = tuple[int, int]
 
@@ -62,14 +67,15 @@ def _promoted(shape: Shape, out: Shape) -> Shape:
 def _start(node: Node, place: int, axis: int) -> int:
     """Return where an input of ``node`` begins along an axis of the output."""
     out = output_metadata(node)[0]
-    index = torch.arange(out.shape[axis], device=out.device)
     start = 0
-    for power, digits in _digits(index, out.shape[axis]):
-        shape = [-1 if a == axis else 1 for a in range(len(out.shape))]
-        cotangent = digits.to(out.dtype).reshape(shape).expand(tuple(out.shape))
-        found = node(cotangent)
-        found = found[place] if isinstance(found, tuple) else found
-        start += power * int(found.detach().reshape(-1)[0].real)
+    with without_modes():
+        index = torch.arange(out.shape[axis], device=out.device)
+        for power, digits in _digits(index, out.shape[axis]):
+            shape = [-1 if a == axis else 1 for a in range(len(out.shape))]
+            cotangent = digits.to(out.dtype).reshape(shape).expand(tuple(out.shape))
+            found = node(cotangent)
+            found = found[place] if isinstance(found, tuple) else found
+            start += power * int(found.detach().reshape(-1)[0].real)
     return start
 
 

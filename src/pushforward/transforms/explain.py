@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pushforward.planning.explain import Explanation, explain_plan
 from pushforward.tape.private_torch import left_alone_by_dynamo
@@ -26,7 +26,7 @@ def explain(
     """Record ``func`` and say how `jacobian` would differentiate it; print what is returned.
 
     Args:
-        func: As in `jacobian`.
+        func: As in `jacobian`; or what `compile` returned: then the graph that runs, and how long its operators take.
         *args: Its arguments.
         argnums: With respect to which of them, ``int`` or tuple of ``int``.
         mode: As in `jacobian`. With ``'auto'`` all orders are searched at once, which `jacobian` puts off until the
@@ -53,6 +53,9 @@ def explain(
         Griewank and Walther, Evaluating Derivatives (2008), chapters 9 and 10.
     """
     check_function(NAME, func)
+    explained = getattr(func, "explained", None)
+    if explained is not None:  # of `compile`
+        return cast("Explanation", explained(args, kwargs))
     check_mode(mode)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
     with Tape(NAME, func, selected, kwargs) as tape:

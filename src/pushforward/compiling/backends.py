@@ -1,0 +1,51 @@
+"""Backends: what runs a graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import Tensor, fx
+
+from pushforward.compiling.calls import as_function
+from pushforward.compiling.graphs import fold_constants
+from pushforward.errors import UnsupportedError, message
+from pushforward.tape.private_compiler import inductor
+
+Backend = Literal["inductor", "eager"]
+BACKENDS = ("inductor", "eager")
+Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+def eager(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
+    """Return a function that calls one of PyTorch's functions after the other."""
+    del inputs
+    fold_constants(graph)
+    function = as_function(graph)
+    return (lambda tensors: graph(*tensors)) if function is None else function
+
+
+def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
+    """Return what Inductor makes of a graph: loops over several operators at a time, in C++ or Triton."""
+    try:
+        with warnings.catch_warnings():  # that complex operators are not fused
+            warnings.simplefilter("ignore")
+            compiled = inductor(graph, inputs)
+    except Exception as error:
+        raise UnsupportedError(
+            message(
+                "compile",
+                "backend",
+                f"'inductor', which failed: {type(error).__name__}: {str(error).splitlines()[:1]}",
+                "a compiler that works, and operators that Inductor knows",
+                "Use backend='eager', which needs neither.",
+            )
+        ) from error
+    return lambda tensors: compiled(*tensors)
+
+
+MAKE: dict[str, Callable[[fx.GraphModule, Sequence[Tensor]], Compute]] = {
+    "eager": eager,
+    "inductor": fused,
+}

@@ -1,0 +1,253 @@
+"""What a function uses beside its arguments: tensors, which are inputs of its graph, and values, which are guarded.
+
+A function reaches them by its closure, its defaults, the globals that it names, its own attributes and, if it is a
+module, its parts. They are found once. From then on a function made for the purpose compares them with what they were
+and fetches the tensors, which takes a tenth of a microsecond for each.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MAX_PLACES = 4096
+MAX_DEPTH = 12  # of functions and objects within each other
+MAX_ITEMS = (
+    64  # of a container that are looked at one by one; longer ones count by identity and length
+)
+
+_PLAIN = {Tensor, nn.Parameter, nn.Buffer}
+_VALUES = (int, float, complex, str, bytes, bool, type(None), enum.Enum)
+_OPAQUE = (
+    types.ModuleType, type, types.BuiltinFunctionType, torch.dtype, torch.device, torch.Generator,
+)  # fmt: skip
+# Packages whose functions are not looked into: what they name does not change.
+_FOREIGN = ("torch", "pushforward", "numpy", "scipy", "functools", "math", "builtins", "operator")
+_EMPTY = types.CellType()
+
+Guard = Callable[[], "list[Tensor] | None"]
+
+
+class Place(NamedTuple):
+    """Where a value stands."""
+
+    owner: Any  # a cell, dictionary or list
+    key: Any  # None of a cell
+    path: str  # for people
+
+    def value(self) -> Any:
+        """Return what stands there now."""
+        return self.owner.cell_contents if self.key is None else self.owner[self.key]
+
+
+class Captured:
+    """What a function has captured, as it is now."""
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        """Look for it."""
+        self.tensors: list[tuple[Place, Tensor]] = []
+        self.values: list[tuple[Place, Any]] = []
+        self.lengths: list[tuple[Any, int]] = []  # of containers
+        self.functions: list[tuple[types.FunctionType, Any, Any]] = []  # with code and defaults
+        self._seen: set[int] = set()
+        self._walk(func, _name(func), 0)
+
+    def without_changed(self) -> Captured:
+        """Leave out what is not any more as it was found: the function itself writes it."""
+        self.values = [(p, v) for p, v in self.values if _is_same(_now(p), v)]
+        self.lengths = [(c, n) for c, n in self.lengths if len(c) == n]
+        return self
+
+    def _walk(self, found: Any, path: str, depth: int) -> None:
+        """Look into what is there for good: nobody can put another thing in its place."""
+        if id(found) in self._seen or depth > MAX_DEPTH or len(self.values) > MAX_PLACES:
+            return
+        self._seen.add(id(found))
+        if isinstance(found, types.FunctionType) and not _is_foreign(found):
+            self.functions.append((found, found.__code__, found.__defaults__))
+        for part in _fixed_parts(found):
+            self._walk(part, path, depth + 1)
+        for place in _places(found, path):
+            try:
+                value = place.value()
+            except (ValueError, KeyError, IndexError):  # an empty cell, a name of Python's own
+                continue
+            if type(value) in _PLAIN:
+                self.tensors.append((place, value))
+                continue
+            if type(place.owner) is not tuple:
+                self.values.append((place, value))
+            if not issubclass(type(value), (*_VALUES, *_OPAQUE, Tensor)):
+                self._walk(value, place.path, depth + 1)
+        self.lengths += [(c, len(c)) for c in _containers(found)]
+
+    def guard(self, wanted: list[Tensor]) -> Guard:
+        """Return a function that gives the tensors where ``wanted`` stood, None if anything else changed."""
+        scope: dict[str, Any] = {"is_same": _is_same}
+        lines = ["def guard():", "  try:"]
+
+        def name(value: Any) -> str:
+            return names.setdefault(id(value), f"c{len(names)}")
+
+        names: dict[int, str] = {}
+        kept: list[Any] = []  # ids are names only as long as their objects live
+
+        def constant(value: Any) -> str:
+            kept.append(value)
+            scope[name(value)] = value
+            return name(value)
+
+        def fetched(place: Place) -> str:
+            owner = constant(place.owner)
+            return f"{owner}.cell_contents" if place.key is None else f"{owner}[{place.key!r}]"
+
+        for place, value in self.values:
+            lines += [
+                f"    x = {fetched(place)}",
+                f"    if x is not {constant(value)} and not is_same(x, {constant(value)}): return",
+            ]
+        for func, code, defaults in self.functions:
+            lines += [
+                f"    x = {constant(func)}",
+                f"    if x.__code__ is not {constant(code)}: return",
+                f"    if x.__defaults__ is not {constant(defaults)}: return",
+            ]
+        lines += [f"    if len({constant(c)}) != {n}: return" for c, n in self.lengths]
+        numbers = {id(t): i for i, t in enumerate(wanted)}
+        found: dict[int, str] = {}
+        for place, tensor in self.tensors:
+            lines += [
+                f"    x = {fetched(place)}",
+                f"    if type(x) is not {constant(type(tensor))}: return",
+                f"    if {_METADATA} != {constant(metadata(tensor))}: return",
+            ]
+            if id(tensor) in found:  # one tensor at two places: it has to stay one
+                lines.append(f"    if x is not {found[id(tensor)]}: return")
+            elif id(tensor) in numbers:
+                found[id(tensor)] = f"t{numbers[id(tensor)]}"
+                lines.append(f"    {found[id(tensor)]} = x")
+        result = ", ".join(found.get(id(t)) or constant(t) for t in wanted)
+        lines += [f"    return [{result}]", "  except (ValueError, LookupError): return"]
+        exec("\n".join(lines), scope)  # the source is ours alone
+        guard: Guard = scope["guard"]
+        return guard
+
+
+_METADATA = "(x.shape, x.stride(), x.dtype, x.device, x.requires_grad)"
+
+
+def metadata(x: Tensor) -> tuple[Any, ...]:
+    """Return what a graph depends on of a tensor."""
+    return (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
+
+
+def _now(place: Place) -> Any:
+    try:
+        return place.value()
+    except (ValueError, LookupError):
+        return _EMPTY
+
+
+def _is_same(new: Any, old: Any) -> bool:
+    """Tell whether a value is as good as the old one: numbers and names by what they are, all else by identity."""
+    if new is old:
+        return True
+    if type(new) is not type(old) or not isinstance(new, _VALUES):
+        return False
+    return new == old and (not isinstance(new, (float, complex)) or repr(new) == repr(old))
+
+
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", type(func).__name__)
+
+
+def _fixed_parts(found: Any) -> tuple[Any, ...]:
+    """Return what belongs to an object from its beginning to its end."""
+    if isinstance(found, types.MethodType):
+        return found.__self__, found.__func__
+    if isinstance(found, functools.partial):
+        return found.func, found.args, found.keywords
+    return ()
+
+
+def _containers(found: Any) -> tuple[Any, ...]:
+    """Return what may grow and shrink."""
+    if isinstance(found, nn.Module):
+        return found._forward_hooks, found._forward_pre_hooks
+    return (found,) if type(found) in (list, dict, set) else ()
+
+
+def _places(found: Any, path: str) -> Iterator[Place]:
+    """Return where an object keeps what it refers to."""
+    kind = type(found)
+    if issubclass(kind, types.FunctionType):
+        yield from _places_of_function(found, path)
+    elif kind in (list, tuple, dict):
+        yield from _items(found, path)
+    elif issubclass(kind, nn.Module):
+        yield from _places_of_module(found, path)
+    elif not issubclass(kind, (set, frozenset, types.MethodType, functools.partial)):
+        yield from _attributes(vars(found) if hasattr(found, "__dict__") else {}, path)
+        yield from _globals_of(_method(kind, "__call__"))
+
+
+def _places_of_function(func: types.FunctionType, path: str) -> Iterator[Place]:
+    names = func.__code__.co_freevars
+    for name, cell in zip(names, func.__closure__ or (), strict=True):
+        yield Place(cell, None, f"{path}.{name}")
+    yield from _items(func.__defaults__ or (), path)
+    yield from _items(func.__kwdefaults__ or {}, path)
+    yield from _globals_of(func)
+
+
+def _globals_of(func: Any) -> Iterator[Place]:
+    """Return the globals that a function names, and functions within it."""
+    if not isinstance(func, types.FunctionType) or _is_foreign(func):
+        return
+    for name in dict.fromkeys(_names(func.__code__)):
+        if name in func.__globals__:
+            yield Place(func.__globals__, name, name)
+
+
+def _method(kind: type, name: str) -> Any:
+    return getattr(kind, name, None)
+
+
+def _is_foreign(found: Any) -> bool:
+    return (found.__module__ or "").partition(".")[0] in _FOREIGN
+
+
+def _places_of_module(module: nn.Module, path: str) -> Iterator[Place]:
+    for parts in (module._parameters, module._buffers, module._modules):
+        yield from _attributes(parts, path)
+    own = {name: None for name in vars(module) if not name.startswith("_")}
+    yield from _attributes(vars(module), path, own)
+    yield from _globals_of(type(module).forward)
+
+
+def _attributes(values: dict[str, Any], path: str, names: Iterable[Any] = ()) -> Iterator[Place]:
+    for name in list(names or values):
+        if isinstance(name, str):
+            yield Place(values, name, f"{path}.{name}")
+
+
+def _items(found: Any, path: str) -> Iterator[Place]:
+    if len(found) > MAX_ITEMS and type(found) is not dict:
+        return
+    keys = found if isinstance(found, Mapping) else range(len(found))
+    for key in list(keys):
+        if type(key) in (int, str, bool):
+            yield Place(found, key, f"{path}[{key!r}]")
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):  # of a function within
+            yield from _names(constant)

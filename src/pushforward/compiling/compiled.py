@@ -1,0 +1,270 @@
+"""compile: a transform and the function in it as one graph for each signature of the arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pushforward.compiling.backends import BACKENDS, Backend
+from pushforward.compiling.captured import Captured, Guard
+from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
+from pushforward.compiling.signature import ForeignError, replaced, signature
+from pushforward.compiling.stage import Stage
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.tape.private_functorch import functorch_level
+from pushforward.tape.private_torch import (
+    is_autocasting,
+    left_alone_by_dynamo,
+    num_dispatch_modes,
+    num_function_modes,
+)
+from pushforward.tape.run import thread
+from pushforward.transforms.arguments import named_after
+from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
+
+NAME = "compile"
+MAX_SIGNATURES = 64  # of the arguments, of one function
+MAX_STATES = 8  # of what it has captured, for each
+
+
+@dataclasses.dataclass(slots=True)
+class Program:
+    """The graph for one signature of the arguments, and one state of what the function has captured."""
+
+    stage: Stage
+    guard: Guard
+    leaves: list[Any]  # of the result, in place of whose tensors there are none
+    places: list[int]  # of its tensors
+    spec: TreeSpec
+    seconds: float  # that it took
+
+    def arranged(self, outputs: Sequence[Tensor]) -> Any:
+        """Put tensors into the structure of the result."""
+        if self.spec is LEAF and self.places:
+            return outputs[0]
+        leaves = list(self.leaves)
+        for place, output in zip(self.places, outputs, strict=True):
+            leaves[place] = output
+        return unflatten(leaves, self.spec)
+
+
+class Compiled:
+    """A function that runs as graphs; see `compile`."""
+
+    def __init__(self, func: Callable[..., Any], backend: Backend) -> None:
+        """Compile nothing yet."""
+        self.func, self.backend = func, backend
+        self._programs: dict[Hashable, list[Program]] = {}
+        self._lock = threading.RLock()
+        self._is_warned = False
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return ``func(*args, **kwargs)``."""
+        if _is_within():
+            return self.func(*args, **kwargs)
+        tensors: list[Tensor] = []
+        try:
+            program, captured = self._found(args, kwargs, tensors)
+        except ForeignError:
+            return self.func(*args, **kwargs)
+        given = tensors + captured if captured else tensors
+        stage = program.stage
+        if stage.writes and (self.backend != "eager" or _is_followed(given)):
+            return self.func(*args, **kwargs)  # what was overwritten cannot be computed anew
+        return program.arranged(stage(given))
+
+    def _found(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> tuple[Program, list[Tensor]]:
+        """Return the program for a call, and captured tensors as they are now; collect those of the arguments."""
+        key: Hashable = (
+            torch.get_default_dtype(),
+            *[signature(a, tensors) for a in args],
+            signature(kwargs, tensors) if kwargs else None,
+        )
+        found = self._known(key)
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._known(key)  # another thread may have been first
+            if found is not None:
+                return found
+            program = self._program(key, tensors, args, kwargs)
+            return program, program.stage.captured
+
+    def _known(self, key: Hashable) -> tuple[Program, list[Tensor]] | None:
+        for program in self._programs.get(key, ()):
+            captured = program.guard()
+            if captured is not None:
+                return program, captured
+        return None
+
+    def explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GraphExplanation:
+        """Return what a call with these arguments runs."""
+        tensors: list[Tensor] = []
+        try:
+            program, captured = self._found(args, kwargs, tensors)
+        except ForeignError:
+            raise ArgumentTypeError(
+                message(
+                    "explain",
+                    "an argument",
+                    "a tensor of a class of its own",
+                    "plain tensors",
+                    "Such calls are not compiled.",
+                )
+            ) from None
+        given = [*tensors, *captured]
+        steps = steps_of(program.stage, given)
+        with torch.no_grad():
+            call = fastest(lambda: program.stage.compute([t.detach().clone() for t in given]))
+        return GraphExplanation(
+            steps, self.backend, len(captured), program.seconds, call, fastest(program.guard)
+        )
+
+    def programs(self) -> list[Program]:
+        """Return the graphs that there are."""
+        return [p for programs in self._programs.values() for p in programs]
+
+    def _program(
+        self,
+        key: Hashable,
+        tensors: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Program:
+        program = self._made(tensors, args, kwargs)
+        if key not in self._programs and len(self._programs) >= MAX_SIGNATURES:
+            del self._programs[next(iter(self._programs))]
+        before = self._programs.get(key, [])
+        if len(before) >= MAX_STATES:
+            self._warn()
+        self._programs[key] = [program, *before[: MAX_STATES - 1]]
+        return program
+
+    def _warn(self) -> None:
+        if not self._is_warned:
+            self._is_warned = True
+            warnings.warn(
+                f"{NAME}: {getattr(self.func, '__name__', 'the function')} was compiled {MAX_STATES} times for "
+                "arguments of the same shapes, as values changed that it has captured. Pass them as tensors.",
+                stacklevel=5,
+            )
+
+    def _made(
+        self, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Program:
+        start = time.perf_counter()
+        found: list[Any] = []
+
+        def function(*given: Tensor) -> list[Tensor]:
+            rest = iter(given)
+            new_args = [replaced(a, rest) for a in args]
+            result = self.func(*new_args, **replaced(kwargs, rest))
+            leaves, spec = flatten(result)
+            found[:] = [leaves, spec]
+            return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+        captured = Captured(self.func)
+        stage = Stage(function, tensors, [t for _, t in captured.tensors], self.backend)
+        leaves, spec = found
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        guard = captured.without_changed().guard(stage.captured)
+        return Program(stage, guard, others, places, spec, time.perf_counter() - start)
+
+
+def _is_within() -> bool:
+    """Tell whether this is a part of something that wants to see the function itself."""
+    return bool(
+        thread.depth
+        or functorch_level() is not None
+        or num_function_modes()
+        or num_dispatch_modes()
+        or forward_ad._current_level >= 0
+        or is_autocasting()
+    )
+
+
+def _is_followed(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+@left_alone_by_dynamo
+def compile(func: Callable[..., Any], *, backend: Backend = "inductor") -> Callable[..., Any]:
+    """Return ``func``, a transform of a function for example, as one graph for each signature of its arguments.
+
+    The first call with arguments of new shapes, strides, dtypes or devices, or with other values that are no tensors,
+    traces ``func`` and everything in it: the function that is differentiated, its tape and its derivatives. Later calls
+    run the graph, and no Python of ``func``'s. The contract is that of ``jax.jit``, with fewer surprises:
+
+    - Tensors that ``func`` has captured (by its closure, globals, defaults, attributes; parameters and buffers of
+      modules) are inputs of the graph: written to in place, or replaced by others, they change the result.
+    - Numbers, strings, flags such as ``module.training``, and functions that it has captured are compared at each
+      call; if one changed, ``func`` is traced anew. What is reached only through modules of Python, C extensions or
+      slots is not, nor items of containers with more than 64.
+    - What depends on the elements of a tensor, as a branch does, raises with its line.
+    - Printing, counting and the like happen while tracing, once. Writes to tensors happen at each call; with
+      ``'inductor'``, or where autograd follows, such a function runs as it is.
+    - Random numbers are drawn anew at each call, as without ``compile``.
+    - Autograd follows the result. A pass back computes it anew from the arguments, by a graph of its own.
+    - Under other transforms, ours and ``torch.func``'s, under autocast, modes, and for subclasses of tensors, ``func``
+      runs as it is. Compile the outermost: ``compile(vmap(jacfwd(f)))``.
+
+    Args:
+        func: Any function of tensors (any pytrees) and of values that hash. Best made once: compiled graphs belong to
+            what this returns.
+        backend: ``'inductor'`` fuses operators into loops of C++ or Triton, which takes seconds and needs a compiler.
+            ``'eager'`` calls PyTorch's functions one after the other, without what is repeated or unused.
+
+    Returns:
+        A function with ``func``'s arguments and results. At most 64 signatures are kept, of each at most 8 states of
+        what was captured; those made first are forgotten first. `explain` shows the graph.
+
+    Raises:
+        TypeError: ``func`` cannot be called, or, when called, an argument neither is a tensor nor hashes.
+        ValueError: ``backend`` is unknown.
+        UnsupportedError: When called: a step of ``func`` depends on elements, or Inductor fails.
+
+    Example:
+        >>> from pushforward import jacfwd
+        >>> jacobian = compile(jacfwd(torch.sin), backend="eager")
+        >>> jacobian(torch.zeros(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+
+    References:
+        Bradbury et al., JAX: composable transformations of Python+NumPy programs (2018), for the contract of ``jit``.
+        Ansel et al., PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and Graph
+        Compilation, ASPLOS (2024), for Inductor.
+    """
+    if not callable(func):
+        raise ArgumentTypeError(
+            message(
+                NAME, "func", type(func).__name__, "a function", "Pass a transform of yours, say."
+            )
+        )
+    if backend not in BACKENDS:
+        raise ArgumentValueError(
+            message(
+                NAME, "backend", repr(backend), f"one of {BACKENDS}", "Leave it out for 'inductor'."
+            )
+        )
+    compiled = Compiled(func, backend)
+
+    @left_alone_by_dynamo
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return compiled.call(args, kwargs)
+
+    wrapped = named_after(func, run)
+    wrapped.compiled = compiled  # type: ignore[attr-defined]
+    wrapped.explained = compiled.explained  # type: ignore[attr-defined]
+    return wrapped

@@ -1,0 +1,43 @@
+"""The private names of PyTorch's tracer and compiler, which take seconds to import: only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+
+def make_fx(func: Callable[..., Any], inputs: Sequence[Tensor], mode: str) -> fx.GraphModule:
+    """Return the graph of ``func(*inputs)``; ``mode`` says whether on tensors that are ``'fake'`` or ``'real'``."""
+    tracer: Any = importlib.import_module("torch.fx.experimental.proxy_tensor")
+    if (
+        mode == "fake"
+    ):  # of a mode that knows no symbols for elements: reading one raises, with the line
+        fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
+        made = fake.FakeTensorMode(allow_non_fake_inputs=True)
+        inputs = [made.from_tensor(x) for x in inputs]
+    trace = tracer.make_fx(func, tracing_mode=mode, _allow_non_fake_inputs=True)
+    graph: fx.GraphModule = trace(*inputs)
+    return graph
+
+
+def reads_elements(error: BaseException) -> bool:
+    """Tell whether a tracer says that elements are read which it does not have."""
+    fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
+    shapes: Any = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+    kinds = (
+        fake.DataDependentOutputException,
+        fake.DynamicOutputShapeException,
+        shapes.GuardOnDataDependentSymNode,
+    )
+    return isinstance(error, kinds) or "get value out of a tracing tensor" in str(error)
+
+
+def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """Return a graph compiled by Inductor, whose random numbers are those of plain calls."""
+    compiler: Any = importlib.import_module("torch._inductor")
+    compiled = compiler.compile(graph, list(inputs), {"fallback_random": True})
+    function: Callable[..., Sequence[Tensor]] = compiled
+    return function
