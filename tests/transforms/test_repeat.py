@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -257,15 +258,23 @@ def test_an_exception_is_raised_once_and_nothing_is_left_behind() -> None:
     torch.testing.assert_close(derivative(x, None), torch.diag(x.cos()))
 
 
-def test_random_numbers_are_refused_and_put_back() -> None:
+@pytest.mark.parametrize("with_another_thread", [False, True])
+def test_random_numbers_are_refused_and_put_back(with_another_thread: bool) -> None:
+    end = threading.Event()
+    if with_another_thread:
+        threading.Thread(target=end.wait).start()
+
     def f(x: Tensor, is_random: bool) -> Tensor:
         return x * (torch.rand(3) if is_random else torch.ones(3))
 
     x = torch.rand(3)
     derivative = learnt(f, x, False, transform=jacfwd)
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="random"):
-        derivative(x, True)
+    try:
+        with pytest.raises(RuntimeError, match="random"):
+            derivative(x, True)
+    finally:
+        end.set()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -301,6 +301,8 @@ class Run(GraphReader):
         if before is None or before == generator_state(self.inputs):
             return False
         if not is_own and threading.active_count() > 1 and not self._watcher.has_drawn:
+            if not self.is_watched:
+                raise Unwatched  # to see who drew
             return False  # another thread drew
         put_back(before, self.inputs)
         return True
