@@ -1,11 +1,15 @@
 """PyTorch's autograd through our results, and used inside the function."""
 
+import functools
+
 import pytest
 import torch
 from oracles import assert_close, central_jacobian
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from pushforward import jacfwd, jacrev, jvp, linearize, vmap
+import pushforward
+from pushforward import grad, hessian, jacfwd, jacrev, jvp, linearize, value_and_jacobian, vjp, vmap
 
 F64 = torch.float64
 FUNCTIONS = {
@@ -282,3 +286,48 @@ def test_vmap_of_grad_inside():
         return vmap(torch.func.grad(energy))(x)
 
     assert_close(jacfwd(f)(x), central_jacobian(f, x))
+
+
+def _slopes(u, c):
+    return (u * c).sin()
+
+
+# Transforms of what is constant for the one around them; ``L`` is the library.
+INNER = {
+    "jacfwd": lambda L, u, c: L.jacfwd(_slopes)(u, c).square().sum(),
+    "jacrev": lambda L, u, c: L.jacrev(lambda v: _slopes(v, c))(u).square().sum(),
+    "grad": lambda L, u, c: L.grad(lambda v: _slopes(v, c).sum())(u).exp().sum(),
+    "jvp": lambda L, u, c: L.jvp(lambda v: _slopes(v, c), (u,), (u,))[1].exp().sum(),
+    "vjp": lambda L, u, c: L.vjp(lambda v: _slopes(v, c), u)[1](u)[0].exp().sum(),
+    "hessian": lambda L, u, c: L.hessian(lambda v: _slopes(v, c).sum())(u).square().sum(),
+    "linearize": lambda L, u, c: L.linearize(lambda v: _slopes(v, c), u)[1](u).exp().sum(),
+}
+OUTER = {
+    "grad": grad,
+    "jacfwd": jacfwd,
+    "value_and_jacobian": value_and_jacobian,
+    "hessian": hessian,
+    "jvp": lambda f: lambda c: jvp(f, (c,), (torch.ones_like(c),)),
+    "vjp": lambda f: lambda c: vjp(f, c)[1](torch.ones((), dtype=F64)),
+}
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("inner", INNER)
+def test_nested_results_require_grad_only_if_somebody_can_go_back(inner, outer):
+    point = {"u": rand(3)}
+    c = rand(3)
+
+    def func(c):
+        return INNER[inner](pushforward, point["u"], c)
+
+    for _ in range(4):
+        leaves = tree_leaves(OUTER[outer](func)(c))
+        assert not any(leaf.requires_grad for leaf in leaves)
+    point["u"].requires_grad_()  # the same graph, but somebody holds the leaf
+    same = INNER["jvp" if inner == "linearize" else inner]  # torch.func.linearize loses it
+    for _ in range(3):
+        (found,) = torch.autograd.grad(grad(func)(c).square().sum(), point["u"])
+        slope = torch.func.grad(functools.partial(same, torch.func, point["u"]))(c)
+        (expected,) = torch.autograd.grad(slope.square().sum(), point["u"])
+        assert_close(found, expected)

@@ -14,6 +14,7 @@ from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
 from pushforward.tape.overwritten import Restored
 from pushforward.tape.private_torch import (
     Node,
+    is_held,
     is_zero_without_memory,
     num_dispatch_modes,
     output_metadata,
@@ -323,11 +324,12 @@ def reaches_others(node: Node, inputs: Sequence[Node], oldest: int) -> bool:
 def _reachable(
     inputs: Sequence[Node], outputs: list[Node], oldest: int
 ) -> tuple[Made, dict[Node, int], bool]:
-    """Return what was made since, the numbers of the nodes it reaches, and whether it reaches older ones.
+    """Return what was made since, the numbers of the nodes it reaches, and whether it reaches older ones, or leaves.
 
     An input has its own number; all else that was not made since has -1.
     """
     numbers: dict[Node, int] = {node: i for i, node in enumerate(inputs)}
+    is_followed = False
     made: Made = []
     seen = set(inputs)
     stack = outputs
@@ -340,14 +342,20 @@ def _reachable(
         number = sequence_number(node)
         if not edges or number < oldest:
             numbers[node] = -1
+            is_followed = is_followed or bool(edges) or not is_lost_leaf(node)
             continue
         made.append((number, node, edges))
         for target, _ in edges:
             if target is not None:
                 stack.append(target)
-    is_followed = len(numbers) > len(inputs)
     made.sort(key=_first)
     return made, numbers, is_followed
+
+
+def is_lost_leaf(node: Node) -> bool:
+    """Tell whether a node is that of a leaf which nobody holds, as runs within this one made of constants."""
+    leaf = getattr(node, "variable", None)
+    return leaf is not None and not is_held(leaf)
 
 
 def _in_order(made: list[tuple[int, Node, Any]]) -> list[tuple[int, Node, Any]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pushforward.tape.node_types import ALWAYS, INDICES, integers, is_plain
 from pushforward.tape.private_torch import Node, output_metadata, sequence_number
-from pushforward.tape.reader import Geometry, Reading, sign_tensors
+from pushforward.tape.reader import Geometry, Reading, is_lost_leaf, sign_tensors
 
 End = tuple[Node | None, int]
 Geometries = dict[Node, Geometry]
@@ -100,7 +100,7 @@ def script_of(
         nodes=[],
         tensors=[],
         numbers={},
-        is_followed=-1 in reading.numbers.values(),  # by the graph: inputs may be followed or not
+        is_followed=writer.is_followed,  # by the graph: inputs may be followed or not
         anchors=(),
         geometries={},
         found_edges=[],
@@ -117,12 +117,19 @@ class _Writer:
         self._names: dict[Node, str] = {node: f"s{i}" for i, node in enumerate(starts)}
         self._starts = set(starts)
         self._scope: dict[str, Any] = {
-            "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers,
+            "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers, "is_lost": is_lost_leaf,
         }  # fmt: skip
         self._lines: list[str] = []
         self._checks: list[str] = []  # of what was saved
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
         self._places = {node: place for place, node in enumerate(reading.nodes)}
+        ends = [node for node, number in reading.numbers.items() if number < 0]
+        has_older = any(node.next_functions and sequence_number(node) < oldest for node in ends)
+        leaves = [node for node in ends if not node.next_functions]
+        held = [node for node in leaves if not is_lost_leaf(node)]
+        self.is_followed = has_older or bool(held)
+        # Leaves to look at: one that is held tells that somebody may go back.
+        self._asked: set[Node] = set() if has_older else set(held[:1] or leaves)
 
     def code(self, ends: Sequence[End]) -> tuple[_Code, Callable[[list[Any]], bool]] | None:
         """Return the two functions; None where a node's type is shared with others."""
@@ -163,6 +170,8 @@ class _Writer:
             return False
         self._check(f"type({name}) is not {self._constant(type(node))}")
         if not edges:
+            if node in self._asked:
+                self._check(f"is_lost({name}) is {self.is_followed}")
             return True
         names = []
         for i, (target, nr) in enumerate(edges):
