@@ -12,9 +12,8 @@ from torch import Tensor
 from pushforward.errors import ResidualError
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks, add_blocks
-from pushforward.linear.kinds.concat import join_groups, joinable
+from pushforward.linear.kinds.concat import adjoint_concat, join_groups
 from pushforward.linear.kinds.gather import Select, Slice
-from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 
 
@@ -130,8 +129,8 @@ def pulled(
         for term in equation.terms:
             variable, linear_map, dtype = term.variable, term.linear_map, term.in_dtype
             if type(linear_map) in (Slice, Select):
-                adjoint = transpose(linear_map)
-                if joinable(adjoint):
+                adjoint = adjoint_concat(linear_map)
+                if adjoint is not None:
                     dtypes[variable] = dtype
                     pieces.setdefault(variable, []).extend(
                         (adjoint, _before(b, dtype)) for b in blocks
@@ -166,6 +165,9 @@ def push_joined(
     parts: Sequence[tuple[Blocks, AbstractLinearMap, torch.dtype]], dtype: torch.dtype
 ) -> list[Block]:
     """Push the blocks of several inputs; pieces of one concatenation are written at once."""
+    if len(parts) == 1:
+        blocks, linear_map, _ = parts[0]
+        return push_blocks(blocks, linear_map, dtype)
     pairs = [(linear_map, _before(b, dtype)) for blocks, linear_map, _ in parts for b in blocks]
     return [_in_dtype(block, dtype) for block in join_groups(pairs)]
 

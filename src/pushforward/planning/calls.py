@@ -27,7 +27,8 @@ FRESH = PRODUCTS | SUMS | functions(
     "reciprocal", "sigmoid", "sign", "where", "cat", "stack", "diag_embed", "index_select", "index_add", "gather",
     "eq", "ne", "lt", "le", "gt", "ge", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "logical_not",
     "logical_and", "clone", "slice_scatter", "select_scatter", "scatter_add", "one_hot", "einsum", "cumsum", "flip",
-    "abs", "argsort", "conj_physical", "log1p", "expm1", "erf", "clamp", "roll", "bitwise_not", "addcmul",
+    "constant_pad_nd", "abs", "argsort", "conj_physical", "log1p", "expm1", "erf", "clamp", "roll", "bitwise_not",
+    "addcmul",
 )  # fmt: skip
 # These give their first argument itself where there is nothing to do.
 SELVES = functions(

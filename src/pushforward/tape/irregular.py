@@ -49,14 +49,13 @@ Plan = tuple[tuple[tuple[int, int] | None, ...], ...]
 _ASKED = (-1, 0)
 
 
-def inner_places(reading: Reading) -> set[int]:
-    """Return the places of the nodes whose outputs are, or may be, sparse or nested."""
-    found: set[int] = set()
-    for place, node in enumerate(reading.nodes):
-        name = reading.types[place].name
-        for metadata in output_metadata(node):
-            if metadata.is_nested_tensor:
-                found.add(place)
+def inner_places(reading: Reading, metadata: Sequence[Sequence[Any]]) -> set[int]:
+    """Return the places of the nodes whose outputs are, or may be, sparse or nested, from their metadata."""
+    found = {place for place, outs in enumerate(metadata) for each in outs if each.is_nested_tensor}
+    if not found and _MAKERS.isdisjoint([kind.name for kind in reading.types]):
+        return found  # nearly always
+    for place, kind in enumerate(reading.types):
+        name = kind.name
         if name in _MAKERS:
             found.add(place)
         elif found and name not in _ENDS and not _leaves_nested(reading, place, found):

@@ -96,13 +96,13 @@ def _few(equations: Iterator[Equation]) -> Iterator[Equation]:
 def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation]:
     """Make the equations of all that the outputs depend on, the last one first; variables are edges."""
     needed = {stores.at(edge) for edge in reading.outputs}
-    inner = irregular.inner_places(reading)
-    stand_ins: dict[Edge, Unsaved] = {}
-    memo: Memo = {}
+    all_metadata = [output_metadata(node) for node in reading.nodes]
+    inner = irregular.inner_places(reading, all_metadata)
+    prepare = _Preparation(reading, all_metadata)
     for place in range(len(reading.nodes) - 1, -1, -1):
         number = reading.num_inputs + place
         first: Edge = (number, 0)
-        metadata = output_metadata(reading.nodes[place])
+        metadata = all_metadata[place]
         if len(metadata) == 1:
             wanted = [0] if first in needed else []
         else:
@@ -121,7 +121,7 @@ def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation
             if stores.forwarded:
                 edges = [stores.at(edge) for edge in edges]
             if len(metadata) == 1 and not inner and place not in reading.joined:
-                equations = _prepared(reading, place, edges, stand_ins, memo)
+                equations = prepare.equation(place, edges)
             if equations is None:
                 parts, origin = _parts(name, reading, place, edges, wanted, inner)
                 equations = [
@@ -153,43 +153,52 @@ def _add_hooks(
         equations.append(Equation(variables[edge], terms, dtype, "hook"))
 
 
-def _prepared(
-    reading: Reading,
-    place: int,
-    edges: Sequence[Edge],
-    stand_ins: dict[Edge, Unsaved],
-    memo: Memo,
-) -> list[Equation] | None:
-    """Return the equation of a node's only output; None where that has to be looked into."""
-    node, kind = reading.nodes[place], reading.types[place]
-    if kind.op is None:
-        return None
-    saved = reading.saved(place)
-    states: list[int] = []
-    sources: list[Unsaved | None] = []
-    for index, edge in enumerate(reading.edges(place)):
-        source = stand_ins.get(edge)
-        if source is None:
-            target, nr = node.next_functions[index]
-            if target is not None:
-                source = unsaved_like(output_metadata(target)[nr])
-                if edge[0] >= 0:
-                    stand_ins[edge] = source
-        sources.append(source)
-        states.append(ACTIVE if edges[index][0] >= 0 else NOTHING if source is None else CONSTANT)
-    given = tuple([s is not None for s in saved]) if saved else ()
-    ready = prepared(kind, tuple(states), given)
-    if ready is None:
-        return None
-    own = (reading.num_inputs + place, 0)
-    out = stand_ins.get(own)
-    if out is None:
-        out = stand_ins[own] = unsaved_like(output_metadata(node)[0])
-    found = ready.maps(node, saved, sources, out, memo)
-    if found is None:
-        return None
-    terms = [Term(edges[i], linear_map, like) for i, like, linear_map in found]
-    return [Equation(own, terms, out.dtype, ready.origin)]
+class _Preparation:
+    """What nodes with one output are made equations of, where the same is known of all of their type."""
+
+    def __init__(self, reading: Reading, metadata: Sequence[Sequence[Any]]) -> None:
+        """Take the nodes of a reading, and the metadata of their outputs."""
+        self._reading, self._metadata = reading, metadata
+        self._stand_ins: dict[Edge, Unsaved] = {}
+        self._memo: Memo = {}
+
+    def equation(self, place: int, edges: Sequence[Edge]) -> list[Equation] | None:
+        """Return the equation of a node's output; None where that has to be looked into."""
+        reading, stand_ins = self._reading, self._stand_ins
+        node, kind = reading.nodes[place], reading.types[place]
+        if kind.op is None:
+            return None
+        saved = reading.saved(place)
+        states: list[int] = []
+        sources: list[Unsaved | None] = []
+        for index, edge in enumerate(reading.edges(place)):
+            source = stand_ins.get(edge)
+            if source is None:
+                source = self._source(node, index, edge)
+            sources.append(source)
+            states.append(
+                ACTIVE if edges[index][0] >= 0 else NOTHING if source is None else CONSTANT
+            )
+        given = tuple([s is not None for s in saved]) if saved else ()
+        ready = prepared(kind, tuple(states), given)
+        if ready is None:
+            return None
+        own = (reading.num_inputs + place, 0)
+        out = stand_ins.get(own)
+        if out is None:
+            out = stand_ins[own] = unsaved_like(self._metadata[place][0])
+        terms = ready.terms(node, saved, sources, out, edges, self._memo)
+        return None if terms is None else [Equation(own, terms, out.dtype, ready.origin)]
+
+    def _source(self, node: Node, index: int, edge: Edge) -> Unsaved | None:
+        """Return a stand-in for an input of a node, None for one that leads nowhere."""
+        number, nr = edge
+        place = number - self._reading.num_inputs
+        if place >= 0:
+            found = self._stand_ins[edge] = unsaved_like(self._metadata[place][nr])
+            return found
+        target, nr = node.next_functions[index]
+        return None if target is None else unsaved_like(output_metadata(target)[nr])
 
 
 def _parts(

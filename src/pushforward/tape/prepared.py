@@ -19,6 +19,7 @@ from pushforward.errors import RuleError, UnsupportedError
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.program import Term
 from pushforward.rules.registry import Rule, is_nondifferentiable, listeners, lookup, takes_output
 from pushforward.tape.calls import declared_outputs, functional, parameters, unsaved_argument
 from pushforward.tape.node_types import NodeType, signed
@@ -27,43 +28,37 @@ from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError
 
 ACTIVE, CONSTANT, NOTHING = range(3)  # what an edge leads to
 
-# For each active input the number of its edge, its dtype and its map.
-Found = list[tuple[int, torch.dtype, AbstractLinearMap]]
-Memo = dict[Any, tuple[Found, Any]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Input:
-    """An input that the output depends on."""
-
-    edge: int
-    result: int  # of those that the code gives
-    member: int | None  # of that, where the argument is a list
-    saved: int | None  # among what the node saved
+# Terms of a node of the same program, and what has its `id` in the key.
+Memo = dict[Any, tuple[list[Term], Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """What gives the maps of nodes of one type."""
 
-    operator: Any
     origin: str  # who gives them
-    is_elementwise: bool
-    code: Callable[[Node, Sequence[Any], Sequence[Any], Any], tuple[Any, ...]]
-    inputs: tuple[_Input, ...]
+    code: Callable[[Node, Sequence[Any], Sequence[Any], Any, Sequence[Any]], list[Term]]
+    edges: tuple[int, ...]  # those of the terms
     values: Callable[[Node], list[Any]] | None  # all that maps depend on but shapes; None: tensors
 
-    def maps(
-        self, node: Node, saved: Sequence[Any], sources: Sequence[Any], out: Any, memo: Memo
-    ) -> Found | None:
-        """Return the maps of a node's inputs; None where the call has to be put together for it.
+    def terms(
+        self,
+        node: Node,
+        saved: Sequence[Any],
+        sources: Sequence[Any],
+        out: Any,
+        edges: Sequence[Any],
+        memo: Memo,
+    ) -> list[Term] | None:
+        """Return the terms of a node's equation; None where the call has to be put together for it.
 
         Args:
             node: The node.
             saved: The tensors that it saved.
             sources: Stand-ins for its inputs, None for those that lead nowhere.
             out: A stand-in for its output.
-            memo: Maps of other nodes of the same program.
+            edges: The variables of its inputs.
+            memo: Terms of other nodes of the same program.
         """
         key = None
         if self.values is not None:
@@ -73,24 +68,14 @@ class Prepared:
             except TypeError:  # sizes that are traced do not hash
                 known = key = None
             if known is not None:
-                return known[0]
+                same = zip(self.edges, known[0], strict=True)
+                return [Term(edges[i], t.linear_map, t.in_dtype) for i, t in same]
         try:
-            results = self.code(node, saved, sources, out)
-            found: Found = []
-            for each in self.inputs:
-                result = results[each.result]
-                if each.member is not None:
-                    result = result[each.member]
-                x = sources[each.edge] if each.saved is None else saved[each.saved]
-                if not isinstance(result, AbstractLinearMap):
-                    if not self.is_elementwise:
-                        return None
-                    result = Scale(tuple(x.shape), tuple(out.shape), result)
-                found.append((each.edge, x.dtype, fitted(result, self.operator, x, out)))
+            found = self.code(node, saved, sources, out, edges)
         except UnsavedError:
             return None
         if key is not None:
-            memo[key] = found, (out, sources)  # whose ids are in the key
+            memo[key] = found, (out, sources)
         return found
 
 
@@ -106,7 +91,7 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
     if rule is None or is_constant or flags != (True,) or "List[" in str(returns[0].type):
         return None
     arguments: list[str] = []
-    inputs: list[tuple[int | str, int, int | None, int | None]] = []
+    inputs: list[tuple[int | str, int, int | None]] = []  # argument, edge, place in a list
     output = next((f"saved[{i}]" for i, _ in places if given[i]), "out")
     attributes: list[str] = []
     scope: dict[str, Any] = {"signed": signed, "unsaved_argument": unsaved_argument}
@@ -118,11 +103,11 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
             if saved is not None or any(edges[i] == NOTHING for i in members):
                 return None
             value = f"[{', '.join(f'sources[{i}]' for i in members)}]"
-            inputs += [(parameter.key, i, i - first, None) for i in members if edges[i] == ACTIVE]
+            inputs += [(parameter.key, i, i - first) for i in members if edges[i] == ACTIVE]
         elif saved is not None or (parameter.num_edges and edges[first] != NOTHING):
             value = f"sources[{first}]" if saved is None else f"saved[{saved}]"
             if parameter.num_edges and edges[first] == ACTIVE:
-                inputs.append((parameter.key, first, None, saved))
+                inputs.append((parameter.key, first, None))
         elif parameter.is_saved_if_given:
             value = "None"
         elif parameter.num_edges and parameter.sizes is not None:
@@ -142,22 +127,28 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
     keys = list(dict.fromkeys(key for key, *_ in inputs))
     if not inputs or any(key not in rule.partials for key in keys):
         return None
-    calls = []
+    scope |= {"Term": Term, "made": _elementwise if rule.is_elementwise else _given}
+    scope["operator"] = functional(kind.op)
+    lines = ["def code(node, saved, sources, out, edges):"]
     for number, key in enumerate(keys):
         scope[f"partial_{number}"] = rule.partials[key]
         asked = [f"out={output}"] if takes_output(rule.partials[key]) else []
-        calls.append(f"partial_{number}({', '.join(arguments + asked)}), ")
-    text = f"def code(node, saved, sources, out): return ({''.join(calls)})\n"
+        lines.append(f"    result_{number} = partial_{number}({', '.join(arguments + asked)})")
+    terms = []
+    for key, i, member in inputs:
+        result = f"result_{keys.index(key)}" + ("" if member is None else f"[{member}]")
+        made = f"made({result}, operator, sources[{i}], out)"
+        terms.append(f"Term(edges[{i}], {made}, sources[{i}].dtype)")
+    lines.append(f"    return [{', '.join(terms)}]")
     numbers = "".join(f"node.{a}, " for a in attributes)  # 0.0 and -0.0 are equal
-    text += f"def values(node): return [v if v else repr(v) for v in ({numbers})]"
+    lines.append(f"def values(node): return [v if v else repr(v) for v in ({numbers})]")
+    text = "\n".join(lines)
     exec(text, scope)  # the names are PyTorch's, from its own table
     is_of_tensors = "saved[" in text or not rule.is_own
     return Prepared(
-        functional(kind.op),
         origin_of(kind),
-        rule.is_elementwise,
         scope["code"],
-        tuple(_Input(edge, keys.index(key), member, at) for key, edge, member, at in inputs),
+        tuple(i for _, i, _ in inputs),
         None if is_of_tensors else scope["values"],
     )
 
@@ -183,18 +174,37 @@ def _forget(_: Any) -> None:
 listeners.append(_forget)
 
 
+def _given(result: Any, op: Any, x: Unsaved, out: Unsaved) -> AbstractLinearMap:
+    """Return the map that a rule gave."""
+    if not isinstance(result, AbstractLinearMap):
+        raise UnsavedError(str(op))
+    return fitted(result, op, x, out)
+
+
+def _elementwise(result: Any, op: Any, x: Unsaved, out: Unsaved) -> AbstractLinearMap:
+    """Return the map of an elementwise operator, whose rule nearly always gives a coefficient."""
+    if isinstance(result, AbstractLinearMap):
+        return fitted(result, op, x, out)
+    if isinstance(result, Tensor):
+        _check_coefficient(result, op)
+    return Scale(x.sizes, out.sizes, result)
+
+
+def _check_coefficient(coef: Tensor, op: Any) -> None:
+    if isinstance(coef, Unsaved):
+        raise UnsavedError(str(op))
+    if coef.layout is not torch.strided:
+        raise UnsupportedError(
+            f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a "
+            "dense one, as elementwise operators of sparse constants are not followed. Use .to_dense(), or "
+            "torch.sparse.mm."
+        )
+
+
 def fitted(linear_map: AbstractLinearMap, op: Any, x: Tensor, out: Any) -> AbstractLinearMap:
     """Check the map's shapes. Elementwise ones broadcast, also where their rule did not think of it."""
-    coef = linear_map.coef if type(linear_map) is Scale else None
-    if isinstance(coef, Tensor):
-        if isinstance(coef, Unsaved):
-            raise UnsavedError(str(op))
-        if coef.layout is not torch.strided:
-            raise UnsupportedError(
-                f"{op}: a tensor that depends on the inputs meets a constant of layout {coef.layout}: expected a "
-                "dense one, as elementwise operators of sparse constants are not followed. Use .to_dense(), or "
-                "torch.sparse.mm."
-            )
+    if type(linear_map) is Scale and isinstance(linear_map.coef, Tensor):
+        _check_coefficient(linear_map.coef, op)
     out_shape = out.shape
     if linear_map.out_shape != out_shape and type(linear_map) in (Scale, Mask):
         linear_map = dataclasses.replace(linear_map, out_shape=tuple(out_shape))

@@ -19,6 +19,8 @@ class UnsavedError(Exception):
 class Unsaved(Tensor):
     """A tensor without elements: rules may ask for its metadata, and for new tensors like it."""
 
+    sizes: tuple[int, ...]  # its shape: asking for that takes four times as long
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
@@ -51,6 +53,7 @@ def unsaved(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
 
 def _made(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Unsaved:
     made: Unsaved = make_wrapper(Unsaved, shape, dtype=dtype, device=device)
+    made.sizes = shape
     return made
 
 

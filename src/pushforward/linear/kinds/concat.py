@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block
-from pushforward.linear.kinds.gather import Select, Slice
+from pushforward.linear.kinds.gather import Select, Slice, into_zeros
 from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -45,13 +45,7 @@ class Concat(AbstractLinearMap):
     def _put(self, tangent: Tensor) -> Tensor:
         dim, size = self.axis + 1, self.out_shape[self.axis]
         piece = tangent.unsqueeze(dim) if self.new_axis else tangent
-        behind = size - self.start - piece.shape[dim]
-        pieces = [piece]
-        if self.start:
-            pieces.insert(0, _zeros(piece, dim, self.start))
-        if behind:
-            pieces.append(_zeros(piece, dim, behind))
-        return torch.cat(pieces, dim)
+        return into_zeros(piece, dim, size, self.start, self.start + piece.shape[dim])
 
     def _take(self, cotangent: Tensor) -> Tensor:
         if self.new_axis:
@@ -65,6 +59,7 @@ class Concat(AbstractLinearMap):
 
 
 Part = tuple[AbstractLinearMap, Block]  # a map and the block that it is to push
+Written = tuple[Concat, Block]
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,30 +72,13 @@ class _Piece:
     tied: tuple[int | None, ...]
 
 
-def joinable(linear_map: AbstractLinearMap) -> bool:
-    """Tell whether the map writes a piece along one axis into zeros, so that `join` may take it."""
-    return _as_concat(linear_map) is not None
+def join(parts: Sequence[Written]) -> Block | None:
+    """Return the sum of what the maps push, by one concatenation; None where pieces overlap.
 
-
-def join(parts: Sequence[Part]) -> Block | None:
-    """Return the sum of what the maps push, by one concatenation; None where blocks do not fit.
-
-    The maps are `Concat`s, or transposed `Slice`s (of step 1) or `Select`s, along the same axis of
-    the same output. Pieces must not overlap; positions that no piece covers are zero.
+    They are pieces along one axis of one output, with the same ties there. Positions that no piece covers are zero.
     """
-    concats = [_as_concat(linear_map) for linear_map, _ in parts]
-    first = concats[0]
-    if first is None:
-        return None
-    pieces = []
-    for concat, (_, block) in zip(concats, parts, strict=True):
-        if concat is None or (concat.axis, concat.out_shape) != (first.axis, first.out_shape):
-            return None
-        pieces.append(_piece(concat, block))
-    head = parts[0][1]
-    ends = {(block.source, block.seed_shape) for _, block in parts}
-    if len(ends) != 1 or any(piece.tied != pieces[0].tied for piece in pieces):
-        return None
+    first, head = parts[0]
+    pieces = [_piece(concat, block) for concat, block in parts]
     pieces.sort(key=lambda piece: (piece.start, piece.length))
     return _concatenated(first, head, _merged(pieces))
 
@@ -119,7 +97,7 @@ def _merged(pieces: list[_Piece]) -> list[_Piece]:
 
 def join_groups(parts: Sequence[Part]) -> list[Block]:
     """Return what all the maps push, joined where the blocks fit, one by one where they do not."""
-    groups: list[tuple[object, list[Part]]] = []  # few; sizes that are traced have no hash
+    groups: list[tuple[object, list[Written]]] = []  # few; sizes that are traced have no hash
     result: list[Block] = []
     for linear_map, block in parts:
         concat = _as_concat(linear_map)
@@ -129,29 +107,34 @@ def join_groups(parts: Sequence[Part]) -> list[Block]:
         untied = block if concat.new_axis else block.untie((concat.axis,))
         shifted = _shifted(concat, untied)
         key = (concat.axis, concat.out_shape, block.source, block.seed_shape, shifted)
-        group = next((group for known, group in groups if known == key), None)
-        if group is None:
-            group = []
-            groups.append((key, group))
-        group.append((linear_map, untied))
+        for known, group in groups:
+            if known == key:
+                group.append((concat, untied))
+                break
+        else:
+            groups.append((key, [(concat, untied)]))
     for _, group in groups:
         joined = join(group) if len(group) > 1 else None
         if joined is not None:
             result.append(joined)
         else:
-            result.extend(linear_map.push(block) for linear_map, block in group)
+            result.extend(concat.push(block) for concat, block in group)
     return result
 
 
 def _as_concat(linear_map: AbstractLinearMap) -> Concat | None:
     if isinstance(linear_map, Concat):
         return linear_map
-    if isinstance(linear_map, Transposed):
-        of, shapes = linear_map.of, (linear_map.in_shape, linear_map.out_shape)
-        if isinstance(of, Slice) and of.step == 1:
-            return Concat(*shapes, of.axis, of.start)
-        if isinstance(of, Select):
-            return Concat(*shapes, of.axis, of.index, new_axis=True)
+    return adjoint_concat(linear_map.of) if isinstance(linear_map, Transposed) else None
+
+
+def adjoint_concat(linear_map: AbstractLinearMap) -> Concat | None:
+    """Return the adjoint of a map that takes one piece along an axis; None of any other map."""
+    if isinstance(linear_map, Slice) and linear_map.step == 1:
+        return Concat(linear_map.out_shape, linear_map.in_shape, linear_map.axis, linear_map.start)
+    if isinstance(linear_map, Select):
+        shapes = linear_map.out_shape, linear_map.in_shape
+        return Concat(*shapes, linear_map.axis, linear_map.index, new_axis=True)
     return None
 
 
@@ -178,22 +161,24 @@ def _concatenated(concat: Concat, head: Block, pieces: list[_Piece]) -> Block | 
     dim = tied.count(None) + concat.axis
     shape = _common_shape([piece.values.shape for piece in pieces], dim)
     values, end = [], 0
-    like = pieces[0].values.expand(_at(shape, dim, pieces[0].length))
     for piece in pieces:
         if piece.start < end:
             return None
         if piece.start > end:
-            values.append(_zeros(like, dim, piece.start - end))
-        values.append(piece.values.expand(_at(shape, dim, piece.length)))
+            values.append(_zeros(piece.values, _at(shape, dim, piece.start - end)))
+        sizes = _at(shape, dim, piece.length)
+        values.append(piece.values if piece.values.shape == sizes else piece.values.expand(sizes))
         end = piece.start + piece.length
     behind = concat.out_shape[concat.axis] - end
     if behind:
-        values.append(_zeros(like, dim, behind))
+        values.append(_zeros(values[0], _at(shape, dim, behind)))
     return Block(torch.cat(values, dim), concat.out_shape, head.seed_shape, tied, head.source)
 
 
 def _common_shape(shapes: Sequence[Shape], dim: int) -> Shape:
     """Return the shape to which all expand (but along ``dim``): 1 where all are constant."""
+    if shapes.count(shapes[0]) == len(shapes):  # nearly always
+        return _at(tuple(shapes[0]), dim, 1)
     sizes = zip(*shapes, strict=True)
     return tuple(
         1 if i == dim else next((n for n in near if n != 1), 1) for i, near in enumerate(sizes)
@@ -204,6 +189,5 @@ def _at(shape: Shape, dim: int, size: int) -> Shape:
     return (*shape[:dim], size, *shape[dim + 1 :])
 
 
-def _zeros(like: Tensor, dim: int, size: int) -> Tensor:
-    """Return zeros of the shape of ``like``, but for ``size`` along ``dim``."""
-    return torch.zeros(_at(tuple(like.shape), dim, size), dtype=like.dtype, device=like.device)
+def _zeros(like: Tensor, shape: Shape) -> Tensor:
+    return torch.zeros(shape, dtype=like.dtype, device=like.device)
