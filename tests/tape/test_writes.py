@@ -537,3 +537,43 @@ def test_writes_below_vmap_to_what_has_the_batch_in_another_place(transform, wri
     y = torch.tensor([[-0.8, 0.5], [0.3, 0.9]], dtype=F64)
     expected = central_jacobian(lambda y: torch.stack([loop(row) for row in y]), y)
     assert_close(transform(pushforward.vmap(pushforward.vmap(f)))(y), expected)
+
+
+INSIDE = {
+    "vjp": lambda g, x: torch.func.vjp(g, x)[1](torch.ones_like(x))[0],
+    "grad": lambda g, x: torch.func.grad(lambda t: g(t).sum())(x),
+    "jacrev": lambda g, x: torch.func.jacrev(g)(x),
+}
+
+
+def _assigned(index):
+    return lambda captured, view, t: captured.__setitem__(index, t[index])
+
+
+REFUSED = {
+    "all": _assigned(...),
+    "one": _assigned(0),
+    "some": _assigned(slice(1)),
+    "a view, copied into": lambda captured, view, t: view.copy_(t),
+    "a view, multiplied": lambda captured, view, t: view.mul_(t),
+    "a part of a view": lambda captured, view, t: view.__setitem__(0, t[0]),
+}
+
+
+@pytest.mark.parametrize("write", REFUSED)
+@pytest.mark.parametrize("outer", [jacfwd, jacrev, pushforward.jacobian, pushforward.hessian])
+@pytest.mark.parametrize("name", INSIDE)
+def test_writes_to_captured_tensors_that_torch_func_refuses_are_refused_inside_ours(
+    name, outer, write
+):
+    def g(t):
+        REFUSED[write](captured, view, t)
+        return captured * t
+
+    captured = torch.tensor([0.2, 0.3], dtype=torch.float64)
+    view = captured[:]
+    x = torch.tensor([1.5, -0.5], dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="would mutate a captured Tensor"):
+        INSIDE[name](g, x)
+    with pytest.raises(RuntimeError, match="would mutate a captured Tensor"):
+        outer(lambda a: INSIDE[name](g, a))(x)

@@ -102,3 +102,15 @@ def _memory_id(tensor: Tensor) -> int:
 def has_version(tensor: Tensor) -> bool:
     """Tell whether PyTorch counts the writes to a tensor."""
     return not (tensor.is_inference() or is_wrapped(tensor))
+
+
+def is_same_view(view: Tensor, value: Tensor) -> bool:
+    """Tell whether the value is the view itself: ``y[i] += 1`` assigns what it has written already."""
+    return (
+        value._base is not None
+        and value._base is view._base
+        and value.shape == view.shape
+        and value.stride() == view.stride()
+        and value.storage_offset() == view.storage_offset()
+        and value.dtype is view.dtype
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.copies import is_data
+from pushforward.tape.copies import is_data, is_same_view
 from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_functorch import (
@@ -172,6 +172,9 @@ class Writes:
             return target
         if id(target) in self._own or id(base) in self._own:
             return target
+        now = functorch_level()
+        if now is not None and now > max(self.level, level_of(target)):
+            return target  # a transform within refuses the write; a view made there would hide that
         new = self._anew(target, inner, base)
         if new is not target:
             self._own.add(id(new))
@@ -348,6 +351,10 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
     view = target
     is_view = False
+    is_inside = isinstance(value, Tensor) and functorch_level() is not None
+    if is_inside and level_of(value) > max(writes.level, level_of(target)):
+        func(target, index, value)  # its transform refuses that; a view would hide it
+        return
     is_followed = (
         isinstance(value, Tensor)
         and torch.is_grad_enabled()
@@ -359,7 +366,7 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
         view = target[index]
         inner = writes.inner(view)
         is_view = inner._base is not None
-        if is_view and _is_same(inner, writes.inner(value)):
+        if is_view and is_same_view(inner, writes.inner(value)):
             return
     is_whole = is_view and writes.inner(target)._base is None
     begun = writes.begin(view, is_whole) if is_view else writes.begin(target)
@@ -386,15 +393,3 @@ def _is_basic(index: Any) -> bool:
 
 
 _BASIC = {int, slice, type(None), type(Ellipsis)}
-
-
-def _is_same(view: Tensor, value: Tensor) -> bool:
-    """Tell whether the value is the view itself: ``y[i] += 1`` assigns what it has written already."""
-    return (
-        value._base is not None
-        and value._base is view._base
-        and value.shape == view.shape
-        and value.stride() == view.stride()
-        and value.storage_offset() == view.storage_offset()
-        and value.dtype is view.dtype
-    )
