@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-sparse fuzz clean
+.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ fuzz: $(STAMP) ## Run random programs for SECONDS from SEED on; print failures c
 bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
 	@echo "== bench: medians in one process, one thread"
 	$(BIN)/python benchmarks/run.py
+
+bench-scalar: $(STAMP) ## Count multiplications of scalar codes beside published counts, and time them.
+	@echo "== bench-scalar: orders of elimination; medians in one process, one thread"
+	$(BIN)/python benchmarks/scalar.py
 
 bench-sparse: $(STAMP) ## Measure sparse Jacobians and Hessians next to asdex and CasADi, where PEERS=python has them.
 	@echo "== bench-sparse: medians, one core, each library in processes of its own (half an hour with peers)"

@@ -17,12 +17,13 @@ from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import Blocks, add_blocks
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.reshape import Reshape
+from pushforward.linear.kinds.scale import Scale, number
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import LinearProgram
 
 # An edge from tail to head carries maps as they were recorded, and blocks (near end: head, far end: tail).
 Item = AbstractLinearMap | Block
-Multiply = Callable[[Item, Item], Block]
+Multiply = Callable[[Item, Item], Item]
 Apply = Callable[[AbstractLinearMap, Block, bool], Block]
 
 
@@ -85,8 +86,8 @@ class Graph:
             del self.into[head][vertex]
         for tail in self.into.pop(vertex, {}):
             self.out_of[tail].discard(vertex)
-        for tail, head, block in products:
-            self._add(tail, head, [block])
+        for tail, head, product in products:
+            self._add(tail, head, [product])
 
     def _add(self, tail: int, head: int, items: list[Item]) -> None:
         self.out_of.setdefault(tail, set()).add(head)
@@ -116,8 +117,19 @@ def _apply(linear_map: AbstractLinearMap, block: Block, forward: bool) -> Block:
     return linear_map.push(block) if forward else linear_map.pull(block)
 
 
-def multiply(first: Item, second: Item, like: Tensor, apply: Apply = _apply) -> Block:
-    """Return the block of ``second`` after ``first``; ``apply`` is what pushes (or pulls) a block through a map."""
+def multiply(first: Item, second: Item, like: Tensor, apply: Apply = _apply) -> Item:
+    """Return the block of ``second`` after ``first``; ``apply`` is what pushes (or pulls) a block through a map.
+
+    Two numbers are multiplied at once, and stay a map that scales by a number.
+    """
+    if isinstance(first, Scale) and isinstance(second, Scale):
+        inner, outer = number(first), number(second)
+        if inner is not None and outer is not None:
+            return Scale(first.in_shape, second.out_shape, inner * outer)
+    return _product(first, second, like, apply)
+
+
+def _product(first: Item, second: Item, like: Tensor, apply: Apply) -> Block:
     if isinstance(first, Block):
         if isinstance(second, Block):
             # Pulled, not pushed: the product is laid out as the rows of a Jacobian.
@@ -126,7 +138,7 @@ def multiply(first: Item, second: Item, like: Tensor, apply: Apply = _apply) -> 
         return apply(second, first, True)
     if isinstance(second, Block):
         if second.seed_shape != first.out_shape:
-            return multiply(local(first, like, apply), second, like, apply)
+            return _product(local(first, like, apply), second, like, apply)
         return _flipped(apply(first, second.flipped(), False), second.shape)
     if math.prod(first.in_shape) <= math.prod(second.out_shape):
         return apply(second, local(first, like, apply), True)

@@ -96,11 +96,13 @@ class Planner:
             self.program = LinearProgram(program.inputs, equations, program.outputs)
             self.starts = [b.with_values(shadow_tensor(b.values)) for b in starts]
             self.ends = [b.with_values(shadow_tensor(b.values)) for b in ends]
+            self._search = Search(self.program, [b.shape for b in self.ends], self.starts)
 
     def pure(self, mode: Literal["forward", "reverse"]) -> Prediction:
         """Predict forward or reverse mode."""
         with bare():
-            return self._forward() if mode == "forward" else self._reverse()
+            found = self._forward() if mode == "forward" else self._reverse()
+            return self._search.pure(found, is_forward=mode == "forward")
 
     def _forward(self) -> Prediction:
         program, cost = self.program, Cost()
@@ -155,7 +157,9 @@ class Planner:
 
         It cannot where there is one column or one row.
         """
-        is_wide = min(math.prod(b.shape) for b in (*self.starts, *self.ends)) > 1
+        is_wide = all(
+            sum(math.prod(b.shape) for b in blocks) > 1 for blocks in (self.starts, self.ends)
+        )
         return (
             is_wide and 2 <= len(self.program.equations) <= MAX_SEARCHED and can_cross(self.program)
         )
@@ -163,8 +167,7 @@ class Planner:
     def cross(self) -> Prediction:
         """Search an order of elimination: greedily, then by moving one vertex at a time."""
         with bare():
-            search = Search(self.program, [b.shape for b in self.ends], self.starts)
-            return search.best()
+            return self._search.best()
 
 
 ORDERS = "orders"  # what plans are stored as

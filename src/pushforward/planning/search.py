@@ -20,6 +20,7 @@ from pushforward.linear.elimination import Graph, Item, multiply
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import LinearProgram
 from pushforward.planning.costs import Cost, push_cost
+from pushforward.planning.uniform import Uniform, common_shape
 
 LOCAL_SEARCH_MOVES = 12  # for each vertex
 MAX_ELIMINATIONS = 5000  # of vertices, in a local search: longer programs get fewer moves
@@ -46,12 +47,24 @@ class Search:
     ) -> None:
         """Take a shadow of the program, and the blocks with which its sweeps start."""
         self._graph = Graph(program, output_shapes)
-        self._known: dict[Any, tuple[Block, Cost]] = {}
+        self._known: dict[Any, tuple[Item, Cost]] = {}
         dtype = starts[0].values.dtype
         self._like = torch.empty((), dtype=dtype, device="meta")
+        shape = common_shape(self._graph)
+        self.uniform = None if shape is None else Uniform(self._graph, shape, self._like)
+
+    def pure(self, prediction: Prediction, *, is_forward: bool) -> Prediction:
+        """Return a prediction of a pure mode, measured as orders are."""
+        if self.uniform is None:
+            return prediction
+        order = self.uniform.vertices if is_forward else self.uniform.vertices[::-1]
+        return dataclasses.replace(prediction, cost=self.uniform.cost(order))
 
     def best(self) -> Prediction:
         """Search greedily, then by moving one vertex at a time."""
+        if self.uniform is not None:
+            order = self.uniform.best()
+            return Prediction(self.uniform.cost(order), self._peak(order), {}, tuple(order))
         order, least = self._greedy()
         random_moves = random.Random(0)
         moves = min(LOCAL_SEARCH_MOVES * len(order), MAX_ELIMINATIONS // max(len(order), 1))
@@ -115,7 +128,7 @@ class Search:
             peak = max(peak, held_bytes(_blocks_of(graph)))
         return peak
 
-    def _product(self, first: Item, second: Item) -> tuple[Block, Cost]:
+    def _product(self, first: Item, second: Item) -> tuple[Item, Cost]:
         key = (_key(first), _key(second))
         found = self._known.get(key)
         if found is None:
@@ -127,8 +140,8 @@ class Search:
                 total = total + cost
                 return result
 
-            block = multiply(first, second, self._like, apply)
-            found = self._known[key] = block, total
+            product = multiply(first, second, self._like, apply)
+            found = self._known[key] = product, total
         return found
 
 

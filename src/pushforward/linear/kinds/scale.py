@@ -50,6 +50,13 @@ class Scale(AbstractLinearMap):
         )
 
 
+def number(item: object) -> float | None:
+    """Return the real number by which a map multiplies everything; None if it does anything else."""
+    if not isinstance(item, Scale) or isinstance(item.coef, (Tensor, complex)):
+        return None
+    return None if item.conjugate or item.in_shape != item.out_shape else float(item.coef)
+
+
 def _scaled(block: Block, coef: Tensor | complex) -> Block:
     if isinstance(coef, Tensor):
         return Block(block.values * coef, block.shape, block.seed_shape, block.tied, block.source)
