@@ -247,6 +247,13 @@ def test_steps_that_depend_on_elements_are_named(step, f):
         pf.compile(pf.jacfwd(f), backend="eager")(randn(3))
 
 
+def test_memory_by_numbers_is_refused():
+    made = pf.jacfwd(lambda x: x.as_strided((2,), (2,)).sin())
+    made(randn(4)[1:])  # learns that the layout matters
+    with pytest.raises(pf.UnsupportedError, match="reads the memory of an argument by numbers"):
+        pf.compile(made, backend="eager")(randn(4)[1:])
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match=re.escape("compile: func: got int")):
         pf.compile(3)
@@ -435,6 +442,79 @@ def test_threads():
         thread.join()
     torch.testing.assert_close(found, expected)
     assert len(compiled.compiled.programs()) == 1
+
+
+# ----- Sparse results -----
+
+PLACES = torch.tensor([2, 0, 1, 4, 3, 5])
+
+
+def gathered(x):
+    return x[PLACES] * x + torch.roll(x, 1) ** 2
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("output", ["csr", "csc", "coo", "bsr", "auto"])
+def test_sparse_jacobians(output, backend):
+    compiled = pf.compile(pf.jacobian(gathered, output=output), backend=backend)
+    for seed in range(3):
+        x = randn(6, seed=seed)
+        found = compiled(x)
+        expected = pf.jacobian(gathered, output=output)(x)
+        assert found.layout is expected.layout
+        torch.testing.assert_close(found, expected)
+    assert len(compiled.compiled.programs()) == 1
+
+
+def test_sparse_results_follow_index_tensors():
+    places = torch.tensor([2, 0, 1])
+    compiled = pf.compile(
+        pf.value_and_jacobian(lambda x: x[places].sin(), output="csr"), backend="eager"
+    )
+
+    def check():
+        x = randn(3, seed=4)
+        value, jacobian = compiled(x)
+        torch.testing.assert_close(value, x[places].sin())
+        torch.testing.assert_close(jacobian.to_dense(), tf.jacfwd(lambda x: x[places].sin())(x))
+
+    check()
+    places.copy_(torch.tensor([1, 1, 0]))
+    check()
+    check()
+    places = torch.tensor([0, 2, 2])
+    check()
+    assert len(compiled.compiled.programs()) == 1
+
+
+def test_values_of_sparse_results_are_followed_by_autograd():
+    x = randn(6).requires_grad_()
+    compiled = pf.compile(pf.jacobian(gathered, output="csr"), backend="eager")
+    (found,) = torch.autograd.grad(compiled(x).values().square().sum(), x)
+    (expected,) = torch.autograd.grad(tf.jacfwd(gathered)(x).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_sparse_hessians_and_given_patterns():
+    def f(x):
+        return (x[1:] - x[:-1]).square().square().sum()
+
+    x = randn(6)
+    compiled = pf.compile(pf.hessian(f, output="csr"), backend="eager")
+    torch.testing.assert_close(compiled(x).to_dense(), tf.hessian(f)(x))
+    given = pf.jacobian(gathered, pattern=pf.pattern(gathered, x), output="csr")
+    compiled = pf.compile(given, backend="eager")
+    for seed in range(2):
+        x = randn(6, seed=seed)
+        torch.testing.assert_close(compiled(x).to_dense(), tf.jacfwd(gathered)(x))
+
+
+def test_sparse_results_may_only_be_returned():
+    compiled = pf.compile(
+        lambda x: pf.jacobian(gathered, output="csr")(x).values(), backend="eager"
+    )
+    with pytest.raises(pf.UnsupportedError, match="sparse Jacobian of which it uses 'values'"):
+        compiled(randn(6))
 
 
 # ----- Inductor -----

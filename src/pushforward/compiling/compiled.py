@@ -28,6 +28,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.run import thread
 from pushforward.transforms.arguments import named_after
+from pushforward.transforms.unbuilt import Unbuilt, put_off
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
 NAME = "compile"
@@ -44,16 +45,24 @@ class Program:
     leaves: list[Any]  # of the result, in place of whose tensors there are none
     places: list[int]  # of its tensors
     spec: TreeSpec
+    builds: dict[int, Callable[[Tensor], Tensor]]  # of sparse matrices, by place, of their values
+    known: list[Tensor]  # index tensors, which are the last outputs, as they were
     seconds: float  # that it took
 
     def arranged(self, outputs: Sequence[Tensor]) -> Any:
         """Put tensors into the structure of the result."""
-        if self.spec is LEAF and self.places:
+        if self.spec is LEAF and self.places and not self.builds:
             return outputs[0]
         leaves = list(self.leaves)
-        for place, output in zip(self.places, outputs, strict=True):
-            leaves[place] = output
+        for place, output in zip(self.places, outputs, strict=False):  # index tensors are behind
+            build = self.builds.get(place)
+            leaves[place] = output if build is None else build(output)
         return unflatten(leaves, self.spec)
+
+    def holds(self, outputs: Sequence[Tensor]) -> bool:
+        """Tell whether the index tensors are those that sparse results were laid out for."""
+        met = outputs[len(self.places) :]
+        return all(torch.equal(new, old) for new, old in zip(met, self.known, strict=True))
 
 
 class Compiled:
@@ -79,7 +88,12 @@ class Compiled:
         stage = program.stage
         if stage.writes and (self.backend != "eager" or _is_followed(given)):
             return self.func(*args, **kwargs)  # what was overwritten cannot be computed anew
-        return program.arranged(stage(given))
+        outputs = stage(given)
+        if program.known and not program.holds(outputs):
+            for programs in self._programs.values():
+                programs[:] = [p for p in programs if p is not program]
+            return self.call(args, kwargs)
+        return program.arranged(outputs)
 
     def _found(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
@@ -168,18 +182,22 @@ class Compiled:
         def function(*given: Tensor) -> list[Tensor]:
             rest = iter(given)
             new_args = [replaced(a, rest) for a in args]
-            result = self.func(*new_args, **replaced(kwargs, rest))
+            with put_off() as checked:
+                result = self.func(*new_args, **replaced(kwargs, rest))
             leaves, spec = flatten(result)
-            found[:] = [leaves, spec]
-            return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            builds = {i: y.build for i, y in enumerate(leaves) if isinstance(y, Unbuilt)}
+            leaves = [y.entries if isinstance(y, Unbuilt) else y for y in leaves]
+            found[:] = [leaves, spec, builds, checked.known]
+            return [*(y for y in leaves if isinstance(y, Tensor)), *checked.indices]
 
         captured = Captured(self.func)
         stage = Stage(function, tensors, [t for _, t in captured.tensors], self.backend)
-        leaves, spec = found
+        leaves, spec, builds, known = found
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         guard = captured.without_changed().guard(stage.captured)
-        return Program(stage, guard, others, places, spec, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Program(stage, guard, others, places, spec, builds, known, seconds)
 
 
 def _is_within() -> bool:
@@ -216,6 +234,7 @@ def compile(func: Callable[..., Any], *, backend: Backend = "inductor") -> Calla
       ``'inductor'``, or where autograd follows, such a function runs as it is.
     - Random numbers are drawn anew at each call, as without ``compile``.
     - Autograd follows the result. A pass back computes it anew from the arguments, by a graph of its own.
+    - Sparse results are put together behind the graph; another index tensor means another trace.
     - Under other transforms, ours and ``torch.func``'s, under autocast, modes, and for subclasses of tensors, ``func``
       runs as it is. Compile the outermost: ``compile(vmap(jacfwd(f)))``.
 

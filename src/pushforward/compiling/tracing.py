@@ -66,7 +66,20 @@ def _graph(
             return results
 
     with torch.no_grad(), _nothing_changed([*inputs, *written]), _Escapes():
-        return make_fx(seen, [x.detach() for x in inputs], mode)
+        try:
+            return make_fx(seen, [x.detach() for x in inputs], mode)
+        except NotImplementedError as error:
+            if "UntypedStorage" not in str(error):
+                raise
+            raise UnsupportedError(
+                message(
+                    NAME,
+                    "the function",
+                    "a step that reads the memory of an argument by numbers, such as as_strided",
+                    "steps that read tensors",
+                    "Call the transform without compile.",
+                )
+            ) from error
 
 
 @contextlib.contextmanager

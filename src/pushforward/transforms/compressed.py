@@ -15,6 +15,7 @@ from pushforward.sparse.coloring.result import Coloring
 from pushforward.sparse.layout import Layout
 from pushforward.sparse.pattern import Pattern
 from pushforward.sparse.placing import Placement
+from pushforward.tape.private_torch import bare, without_modes
 from pushforward.transforms.assemble import directions, jacobian_dtype
 from pushforward.transforms.record import Tape
 from pushforward.transforms.vjp import pulled_batch
@@ -50,9 +51,11 @@ def compressed(
     """Return the values of the one Jacobian of a tape, and the layout in which they stand."""
     pattern, is_symmetric = given
     y, x = _only(name, tape, pattern)
-    found = _colored(pattern, is_symmetric)
     dtype = jacobian_dtype(y, x)
-    columns, rows = found.seeds(dtype, x.device)
+    with bare():  # a tracer has no part in it
+        found = _colored(pattern, is_symmetric)
+        columns, rows = found.seeds(dtype, x.device)
+        known = _layout(pattern, by_columns, x.device)
     pushed = pulled = None
     if len(columns):
         (whole,) = tape.pushed([columns.reshape(-1, *x.shape).to(x.dtype)], (len(columns),))
@@ -64,7 +67,7 @@ def compressed(
     _check_once(name, tape, pattern, values)
     if by_columns:
         values = values.index_select(0, pattern.by_columns.to(values.device))
-    return values, _layout(pattern, by_columns, x.device)
+    return values, known
 
 
 def _layout(pattern: Pattern, by_columns: bool, device: torch.device) -> Layout:
@@ -103,15 +106,19 @@ def _colored(pattern: Pattern, is_symmetric: bool) -> Coloring:
     known: Coloring | None = PLANS.find(COLORING, key)
     if known is not None:
         return known
-    if is_symmetric:
-        found = coloring(pattern, structure="symmetric")
-    else:
-        each = [coloring(pattern, structure=structure) for structure in ("column", "row")]
-        found = min(each, key=lambda c: c.num_colors)
-        if found.num_colors > MANY:
-            both = coloring(pattern, structure="bidirectional")
-            found = min((found, both), key=lambda c: c.num_colors)
+    found = _best_coloring(pattern, is_symmetric)
     PLANS.keep(COLORING, key, found)
+    return found
+
+
+def _best_coloring(pattern: Pattern, is_symmetric: bool) -> Coloring:
+    if is_symmetric:
+        return coloring(pattern, structure="symmetric")
+    each = [coloring(pattern, structure=structure) for structure in ("column", "row")]
+    found = min(each, key=lambda c: c.num_colors)
+    if found.num_colors > MANY:
+        both = coloring(pattern, structure="bidirectional")
+        found = min((found, both), key=lambda c: c.num_colors)
     return found
 
 
@@ -124,7 +131,7 @@ def _check_once(name: str, tape: Tape, pattern: Pattern, values: Tensor) -> None
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(x.numel(), generator=generator, dtype=torch.float64).to(x)
     (expected,) = tape.pushed([direction.reshape(1, *x.shape)], (1,))
-    with torch.no_grad():
+    with torch.no_grad(), without_modes():  # a tracer does not see elements
         rows, cols = pattern.rows.to(x.device), pattern.cols.to(x.device)
         terms = values.detach() * direction.to(values.dtype)[cols]
         zeros = torch.zeros(pattern.shape[0], dtype=values.dtype, device=x.device)

@@ -24,6 +24,7 @@ from pushforward.tape.private_torch import copied_when_written
 from pushforward.transforms.assemble import directions, jacobian_dtype
 from pushforward.transforms.compressed import compressed, given_pattern
 from pushforward.transforms.record import Tape
+from pushforward.transforms.unbuilt import built, depend
 
 Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
 OUTPUTS = ("dense", "coo", "csr", "csc", "bsr", "auto")
@@ -131,10 +132,12 @@ def _values(
         except ChangedError:
             PLANS.drop(PLAN, key)
         else:
+            depend(met, plan.answers.indices)
             return rows, plan
     plan = SparsePlan()
-    *rows, _ = tape.computed(functools.partial(_sweep, tape, by_columns, plan, bounded))
+    *rows, met = tape.computed(functools.partial(_sweep, tape, by_columns, plan, bounded))
     PLANS.keep(PLAN, key, plan)
+    depend(met, plan.answers.indices)
     return rows, plan
 
 
@@ -172,6 +175,17 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
         output = "csr" if values.numel() <= AUTO_DENSITY * math.prod(size) else "dense"
     if output == "dense":
         return dense_of(values, known, y, x)
+    block = (_last(y), _last(x) * (2 if x.is_complex() else 1))
+    if output == "bsr":
+        values = known.form(block, lambda: blocked(known, *block)).filled(values)
+    matrix: Tensor = built(values, functools.partial(_put_together, known, output, size, block))
+    return matrix
+
+
+def _put_together(
+    known: Layout, output: Output, size: tuple[int, int], block: tuple[int, int], values: Tensor
+) -> Tensor:
+    """Return the matrix. Its indices are copies: what the caller does to a result must not reach the plan."""
     if output == "coo":
         return torch.sparse_coo_tensor(
             copied_when_written(known.indices),
@@ -181,12 +195,10 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
             is_coalesced=True,
         )
     _warned_of_beta()
-    # As copies: what the caller does to a result must not reach the plan.
     if output == "bsr":
-        block = (_last(y), _last(x) * (2 if x.is_complex() else 1))
         form = known.form(block, lambda: blocked(known, *block))
         indices = copied_when_written(form.starts), copied_when_written(form.columns)
-        return torch.sparse_bsr_tensor(*indices, form.filled(values), size, check_invariants=False)
+        return torch.sparse_bsr_tensor(*indices, values, size, check_invariants=False)
     make = torch.sparse_csr_tensor if output == "csr" else torch.sparse_csc_tensor
     indices = copied_when_written(known.starts), copied_when_written(known.columns)
     return make(*indices, values, size, check_invariants=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.errors import ArgumentValueError, message
 from pushforward.sparse.coloring.decompression import Reading
 from pushforward.sparse.pattern import Pattern
+from pushforward.tape.private_torch import bare
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +129,8 @@ class Coloring:
 
 
 def _count(colors: Tensor) -> int:
-    return int(colors.max()) + 1 if len(colors) else 0
+    with bare():  # a tracer has no part in it
+        return int(colors.max()) + 1 if len(colors) else 0
 
 
 def _checked(name: str, product: Tensor | None, expected: tuple[int, int]) -> Tensor | None:
