@@ -21,6 +21,14 @@ class RandomnessError(PushforwardError, RuntimeError):
     """A random operator ran although ``randomness='error'``."""
 
 
+class MemoryLimitError(PushforwardError, MemoryError):
+    """A call is expected to need more memory than it may take, however few columns it carries at once."""
+
+
+class MissingPackageError(PushforwardError, ImportError):
+    """An option needs a package that is not installed."""
+
+
 class MissingRuleError(PushforwardError, NotImplementedError):
     """Nobody, neither pushforward nor PyTorch, can differentiate an operator."""
 

@@ -122,6 +122,16 @@ CALLS: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
     "jacfwd": (lambda: jacfwd(smooth)(X), lambda: tf.jacrev(smooth)(X)),
     "jacrev": (lambda: jacrev(smooth)(X), lambda: tf.jacrev(smooth)(X)),
     "jacobian": (lambda: jacobian(smooth)(X), lambda: tf.jacrev(smooth)(X)),
+    "jacfwd in chunks": (lambda: jacfwd(smooth, chunk_size=1)(X), lambda: tf.jacrev(smooth)(X)),
+    "jacrev in chunks": (lambda: jacrev(smooth, chunk_size=2)(X), lambda: tf.jacrev(smooth)(X)),
+    "jacobian within a limit": (
+        lambda: jacobian(smooth, memory_limit=5400)(X),
+        lambda: tf.jacrev(smooth)(X),
+    ),
+    "hessian within a limit": (
+        lambda: hessian(energy, memory_limit=10000)(X),
+        lambda: tf.hessian(energy)(X),
+    ),
     "hessian": (lambda: hessian(energy)(X), lambda: tf.hessian(energy)(X)),
     "grad": (lambda: grad(energy)(X), lambda: tf.grad(energy)(X)),
     "vjp": (lambda: vjp(smooth, X)[1](X)[0], lambda: tf.vjp(smooth, X)[1](X)[0]),

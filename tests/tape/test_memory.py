@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from peaks import bytes_of
 from torch import Tensor
-from torch.autograd.profiler import profile
 from torch.utils._pytree import tree_leaves
 
 import pushforward
@@ -26,24 +26,6 @@ def _like(*shape: int) -> Tensor:
 X, V, U = _like(NUMEL), _like(NUMEL).flip(0), _like(NUMEL).sin()
 WEIGHT = _like(SIDE, SIDE) / SIDE
 STATE = X.nbytes
-
-
-def _bytes(call: Callable[[], Any]) -> tuple[int, int]:
-    """Return how many bytes ``call`` needs at its peak, and how many are left when its result is gone."""
-    gc.collect()
-    with profile(profile_memory=True) as prof:
-        result = call()
-        del result
-        pushforward.clear_plans()  # which keep constants
-        gc.collect()
-    events = prof.kineto_results.events()
-    now = most = 0
-    for event in sorted(
-        (e for e in events if e.name() == "[memory]"), key=lambda event: event.start_ns()
-    ):
-        now += event.nbytes()
-        most = max(most, now)
-    return most, now
 
 
 def _sines(x: Tensor) -> Tensor:
@@ -114,9 +96,9 @@ LONG = [_sines, _steps, _products, _runge_kutta, _several, _softmax, _in_place, 
 
 @pytest.mark.parametrize("func", LONG)
 def test_jvp_needs_at_most_twice_the_memory_of_torch_func(func: Callable[..., Any]) -> None:
-    theirs, _ = _bytes(lambda: torch.func.jvp(func, (X,), (V,)))
+    theirs, _ = bytes_of(lambda: torch.func.jvp(func, (X,), (V,)))
     pushforward.jvp(func, (X,), (V,))
-    ours, left = _bytes(lambda: pushforward.jvp(func, (X,), (V,)))
+    ours, left = bytes_of(lambda: pushforward.jvp(func, (X,), (V,)))
     assert ours <= 2 * theirs
     assert left < STATE
 
@@ -129,9 +111,9 @@ def test_jacfwd_of_few_numbers_needs_at_most_twice_the_memory_of_torch_func(
         return func(p[0] * X + p[1] * U + p[2])
 
     point = torch.tensor([0.3, 0.5, 0.1], dtype=F64)
-    theirs, _ = _bytes(lambda: torch.func.jacfwd(of_three)(point))
+    theirs, _ = bytes_of(lambda: torch.func.jacfwd(of_three)(point))
     pushforward.jacfwd(of_three)(point)
-    ours, left = _bytes(lambda: pushforward.jacfwd(of_three)(point))
+    ours, left = bytes_of(lambda: pushforward.jacfwd(of_three)(point))
     assert ours <= 2 * theirs
     assert left < STATE
 
@@ -145,7 +127,7 @@ def test_the_memory_of_a_long_program_does_not_grow_with_its_steps() -> None:
 
         return func
 
-    peaks = [_bytes(lambda n=n: pushforward.jvp(steps(n), (X,), (V,)))[0] for n in (8, 24)]
+    peaks = [bytes_of(lambda n=n: pushforward.jvp(steps(n), (X,), (V,)))[0] for n in (8, 24)]
     assert peaks[1] <= peaks[0]
 
 
@@ -161,10 +143,10 @@ def test_repeated_reverse_sweeps_need_little_more_than_the_tape(
     name: str, func: Callable[[Tensor], Tensor]
 ) -> None:
     call = REPEATED[name]
-    theirs, _ = _bytes(lambda: call(torch.func, func))
+    theirs, _ = bytes_of(lambda: call(torch.func, func))
     for _ in range(3):
         call(pushforward, func)
-    ours, _ = _bytes(lambda: call(pushforward, func))
+    ours, _ = bytes_of(lambda: call(pushforward, func))
     assert ours <= 1.2 * theirs + 2 * STATE
 
 
@@ -174,9 +156,9 @@ def test_first_reverse_sweeps_need_little_more_than_the_tape(
     name: str, func: Callable[[Tensor], Tensor]
 ) -> None:
     call = REPEATED[name]
-    theirs, _ = _bytes(lambda: call(torch.func, func))
+    theirs, _ = bytes_of(lambda: call(torch.func, func))
     pushforward.clear_plans()
-    ours, _ = _bytes(lambda: call(pushforward, func))
+    ours, _ = bytes_of(lambda: call(pushforward, func))
     assert ours <= 1.2 * theirs + 2 * STATE
 
 

@@ -7,6 +7,7 @@ import math
 
 from pushforward.linear.block import Block
 from pushforward.linear.program import LinearProgram
+from pushforward.planning.memory import Need
 from pushforward.planning.orders import Plan
 
 
@@ -30,12 +31,21 @@ class Explanation:
         plan: The order chosen (``plan.mode``) and the predictions for all (``plan.predictions``).
         residual_bytes: What the recorded program keeps alive.
         peak_bytes: The most that blocks are expected to hold at once, in the order chosen.
+        need: What a call is expected to need in all, at once or in chunks.
+        memory_limit: What it may need, if the caller said so.
     """
 
     rows: list[Row]
     plan: Plan
     residual_bytes: int
     peak_bytes: int
+    need: Need
+    memory_limit: int | None = None
+
+    @property
+    def chunk_size(self) -> int | None:
+        """How many columns or rows go at once within the limit: None for all, 0 if one is too many."""
+        return None if self.memory_limit is None else self.need.largest_chunk(self.memory_limit)
 
     def __str__(self) -> str:
         """Return the table."""
@@ -63,11 +73,30 @@ class Explanation:
             f"memory: blocks at most {size_text(self.peak_bytes)}, "
             f"residuals {size_text(self.residual_bytes)}"
         )
+        table += self._needs()
         return "\n".join(table)
+
+    def _needs(self) -> list[str]:
+        """Say what a call needs."""
+        need, limit = self.need, self.memory_limit
+        parts = f"tape {size_text(need.tape)}, Jacobian {size_text(need.result)}"
+        lines = [f"a call: about {size_text(need.peak(None))} at its peak ({parts})"]
+        if need.num_seeds > 1:
+            lines[0] += f"; {size_text(need.peak(1))} with chunk_size=1"
+        if limit is not None:
+            size = self.chunk_size
+            chosen = "too much for any chunk" if size == 0 else f"chunk_size={size}"
+            lines.append(f"within {size_text(limit)}: {chosen}")
+        return lines
 
 
 def explain_plan(
-    program: LinearProgram, plan: Plan, inputs: list[Block], residual_bytes: int
+    program: LinearProgram,
+    plan: Plan,
+    inputs: list[Block],
+    residual_bytes: int,
+    need: Need,
+    memory_limit: int | None = None,
 ) -> Explanation:
     """Describe a program and its plan.
 
@@ -76,6 +105,8 @@ def explain_plan(
         plan: Its plan.
         inputs: The block of each input.
         residual_bytes: What the tape keeps alive.
+        need: What a call needs.
+        memory_limit: What it may need.
     """
     prediction = plan.predictions[plan.mode]
     rows = []
@@ -87,7 +118,7 @@ def explain_plan(
         kinds = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
         shown = prediction.blocks.get(equation.variable, ())
         rows.append(Row(equation.variable, operator, source, kinds, _shown(shown)))
-    return Explanation(rows, plan, residual_bytes, prediction.peak_bytes)
+    return Explanation(rows, plan, residual_bytes, prediction.peak_bytes, need, memory_limit)
 
 
 def _shown(blocks: tuple[Block, ...]) -> str:

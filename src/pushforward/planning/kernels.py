@@ -24,7 +24,7 @@ from pushforward.planning.calls import (
     refs_in,
     replaced,
 )
-from pushforward.planning.noting import MAX_CONSTANT_BYTES, Noted, Rows, noted
+from pushforward.planning.noting import Noted, Rows, noted
 from pushforward.planning.simplifying import (
     in_time,
     may_write,
@@ -48,6 +48,8 @@ _SIMPLIFYING = (
     without_negations,
     with_stacks,
 )
+
+MAX_CONSTANT_BYTES = 2**20  # of all that a kernel keeps instead of making it at each call
 
 
 def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None:
@@ -79,9 +81,10 @@ def as_they_are(found: Noted) -> Replay:
 def _without_constants(
     calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
 ) -> tuple[list[Call], dict[Ref, Tensor]]:
-    """Leave out what no value has a part in; return those results, which the kernel keeps."""
+    """Leave out what no value has a part in; return those results, made once more, which the kernel keeps."""
     exposed = reached(calls, [*returned, *targets(calls)])
-    constants: set[Ref] = set()
+    constants: dict[Ref, Call] = {}
+    left = MAX_CONSTANT_BYTES
     kept = []
     for call in calls:
         is_constant = (
@@ -90,22 +93,34 @@ def _without_constants(
             and (call.func in MAKERS or bool(call.refs))
             and all(ref.whole in constants for ref in call.refs)
         )
-        if is_constant and _is_keepable(tensors.get(call.result)):
-            constants.add(call.result)
+        example = tensors.get(call.result)
+        if is_constant and example is not None and _is_keepable(example, left):
+            left -= example.nbytes
+            constants[call.result] = call
         else:
             kept.append(call)
-    used = {ref for call in kept for ref in call.refs if ref.whole in constants}
-    return kept, {ref: tensors[ref] for ref in used}
+    made: dict[Ref, Tensor] = {}
+
+    def make(ref: Ref) -> Tensor:
+        if ref not in made:
+            call = constants[ref]
+            given: Any = {each: make(each) for each in call.refs}
+            kwargs = {name: replaced(value, given) for name, value in call.kwargs.items()}
+            made[ref] = call.func(*replaced(call.args, given), **kwargs)
+        return made[ref]
+
+    with torch._C.DisableTorchFunction():  # modes of recordings around have no part in it
+        used = {ref for call in kept for ref in call.refs if ref in constants}
+        return kept, {ref: make(ref) for ref in used}
 
 
-def _is_keepable(tensor: Tensor | None) -> bool:
+def _is_keepable(tensor: Tensor, left: int) -> bool:
     """Tell whether a kernel may hold a constant: a small plain tensor."""
     return (
         type(tensor) is Tensor
         and not (is_wrapped(tensor) or tensor.is_meta)
         and not tensor.requires_grad
-        and not tensor.is_meta  # stands for one that is gone
-        and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES
+        and tensor.nbytes <= left
     )
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.linear.tables import table
-from pushforward.planning.calls import MAKERS, PLAIN, SELVES, VIEWS, Call, Ref
+from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_functorch import is_wrapped
@@ -21,8 +21,6 @@ from pushforward.tape.private_torch import PythonNode, set_grad_enabled
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
-
-MAX_CONSTANT_BYTES = 2**20  # of a tensor that a kernel keeps instead of making it at each call
 
 _VALUE_TAGS = {
     torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded,
@@ -58,7 +56,6 @@ class _Calls(TorchFunctionMode):
         self._tensors: dict[Ref, Tensor] = {}  # or what is like them, of those that may die
         self._refs: dict[int, Ref] = {}  # by id, which is a name as long as the tensor lives
         self._mortal: dict[int, weakref.ref[Tensor]] = {}
-        self._constants: set[Ref] = set()  # that no value has a part in
         self._tables: dict[int, Tensor] = {}  # which the plan keeps
         self._calls: list[Call] = []
         self._is_possible = True
@@ -80,9 +77,7 @@ class _Calls(TorchFunctionMode):
     def _name_result(self, tensor: Tensor, ref: Ref) -> None:
         """Name a result, without keeping it alive where its shape is all that is asked for later."""
         is_plain = type(tensor) is Tensor and not (tensor.requires_grad or is_wrapped(tensor))
-        if not is_plain or (
-            ref.whole in self._constants and tensor.untyped_storage().nbytes() <= MAX_CONSTANT_BYTES
-        ):
+        if not is_plain:
             self._name(tensor, ref)
             return
         self._refs[id(tensor)] = ref
@@ -134,8 +129,6 @@ class _Calls(TorchFunctionMode):
                 self._let_die(result)
             return
         ref = Ref(len(self._calls), False)
-        if func in MAKERS or (refs and self._constants.issuperset(r.whole for r in refs)):
-            self._constants.add(ref)
         self._calls.append(Call(func, args, kwargs, ref, refs))
         if isinstance(result, Tensor):
             self._name_result(result, ref)

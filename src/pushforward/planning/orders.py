@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import add_blocks
-from pushforward.linear.program import Equation, LinearProgram, Term
-from pushforward.planning.costs import Cost, dense_cost, push_cost, shadow, shadow_tensor
+from pushforward.linear.program import LinearProgram
+from pushforward.planning.costs import Cost, dense_cost, push_cost, shadow_tensor
+from pushforward.planning.memory import shadow_program
 from pushforward.planning.plans import PLANS
 from pushforward.planning.search import Prediction, Search, assembly_cost, held_bytes
 from pushforward.tape.private_torch import bare
@@ -84,16 +85,8 @@ class Planner:
             starts: The block of each input with which forward mode starts.
             ends: The block of each output with which reverse mode starts.
         """
+        self.program = shadow_program(program)
         with bare():
-            equations = [
-                Equation(
-                    e.variable,
-                    [Term(t.variable, shadow(t.linear_map), t.in_dtype) for t in e.terms],
-                    e.dtype,
-                )
-                for e in program.equations
-            ]
-            self.program = LinearProgram(program.inputs, equations, program.outputs)
             self.starts = [b.with_values(shadow_tensor(b.values)) for b in starts]
             self.ends = [b.with_values(shadow_tensor(b.values)) for b in ends]
             self._search = Search(self.program, [b.shape for b in self.ends], self.starts)

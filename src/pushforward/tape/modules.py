@@ -54,6 +54,13 @@ def tensors_of(func: Callable[..., Any]) -> Iterator[torch.Tensor]:
             yield from (t for t in vars(found).values() if isinstance(t, torch.Tensor))
 
 
+def parameters_of(func: Callable[..., Any]) -> Iterator[torch.Tensor]:
+    """Return the parameters of modules that ``func`` finds there."""
+    for found in _reached(func):
+        if isinstance(found, nn.Module):
+            yield from (p for p in found._parameters.values() if p is not None)
+
+
 def _reached(func: Callable[..., Any]) -> Iterator[Any]:
     """Return modules and tensors."""
     waiting: list[tuple[Any, int]] = [(func, 0)]

@@ -40,6 +40,8 @@ RANDOM_FUNCTIONS: list[Any] = [
     if hasattr(owner, name)
 ]
 
+STATE_BYTES = 5056  # of a tensor that the CPU's generator gives
+
 State = bytes | tuple[bytes, ...]
 
 

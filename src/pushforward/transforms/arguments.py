@@ -49,23 +49,6 @@ def check_randomness(name: str, randomness: Any) -> None:
         )
 
 
-def check_chunk_size(name: str, chunk_size: Any) -> None:
-    """Refuse anything but None and a positive number."""
-    if chunk_size is None:
-        return
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
-        raise ArgumentTypeError(
-            message(
-                name, "chunk_size", repr(chunk_size), "an int or None", "Leave it out for one pass."
-            )
-        )
-    if chunk_size <= 0:
-        raise ArgumentValueError(
-            f"{name}: `chunk_size` should be greater than 0: got {chunk_size}, expected at least 1. "
-            "Leave it out for one pass."
-        )
-
-
 def normalize_argnums(name: str, argnums: Any, num_args: int) -> tuple[int, ...]:
     """Return the argument positions counted from the front."""
     if isinstance(argnums, int):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block import Block, complex_identity, identity, seeds
+from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
 
 
@@ -17,17 +17,6 @@ def start(primal: Tensor, source: int, num_batch: int = 0) -> Block:
     """
     make = complex_identity if primal.is_complex() else identity
     return make(primal, source, num_batch)
-
-
-def unit_seeds(primal: Tensor, places: Tensor) -> Block:
-    """Return the block of unit seeds at flat ``places``; imaginary ones lie beside their real."""
-    size = primal.numel()
-    if primal.is_complex():
-        unit = torch.nn.functional.one_hot(places // 2, size).to(primal.dtype)
-        unit = unit * torch.where(places % 2 == 0, 1, 1j).to(primal.dtype)[:, None]
-    else:
-        unit = torch.nn.functional.one_hot(places, size).to(primal.dtype)
-    return seeds(unit.reshape(len(places), *primal.shape), (len(places),), 0)
 
 
 def directions(primal: Tensor, num_batch: int = 0) -> Shape:

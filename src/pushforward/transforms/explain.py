@@ -9,7 +9,9 @@ from pushforward.planning.explain import Explanation, explain_plan
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.assemble import start
-from pushforward.transforms.jacobian import check_mode, planned
+from pushforward.transforms.chunks import Chunks
+from pushforward.transforms.jacobian import check_mode, planned, planned_need
+from pushforward.transforms.memory import there_before
 from pushforward.transforms.record import Tape
 
 NAME = "explain"
@@ -21,6 +23,7 @@ def explain(
     *args: Any,
     argnums: Argnums = 0,
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
+    memory_limit: int | None = None,
     **kwargs: Any,
 ) -> Explanation:
     """Record ``func`` and say how `jacobian` would differentiate it; print what is returned.
@@ -31,12 +34,13 @@ def explain(
         argnums: With respect to which of them, ``int`` or tuple of ``int``.
         mode: As in `jacobian`. With ``'auto'`` all orders are searched at once, which `jacobian` puts off until the
             calls have been worth it.
+        memory_limit: As in `jacobian`: say which ``chunk_size`` would be chosen.
         **kwargs: Keyword arguments of ``func``.
 
     Returns:
         An object that prints as a table: the primitives, whether a rule of ours or PyTorch's derivative gave
         their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the orders with
-        their predicted costs, and the memory expected.
+        their predicted costs, and the memory expected: what blocks and tape hold, and the peak of a whole call.
 
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
@@ -57,8 +61,10 @@ def explain(
     if explained is not None:  # of `compile`
         return cast("Explanation", explained(args, kwargs))
     check_mode(mode)
+    Chunks(limit=memory_limit).check(NAME)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
     with Tape(NAME, func, selected, kwargs) as tape:
         plan = planned(tape, mode, search_now=True)
         inputs = [start(x, i) for i, x in enumerate(tape.inputs)]
-        return explain_plan(tape.program, plan, inputs, tape.num_bytes)
+        need = planned_need(tape, plan, there_before(func, args, kwargs))
+        return explain_plan(tape.program, plan, inputs, tape.num_bytes, need, memory_limit)

@@ -52,7 +52,7 @@ def grad(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
-    key = key_of("grad", argnums, "same", None, has_aux)
+    key = key_of("grad", argnums, "same", True, has_aux)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
         gradients, _, aux = _grad("grad", func, argnums, has_aux, args, kwargs, key)
@@ -87,7 +87,7 @@ def grad_and_value(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
-    key = key_of("grad", argnums, "same", None, has_aux)
+    key = key_of("grad", argnums, "same", True, has_aux)
 
     def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
         gradients, value, aux = _grad("grad_and_value", func, argnums, has_aux, args, kwargs, key)

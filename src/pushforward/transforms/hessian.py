@@ -11,6 +11,7 @@ from pushforward.transforms.arguments import (
     check_function,
     named_after,
 )
+from pushforward.transforms.chunks import ChunkSize, chunks_of
 from pushforward.transforms.compressed import Symmetric
 from pushforward.transforms.grad import grad_and_value
 from pushforward.transforms.jacobian import jacobian
@@ -29,7 +30,9 @@ def hessian(
     has_aux: bool = False,
     output: Output = "dense",
     pattern: Any = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
 
@@ -39,7 +42,9 @@ def hessian(
         has_aux: Whether ``func`` returns ``(output, aux)``.
         output: As in `jacobian`: sparse Hessians are matrices ``(out.numel() * in.numel(), in.numel())``.
         pattern: As in `jacobian`, and symmetric, of a ``func`` that returns a number.
-        chunk_size: At most so many columns are carried at once through the gradient; None for all.
+        chunk_size: As in `jacfwd`, of columns that go through the gradient.
+        memory_limit: As in `jacfwd`.
+        progress: As in `jacfwd`.
 
     Returns:
         A function with ``func``'s arguments. For output ``(*out)`` and argument ``(*in)`` it gives
@@ -49,6 +54,7 @@ def hessian(
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
         ValueError: ``argnums`` are out of range, repeated or empty.
+        MemoryLimitError: One column at a time is expected to need more than ``memory_limit``.
 
     Example:
         >>> hessian(lambda x: (x**3).sum())(torch.tensor([1.0, 2.0]))
@@ -58,6 +64,7 @@ def hessian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
     """
+    chunks = chunks_of(chunk_size, memory_limit, progress)
     rows = jacrev(func, argnums, has_aux=has_aux)
     nested = jacobian(
         rows,
@@ -68,10 +75,13 @@ def hessian(
         pattern=None if pattern is None else Symmetric(pattern),
         randomness="same",
         chunk_size=chunk_size,
+        memory_limit=memory_limit,
+        progress=progress,
     )
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         check_function(NAME, func)
+        chunks.check(NAME)
         return nested(*args, **kwargs)
 
     return named_after(func, compute)

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
-from pushforward.linear.block_sum import Blocks, to_dense
 from pushforward.tape.pieces import MAX_COLUMNS
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
-    check_chunk_size,
     check_function,
     check_randomness,
     named_after,
@@ -28,9 +26,10 @@ from pushforward.transforms.assemble import (
     from_tangents,
     jacobian_dtype,
     start,
-    unit_seeds,
 )
 from pushforward.transforms.by_entries import by_entries
+from pushforward.transforms.chunks import ChunkSize, chunks_of, units
+from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 from pushforward.trees import LEAF, unflatten
@@ -45,7 +44,9 @@ def jacfwd(
     has_aux: bool = False,
     *,
     randomness: Literal["error", "same", "different"] = "error",
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian of ``func`` in forward mode.
 
@@ -55,7 +56,11 @@ def jacfwd(
         has_aux: Whether ``func`` returns ``(output, aux)``; ``aux`` may hold anything and is not differentiated.
         randomness: ``'error'`` refuses random operators; ``'same'`` and ``'different'`` draw what the plain call
             draws, once, for all columns.
-        chunk_size: At most so many columns are carried at once; None for all. The numbers are the same.
+        chunk_size: At most so many columns are carried at once; None for all. The numbers are the same. ``'auto'``:
+            all if that is expected to stay within ``memory_limit``, else as many as do.
+        memory_limit: How many bytes the call may need at its peak, beyond what is there before it; implies
+            ``chunk_size='auto'``. None with ``'auto'``: half of what is available on the input's device.
+        progress: Whether to show by tqdm how many columns are done.
 
     Returns:
         A function with ``func``'s arguments. For output ``(*out)`` and argument ``(*in)`` it gives ``(*out, *in)`` in
@@ -67,6 +72,8 @@ def jacfwd(
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
         ValueError: ``argnums`` are out of range, repeated or empty.
         RuntimeError: A random operator ran under ``randomness='error'``.
+        MemoryLimitError: One column at a time is expected to need more than ``memory_limit``.
+        MissingPackageError: ``progress`` is asked for, and tqdm is not installed.
         NotImplementedError: Neither pushforward nor PyTorch can differentiate an operator.
 
     Example:
@@ -77,7 +84,9 @@ def jacfwd(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.1 (forward mode).
     """
-    key = key_of(NAME, argnums, randomness, chunk_size, has_aux)
+    chunks = chunks_of(chunk_size, memory_limit, progress)
+    is_whole = chunks.is_whole
+    key = key_of(NAME, argnums, randomness, is_whole, has_aux)
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
@@ -85,9 +94,9 @@ def jacfwd(
             return known.jacobian(argnums)
         check_function(NAME, func)
         check_randomness(NAME, randomness)
-        check_chunk_size(NAME, chunk_size)
+        chunks.check(NAME)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-        leaves, is_whole = selected.leaves, chunk_size is None
+        leaves = selected.leaves
         with Tape(
             NAME,
             func,
@@ -105,8 +114,14 @@ def jacfwd(
             elif tape.tangents is not None:
                 rows = _columns(tape.pushed(tape.tangents, (_count(leaves),)), tape, leaves)
             else:
-                compute = functools.partial(pushed_columns, tape, chunk_size)
-                rows = tape.swept(NAME, compute) if is_whole else tape.computed(compute)
+                outside = None if is_whole else there_before(func, args, kwargs)
+                rows = (
+                    tape.swept(NAME, functools.partial(pushed_columns, tape))
+                    if outside is None
+                    else sized_rows(
+                        NAME, chunks, tape, outside, NAME, pushed_columns, is_forward=True
+                    )
+                )
         if few is None:  # else the kernels give entries
             learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
@@ -123,33 +138,17 @@ def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: 
     return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
 
 
-def pushed_columns(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:
+def pushed_columns(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in forward mode."""
-    if chunk_size is None:
-        num_batch = tape.num_batch
-        pushed = tape.program.push([(start(x, i, num_batch),) for i, x in enumerate(tape.inputs)])
-        return [
-            [
-                from_tangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
-                for i, x in enumerate(tape.inputs)
-            ]
-            for y, blocks in zip(tape.outputs, pushed, strict=True)
+    num_batch = tape.num_batch
+    pushed = tape.program.push([(start(x, i, num_batch),) for i, x in enumerate(tape.inputs)])
+    return [
+        [
+            from_tangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
+            for i, x in enumerate(tape.inputs)
         ]
-    rows: list[list[Tensor]] = [[] for _ in tape.outputs]
-    for place, x in enumerate(tape.inputs):
-        pieces: list[list[Tensor]] = [[] for _ in tape.outputs]
-        count = math.prod(directions(x))
-        for begin in range(0, count, chunk_size):
-            columns = torch.arange(begin, min(begin + chunk_size, count), device=x.device)
-            tangents: list[Blocks] = [()] * len(tape.inputs)
-            tangents[place] = (unit_seeds(x, columns),)
-            pushed = tape.program.push(tangents)
-            for piece, blocks, primal in zip(pieces, pushed, tape.outputs, strict=True):
-                shape = tuple(primal.shape)
-                piece.append(to_dense(blocks, shape, (len(columns),), like=primal))
-        for row, piece, primal in zip(rows, pieces, tape.outputs, strict=True):
-            row.append(_joined(piece, primal, x))
-    return rows
+        for y, blocks in zip(tape.outputs, pushed, strict=True)
+    ]
 
 
 def _count(inputs: Sequence[Tensor]) -> int:
@@ -164,7 +163,7 @@ def _unit_tangents(inputs: Sequence[Tensor]) -> tuple[list[Tensor], Shape] | Non
     found, begin = [], 0
     for x in inputs:
         end = begin + math.prod(directions(x))
-        own = unit_seeds(x.detach(), torch.arange(end - begin, device=x.device)).values
+        own = units(x, 0, end - begin)
         found.append(own.new_zeros((count, *x.shape)))
         found[-1][begin:end] = own
         begin = end

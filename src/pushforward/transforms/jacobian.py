@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -13,13 +13,14 @@ from pushforward.errors import ArgumentValueError, UnsupportedError, message
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.elimination import run_order
+from pushforward.planning.memory import Need
 from pushforward.planning.orders import Mode, Plan, can_cross, plan
+from pushforward.planning.plans import PLANS
 from pushforward.tape.continued import Begun
-from pushforward.tape.private_torch import left_alone_by_dynamo
+from pushforward.tape.private_torch import left_alone_by_dynamo, num_dispatch_modes
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
-    check_chunk_size,
     check_function,
     check_randomness,
     named_after,
@@ -27,14 +28,17 @@ from pushforward.transforms.arguments import (
 )
 from pushforward.transforms.assemble import from_tangents, start
 from pushforward.transforms.by_entries import by_entries
+from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, num_seeds
 from pushforward.transforms.jacfwd import arranged, pushed_columns
 from pushforward.transforms.jacrev import pulled_rows
+from pushforward.transforms.memory import need_of, sized_rows, there_before
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, Key, key_of, learn, repeated
 from pushforward.transforms.sparse_output import Output, check_output, sparse_rows
 from pushforward.trees import unflatten
 
 NAME = "jacobian"
+WAYS = "ways"  # what is stored of structures that are differentiated in chunks
 MODES = ("auto", "forward", "reverse", "cross")
 
 
@@ -47,7 +51,9 @@ def jacobian(
     has_aux: bool = False,
     output: Output = "dense",
     pattern: Any = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian of ``func`` in the order that costs least.
@@ -68,7 +74,9 @@ def jacobian(
             matrix of PyTorch or SciPy. The entries are then read from few products with seeds (colouring), which is of
             use where ``func`` has steps whose structure cannot be seen. The first time it is compared with a
             product with a random direction. Left out, the structure of ``func`` decides.
-        chunk_size: At most so many columns or rows are carried at once; None for all. Not with ``'cross'``.
+        chunk_size: As in `jacfwd`, of columns or rows. No number with ``'cross'``, which carries neither.
+        memory_limit: As in `jacfwd`.
+        progress: As in `jacfwd`, of columns or rows.
         randomness: As in `jacfwd`.
 
     Returns:
@@ -77,6 +85,7 @@ def jacobian(
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
         ValueError: ``argnums`` or ``mode`` are not what they may be.
+        MemoryLimitError: One column or row at a time is expected to need more than ``memory_limit``.
         UnsupportedError: ``mode='cross'`` of a function that mixes dtypes or has complex numbers; a sparse ``output``
             under a transform of ``torch.func``, or of an operator whose own Jacobian is too large.
 
@@ -91,7 +100,8 @@ def jacobian(
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
     is_dense = output == "dense" and pattern is None
-    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
+    chunks = chunks_of(chunk_size, memory_limit, progress)
+    key = key_of(NAME, argnums, randomness, chunks.is_whole, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
@@ -104,7 +114,7 @@ def jacobian(
             output,
             pattern,
             has_aux,
-            chunk_size,
+            chunks,
             randomness,
             args,
             kwargs,
@@ -125,7 +135,9 @@ def value_and_jacobian(
     has_aux: bool = False,
     output: Output = "dense",
     pattern: Any = None,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
     randomness: Literal["error", "same", "different"] = "error",
 ) -> Callable[..., Any]:
     """Return a function that computes ``func`` and its Jacobian, for the price of the Jacobian.
@@ -138,6 +150,8 @@ def value_and_jacobian(
         output: As in `jacobian`.
         pattern: As in `jacobian`.
         chunk_size: As in `jacobian`.
+        memory_limit: As in `jacobian`.
+        progress: As in `jacobian`.
         randomness: As in `jacobian`.
 
     Returns:
@@ -157,7 +171,8 @@ def value_and_jacobian(
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
     is_dense = output == "dense" and pattern is None
-    key = key_of(NAME, argnums, randomness, chunk_size, has_aux, mode) if is_dense else None
+    chunks = chunks_of(chunk_size, memory_limit, progress)
+    key = key_of(NAME, argnums, randomness, chunks.is_whole, has_aux, mode) if is_dense else None
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
@@ -170,7 +185,7 @@ def value_and_jacobian(
             output,
             pattern,
             has_aux,
-            chunk_size,
+            chunks,
             randomness,
             args,
             kwargs,
@@ -190,7 +205,7 @@ def _compute(
     output: Output,
     pattern: Any,
     has_aux: bool,
-    chunk_size: int | None,
+    chunks: Chunks,
     randomness: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -198,13 +213,14 @@ def _compute(
     begun: Begun | None,
 ) -> tuple[Any, Tape]:
     check_function(NAME, func)
-    check_mode(mode, chunk_size)
-    check_output(NAME, output, mode, chunk_size, pattern)
+    chunks.check(NAME)
+    check_mode(mode, chunks.size)
+    check_output(NAME, output, mode, chunks, pattern)
     check_randomness(NAME, randomness)
-    check_chunk_size(NAME, chunk_size)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
     is_dense = output == "dense" and pattern is None
-    takes_apart = chunk_size is None and mode != "cross" and is_dense
+    is_whole = chunks.is_whole
+    takes_apart = is_whole and mode != "cross" and is_dense
     with Tape(
         NAME,
         func,
@@ -218,21 +234,28 @@ def _compute(
         if not is_dense:
             rows = sparse_rows(NAME, tape, output, pattern)
         else:
-            few = by_entries(tape) if chunk_size is None and mode in ("auto", "forward") else None
-            rows = _run(tape, mode, chunk_size) if few is None else few
+            few = by_entries(tape) if is_whole and mode in ("auto", "forward") else None
             if few is not None:
-                key = None  # the kernels give entries
+                key, rows = None, few  # the kernels give entries
+            elif is_whole:
+                rows = tape.swept(
+                    (NAME, mode),
+                    functools.partial(_rows, mode, tape),
+                    functools.partial(_lifetime, tape, mode),
+                )
+            else:
+                rows = _sized(tape, mode, chunks, there_before(func, args, kwargs))
     learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
 
 
-def check_mode(mode: Any, chunk_size: Any = None) -> None:
+def check_mode(mode: Any, chunk_size: ChunkSize = None) -> None:
     """Refuse an unknown mode, and chunks of what has no columns."""
     if mode not in MODES:
         raise ArgumentValueError(
             message(NAME, "mode", repr(mode), f"one of {MODES}", "Leave it out to have it chosen.")
         )
-    if mode == "cross" and chunk_size is not None:
+    if mode == "cross" and isinstance(chunk_size, int):
         raise ArgumentValueError(
             message(
                 NAME,
@@ -244,14 +267,38 @@ def check_mode(mode: Any, chunk_size: Any = None) -> None:
         )
 
 
-def _run(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
-    if chunk_size is not None:
-        return tape.computed(functools.partial(_rows, tape, mode, chunk_size))
-    return tape.swept(
-        (NAME, mode),
-        functools.partial(_rows, tape, mode, None),
-        functools.partial(_lifetime, tape, mode),
-    )
+def _sized(tape: Tape, mode: str, chunks: Chunks, outside: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Compute within the caller's limits: forward or in reverse, as chunks go, unless told otherwise."""
+    way = _way(tape) if mode == "auto" else mode
+    whole = functools.partial(_rows, way)
+    is_forward = _is_forward(tape, way)
+    return sized_rows(NAME, chunks, tape, outside, (NAME, way), whole, is_forward=is_forward)
+
+
+def planned_need(tape: Tape, plan: Plan, outside: Iterable[Tensor]) -> Need:
+    """Return what a call that follows a plan needs, in one sweep or in chunks."""
+    whole = functools.partial(_by_plan, plan)
+    kind = (NAME, plan.mode, plan.order)
+    return need_of(tape, outside, kind, whole, is_forward=_is_forward(tape, plan.mode))
+
+
+def _is_forward(tape: Tape, way: str) -> bool:
+    """Tell whether chunks are of columns: in cross-country mode, which has neither, if these are fewer than rows."""
+    if way == "cross":
+        return num_seeds(tape, is_forward=True) <= num_seeds(tape, is_forward=False)
+    return way == "forward"
+
+
+def _way(tape: Tape) -> str:
+    """Return whether to go forward or in reverse: the same for each call of a structure."""
+    if num_dispatch_modes():  # sizes may not hash
+        return planned(tape, "auto", with_cross=False).mode
+    way: str | None = PLANS.find(WAYS, tape.signature)
+    if way is None:
+        way = planned(tape, "auto", with_cross=False).mode if tape.program.equations else "reverse"
+        tape.forget_maps()
+        PLANS.keep(WAYS, tape.signature, way)
+    return way
 
 
 def _lifetime(tape: Tape, mode: str, answered: int) -> float:
@@ -267,19 +314,18 @@ def _lifetime(tape: Tape, mode: str, answered: int) -> float:
     return calls
 
 
-def _rows(tape: Tape, mode: str, chunk_size: int | None) -> list[list[Tensor]]:
-    if not tape.program.equations:
-        return pulled_rows(tape, chunk_size)
-    chosen = (
-        planned(tape, mode, with_cross=chunk_size is None and not tape.num_batch)
-        if mode in ("auto", "cross")
-        else None
-    )
-    if chosen is not None and chosen.mode == "cross":
-        return _eliminated(tape, chosen)
-    if (chosen.mode if chosen is not None else mode) == "forward":
-        return pushed_columns(tape, chunk_size)
-    return pulled_rows(tape, chunk_size)
+def _rows(mode: str, tape: Tape) -> list[list[Tensor]]:
+    if not tape.program.equations or mode == "reverse":
+        return pulled_rows(tape)
+    if mode == "forward":
+        return pushed_columns(tape)
+    return _by_plan(planned(tape, mode, with_cross=not tape.num_batch), tape)
+
+
+def _by_plan(plan: Plan, tape: Tape) -> list[list[Tensor]]:
+    if plan.mode == "cross":
+        return _eliminated(tape, plan)
+    return _rows(plan.mode, tape)
 
 
 def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = False) -> Plan:

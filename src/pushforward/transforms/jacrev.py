@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pushforward.linear.block_sum import Blocks, to_rows
+from pushforward.linear.block_sum import Blocks
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
     Selected,
-    check_chunk_size,
     check_function,
     named_after,
     normalize_argnums,
 )
-from pushforward.transforms.assemble import (
-    directions,
-    from_cotangents,
-    from_rows,
-    start,
-    unit_seeds,
-)
+from pushforward.transforms.assemble import from_cotangents, start
+from pushforward.transforms.chunks import ChunkSize, chunks_of
 from pushforward.transforms.jacfwd import arranged
+from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 
@@ -40,7 +33,9 @@ def jacrev(
     argnums: Argnums = 0,
     *,
     has_aux: bool = False,
-    chunk_size: int | None = None,
+    chunk_size: ChunkSize = None,
+    memory_limit: int | None = None,
+    progress: bool = False,
     _preallocate_and_copy: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that computes the Jacobian of ``func`` in reverse mode.
@@ -49,7 +44,9 @@ def jacrev(
         func: Maps tensors (any pytree) to tensors (any pytree); other arguments may be anything.
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         has_aux: Whether ``func`` returns ``(output, aux)``; ``aux`` may hold anything and is not differentiated.
-        chunk_size: At most so many rows are carried at once; None for all. The numbers are the same.
+        chunk_size: As in `jacfwd`, of rows.
+        memory_limit: As in `jacfwd`.
+        progress: As in `jacfwd`, of rows.
         _preallocate_and_copy: Accepted as ``torch.func`` does. No effect: rows are written where they belong.
 
     Returns:
@@ -60,6 +57,7 @@ def jacrev(
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
         ValueError: ``argnums`` are out of range, repeated or empty.
+        MemoryLimitError: One row at a time is expected to need more than ``memory_limit``.
         NotImplementedError: Neither pushforward nor PyTorch can differentiate an operator.
 
     Example:
@@ -70,22 +68,26 @@ def jacrev(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
-    key = key_of(NAME, argnums, "same", chunk_size, has_aux)
+    chunks = chunks_of(chunk_size, memory_limit, progress)
+    is_whole = chunks.is_whole
+    key = key_of(NAME, argnums, "same", is_whole, has_aux)
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
         check_function(NAME, func)
-        check_chunk_size(NAME, chunk_size)
+        chunks.check(NAME)
         positions = normalize_argnums(NAME, argnums, len(args))
         selected = Selected(NAME, args, positions)
-        is_whole = chunk_size is None
         with Tape(
             NAME, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
         ) as tape:
-            compute = functools.partial(pulled_rows, tape, chunk_size)
-            rows = tape.swept(NAME, compute) if chunk_size is None else tape.computed(compute)
+            if is_whole:
+                rows = tape.swept(NAME, functools.partial(pulled_rows, tape))
+            else:
+                outside = there_before(func, args, kwargs)
+                rows = sized_rows(NAME, chunks, tape, outside, NAME, pulled_rows, is_forward=False)
         learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result
@@ -93,10 +95,8 @@ def jacrev(
     return named_after(func, jacobian)
 
 
-def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]:
+def pulled_rows(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in reverse mode."""
-    if chunk_size is not None:
-        return _in_chunks(tape, chunk_size)
     num_batch = tape.num_batch
     cotangents: list[Blocks] = [(start(y, i, num_batch),) for i, y in enumerate(tape.outputs)]
     pulled = tape.pulled(cotangents)
@@ -112,27 +112,3 @@ def pulled_rows(tape: Tape, chunk_size: int | None = None) -> list[list[Tensor]]
         ]
         for i, y in enumerate(tape.outputs)
     ]
-
-
-def _in_chunks(tape: Tape, chunk_size: int) -> list[list[Tensor]]:
-    """Pull a bounded number of rows at a time."""
-    result = []
-    for place, y in enumerate(tape.outputs):
-        count = math.prod(directions(y))
-        pieces: list[list[Tensor]] = [[] for _ in tape.inputs]
-        for begin in range(0, count, chunk_size):
-            rows = torch.arange(begin, min(begin + chunk_size, count), device=y.device)
-            cotangents: list[Blocks] = [()] * len(tape.outputs)
-            cotangents[place] = (unit_seeds(y, rows),)
-            for piece, blocks, x in zip(
-                pieces, tape.program.pull(cotangents), tape.inputs, strict=True
-            ):
-                piece.append(to_rows(blocks, tuple(x.shape), (len(rows),), like=x))
-        result.append([_joined(piece, y, x) for piece, x in zip(pieces, tape.inputs, strict=True)])
-    return result
-
-
-def _joined(pieces: list[Tensor], y: Tensor, x: Tensor) -> Tensor:
-    if not pieces:
-        pieces = [torch.zeros((0, *x.shape), dtype=x.dtype, device=x.device)]
-    return from_rows(torch.cat(pieces).reshape(directions(y) + tuple(x.shape)), y, x)

@@ -13,6 +13,7 @@ from pushforward.transforms.arguments import (
     check_function,
     normalize_argnums,
 )
+from pushforward.transforms.chunks import Chunks
 from pushforward.transforms.record import Tape
 from pushforward.transforms.sparse_output import check_output, layouts_of
 from pushforward.trees import unflatten
@@ -52,7 +53,7 @@ def pattern(func: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs
         Griewank and Walther, Evaluating Derivatives (2008), chapter 7 (Jacobian sparsity).
     """
     check_function(NAME, func)
-    check_output(NAME, "csr", "auto", None)
+    check_output(NAME, "csr", "auto", Chunks())
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
     with Tape(NAME, func, selected, kwargs) as tape:
         layouts = layouts_of(tape)

@@ -14,6 +14,7 @@ from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import Blocks, to_rows
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
+from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
@@ -38,8 +39,8 @@ class Tape:
 
     __slots__ = (
         "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_name", "_program",
-        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "reading", "results", "spec",
-        "tangents",
+        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "randomness", "reading",
+        "results", "spec", "tangents",
     )  # fmt: skip
 
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
@@ -67,6 +68,7 @@ class Tape:
         tangents at the start of the last piece are in ``tangents``, else None. What was ``begun`` goes on.
         """
         self._name, self._is_kept, leaves = name, is_kept, selected.leaves
+        self.randomness = randomness
         self._known = known = trust.record_of(func)
         is_trusted, is_again = known.is_trusted, False
         takes_apart = takes_apart and not known.asks
@@ -131,6 +133,16 @@ class Tape:
             script = run.script(reading)
             if script is not None:
                 known.keep_script(script)
+
+    def shadow(self) -> Tape:
+        """Return a tape of the same maps without numbers, of which sweeps can be computed."""
+        other = Tape.around(self._name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
+        other.batch, other._program = self.batch, shadow_program(self.program)
+        return other
+
+    def forget_maps(self) -> None:
+        """Let sweeps make the maps anew: they may have been made in another grad mode, and take memory."""
+        self._program = None
 
     @classmethod
     def around(
@@ -234,11 +246,13 @@ class Tape:
         lifetime: Callable[[int], float] | None = None,
         given: Sequence[Tensor] = (),
         place: int = 0,
+        is_one_of_many: bool = False,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
         ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape, as `physical`
         gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
+        The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels.
         """
         check_versions(self._versions)
         level = functorch_level()
@@ -260,7 +274,7 @@ class Tape:
             self._answer = None if given else (known, is_recording)
             replay = functools.partial(replayed, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
-        anew = functools.partial(self.anew, compute)
+        anew = compute if is_one_of_many else functools.partial(self.anew, compute)
         write = functools.partial(self._written, compute, given)
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)

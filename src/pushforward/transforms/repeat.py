@@ -143,13 +143,13 @@ def key_of(
     name: str,
     argnums: Argnums,
     randomness: str,
-    chunk_size: int | None,
+    is_whole: bool,
     has_aux: bool,
     mode: str = "",
 ) -> Key | None:
     """Return the key of a transform; None of one whose calls are never known by heart."""
     each = argnums if isinstance(argnums, tuple) else (argnums,)
-    if chunk_size is not None or has_aux or any(type(n) is not int for n in each):
+    if not is_whole or has_aux or any(type(n) is not int for n in each):
         return None
     return Key(name, argnums, randomness, mode)
 

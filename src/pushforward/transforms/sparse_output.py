@@ -22,6 +22,7 @@ from pushforward.sparse.term import identity
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import copied_when_written
 from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.chunks import Chunks
 from pushforward.transforms.compressed import compressed, given_pattern
 from pushforward.transforms.record import Tape
 from pushforward.transforms.unbuilt import built, depend
@@ -44,9 +45,7 @@ class SparsePlan:
     layouts: list[list[Layout]] = dataclasses.field(default_factory=list)  # by output and input
 
 
-def check_output(
-    name: str, output: Any, mode: str, chunk_size: int | None, pattern: Any = None
-) -> None:
+def check_output(name: str, output: Any, mode: str, chunks: Chunks, pattern: Any = None) -> None:
     """Refuse an unknown form of the result, and options that sparse results have no use for."""
     if output not in OUTPUTS:
         raise ArgumentValueError(
@@ -64,14 +63,14 @@ def check_output(
                 "Sparse Jacobians are pushed forward, whatever their shape: leave mode out.",
             )
         )
-    if chunk_size is not None:
+    if not chunks.is_whole:
         raise ArgumentValueError(
             message(
                 name,
-                "chunk_size",
-                f"{chunk_size} with output={output!r}",
-                "None",
-                "Sparse Jacobians carry no columns: leave chunk_size out.",
+                "chunk_size, memory_limit and progress",
+                f"{chunks} with output={output!r}",
+                "none of them",
+                "Sparse Jacobians carry no columns: leave them out.",
             )
         )
     if functorch_level() is not None:

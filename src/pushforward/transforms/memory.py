@@ -1,0 +1,167 @@
+"""What a call needs of memory, and the chunks that keep it within a limit."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.errors import MemoryLimitError, message
+from pushforward.planning.explain import size_text
+from pushforward.planning.memory import (
+    Need,
+    available_bytes,
+    maps_in,
+    num_copies,
+    peak_bytes,
+    storage_bytes,
+)
+from pushforward.planning.plans import PLANS
+from pushforward.tape.modules import parameters_of, tensors_of
+from pushforward.tape.private_torch import num_dispatch_modes
+from pushforward.tape.randomness import STATE_BYTES
+from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.chunks import (
+    Chunks,
+    in_chunks,
+    num_seeds,
+    pull_from,
+    push_from,
+    units,
+)
+from pushforward.transforms.record import Tape
+from pushforward.trees import flatten
+
+NEEDS = "needs"  # what they are stored as
+SHARE = 2  # of the memory that is available a call takes at most one in so many parts, if no limit is given
+
+# Sweeps at once.
+Whole = Callable[[Tape], Any]
+
+
+def sized_rows(
+    name: str,
+    chunks: Chunks,
+    tape: Tape,
+    outside: Iterable[Tensor],
+    kind: Hashable,
+    whole: Whole,
+    lifetime: Callable[[int], float] | None = None,
+    *,
+    is_forward: bool,
+) -> list[list[Tensor]]:
+    """Return the Jacobians of a tape, as many columns or rows at a time as the caller's limit allows.
+
+    ``lifetime`` is that of `Tape.swept`, the other arguments are those of `need_of`.
+    """
+    size = chunks.size
+    if not chunks.is_fixed:
+        need = None  # where sizes may not be numbers
+        if not num_dispatch_modes():
+            need = need_of(tape, outside, kind, whole, is_forward=is_forward)
+            tape.forget_maps()
+        size = None if need is None else _size(name, need, chunks.limit, tape.inputs[0].device)
+    with chunks.reporting(name, num_seeds(tape, is_forward=is_forward)) as done:
+        if isinstance(size, int):
+            return in_chunks(tape, size, done, is_forward=is_forward)
+        rows = tape.swept(kind, functools.partial(whole, tape), lifetime)
+        done(num_seeds(tape, is_forward=is_forward))
+        return rows
+
+
+def _size(name: str, need: Need, limit: int | None, device: torch.device) -> int | None:
+    """Return how many columns or rows to carry at once; None for all, in one sweep."""
+    if limit is None:
+        size = need.largest_chunk(available_bytes(device) // SHARE)
+        return (None if need.is_kept else 1) if size == 0 else size
+    size = need.largest_chunk(limit)
+    if size == 0:
+        raise MemoryLimitError(_refusal(name, need, limit))
+    return size
+
+
+def _refusal(name: str, need: Need, limit: int) -> str:
+    least = min(need.peak(None), need.peak(1))
+    parts = f"{size_text(need.result)} the Jacobian, {size_text(need.tape)} the tape"
+    way_out = "Raise it, or ask for a product (jvp, vjp) or fewer arguments at a time."
+    if need.is_kept:
+        way_out = (
+            "Raise it, or call under torch.no_grad(): autograd keeps every step of what it records."
+        )
+    return message(
+        name,
+        "memory_limit",
+        f"{limit} ({size_text(limit)})",
+        f"at least {least} ({size_text(least)}: {parts})",
+        way_out,
+    )
+
+
+def need_of(
+    tape: Tape, outside: Iterable[Tensor], kind: Hashable, whole: Whole, *, is_forward: bool
+) -> Need:
+    """Return what the rest of a call needs, estimated once for each signature.
+
+    Args:
+        tape: What was recorded.
+        outside: Tensors that there were before the call.
+        kind: What tells sweeps of one signature from others.
+        whole: Computes the result in one sweep.
+        is_forward: Whether chunks are pushed.
+    """
+    is_kept = torch.is_grad_enabled() and tape.reading.is_followed
+    key = (kind, is_forward, is_kept, tape.signature)
+    found: Need | None = PLANS.find(NEEDS, key)
+    if found is None:
+        found = _estimated(tape, [*outside], whole, is_forward, is_kept)
+        PLANS.keep(NEEDS, key, found)
+    return found
+
+
+def _estimated(
+    tape: Tape, outside: list[Tensor], whole: Whole, is_forward: bool, is_kept: bool
+) -> Need:
+    saved = tape.reading.all_saved()
+    made = storage_bytes([*saved, *tape.outputs], but=outside)
+    maps = storage_bytes(maps_in(tape.program), but=[*outside, *saved])
+    shadow = tape.shadow()
+    pairs = [(y, x) for y in tape.outputs for x in tape.inputs]
+    numbers = [
+        y.numel() * math.prod(directions(x)) * jacobian_dtype(y, x).itemsize for y, x in pairs
+    ]
+    ends = shadow.inputs if is_forward else shadow.outputs
+    sweep = push_from if is_forward else pull_from
+    copies = num_copies()
+    counts = [math.prod(directions(end)) for end in ends]
+    widest = max(range(len(ends)), key=counts.__getitem__)
+
+    def chunk(size: int) -> int:
+        size = min(size, counts[widest])
+        return maps + copies * peak_bytes(
+            lambda: sweep(shadow, widest, units(ends[widest], 0, size)), is_kept
+        )
+
+    return Need(
+        tape=made,
+        run=STATE_BYTES if tape.randomness == "error" else 0,
+        whole=maps + copies * peak_bytes(lambda: whole(shadow), is_kept),
+        result=copies * sum(numbers),
+        num_seeds=counts[widest],
+        one=chunk(1),
+        most=chunk(counts[widest]),
+        is_kept=is_kept,
+    )
+
+
+def there_before(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterable[Tensor]:
+    """Return the tensors that a function finds when it is called, as far as they can be found."""
+    leaves, _ = flatten((args, kwargs))
+    yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
+    yield from tensors_of(func)
+    yield from parameters_of(func)
