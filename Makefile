@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse fuzz clean
+.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ bench-scalar: $(STAMP) ## Count multiplications of scalar codes beside published
 bench-sparse: $(STAMP) ## Measure sparse Jacobians and Hessians next to asdex and CasADi, where PEERS=python has them.
 	@echo "== bench-sparse: medians, one core, each library in processes of its own (half an hour with peers)"
 	$(BIN)/python benchmarks/sparse.py
+
+bench-compiled: $(STAMP) ## Time compiled derivatives next to torch.compile, and JAX where PEERS=python has it.
+	@echo "== bench-compiled: medians, one thread (five minutes)"
+	$(BIN)/python benchmarks/compiled.py
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"

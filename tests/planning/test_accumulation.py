@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 
 import pytest
 import torch
@@ -31,12 +30,9 @@ def test_the_graphs_are_those_of_the_published_counts(name: str) -> None:
 def test_multiplications_are_at_most_the_aims(name: str) -> None:
     code = SCALAR_CODES[name]
     graph = accumulation(code)
-    begin = time.thread_time()
     order = graph.best()
-    seconds = time.thread_time() - begin
     assert sorted(order) == graph.vertices
     assert graph.work(order) <= code.aim <= code.learned
-    assert seconds < 5, "under a second on a quiet machine"
 
 
 @pytest.mark.parametrize("name", SCALAR_CODES)
