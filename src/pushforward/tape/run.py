@@ -297,8 +297,7 @@ class Run(GraphReader):
 
     def _put_back(self, is_own: bool = False) -> bool:
         """Put the generators back, and tell whether the function drew from them; ``is_own``: no other thread did."""
-        before = self._random_state
-        if before is None or before == generator_state(self.inputs):
+        if (before := self._random_state) is None or before == generator_state(self.inputs):
             return False
         if not is_own and threading.active_count() > 1 and not self._watcher.has_drawn:
             if not self.is_watched:
@@ -315,11 +314,8 @@ class Run(GraphReader):
         """Return the function's outputs as the caller may have them."""
         is_kept = self.grad_mode and reading.is_followed
         is_dual = forward_ad._current_level >= 0
-        if (
-            len(leaves) == 1
-            and not (is_kept or is_dual or self._level)
-            and reading.outputs[0][0] >= 0
-        ):
+        is_plain = not (is_kept or is_dual or self._level)
+        if is_plain and len(leaves) == 1 and reading.outputs[0][0] >= 0:
             return [leaves[0].detach()]  # nearly always
         if self._level is not None or is_dual or (is_kept and len(leaves) > 1):
             return [self.handed_over(leaf) for leaf in leaves]
