@@ -6,7 +6,7 @@ median of the calls after it. asdex runs compiled (jax.jit); its preparation is 
 Memory is by how much preparation raises the peak resident set beyond what a call of the function does.
 
 The peers (``pip install '.[peers]'``) may live in another environment: ``PEERS=/path/to/python``. Without them only our
-numbers are printed.
+numbers are printed. With ``COMPILED=1`` ours are compiled by Inductor, which is then part of the preparation.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +195,8 @@ class Ours:
     def prepare(self, clock: Clock) -> None:
         transform = pf.hessian if PROBLEMS[self._name].is_hessian else pf.jacobian
         self._derivative = transform(self._f, output="csr")
+        if os.environ.get("COMPILED"):
+            self._derivative = pf.compile(self._derivative)
         self._last = self._derivative(self._x)
         self.numbers = {"columns": self._last.shape[1], "stored": self._last.values().numel()}
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-MAX_PLACES = 4096
-MAX_DEPTH = 12  # of functions and objects within each other
+MAX_PLACES = 2**14
+MAX_DEPTH = 40  # of functions and objects within each other
 MAX_ITEMS = (
     64  # of a container that are looked at one by one; longer ones count by identity and length
 )
