@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pushforward.compiling.signature import PLAIN
+
 MAX_PLACES = 2**14
 MAX_DEPTH = 40  # of functions and objects within each other
 MAX_ITEMS = (
     64  # of a container that are looked at one by one; longer ones count by identity and length
 )
 
-_PLAIN = {Tensor, nn.Parameter, nn.Buffer}
 _VALUES = (int, float, complex, str, bytes, bool, type(None), enum.Enum)
 _OPAQUE = (
     types.ModuleType, type, types.BuiltinFunctionType, torch.dtype, torch.device, torch.Generator,
@@ -39,7 +40,6 @@ class Place(NamedTuple):
 
     owner: Any  # a cell, dictionary or list
     key: Any  # None of a cell
-    path: str  # for people
 
     def value(self) -> Any:
         """Return what stands there now."""
@@ -56,7 +56,7 @@ class Captured:
         self.lengths: list[tuple[Any, int]] = []  # of containers
         self.functions: list[tuple[types.FunctionType, Any, Any]] = []  # with code and defaults
         self._seen: set[int] = set()
-        self._walk(func, _name(func), 0)
+        self._walk(func, 0)
 
     def without_changed(self) -> Captured:
         """Leave out what is not any more as it was found: the function itself writes it."""
@@ -64,7 +64,7 @@ class Captured:
         self.lengths = [(c, n) for c, n in self.lengths if len(c) == n]
         return self
 
-    def _walk(self, found: Any, path: str, depth: int) -> None:
+    def _walk(self, found: Any, depth: int) -> None:
         """Look into what is there for good: nobody can put another thing in its place."""
         if id(found) in self._seen or depth > MAX_DEPTH or len(self.values) > MAX_PLACES:
             return
@@ -72,19 +72,19 @@ class Captured:
         if isinstance(found, types.FunctionType) and not _is_foreign(found):
             self.functions.append((found, found.__code__, found.__defaults__))
         for part in _fixed_parts(found):
-            self._walk(part, path, depth + 1)
-        for place in _places(found, path):
+            self._walk(part, depth + 1)
+        for place in _places(found):
             try:
                 value = place.value()
             except (ValueError, KeyError, IndexError):  # an empty cell, a name of Python's own
                 continue
-            if type(value) in _PLAIN:
+            if type(value) in PLAIN:
                 self.tensors.append((place, value))
                 continue
             if type(place.owner) is not tuple:
                 self.values.append((place, value))
             if not issubclass(type(value), (*_VALUES, *_OPAQUE, Tensor)):
-                self._walk(value, place.path, depth + 1)
+                self._walk(value, depth + 1)
         self.lengths += [(c, len(c)) for c in _containers(found)]
 
     def guard(self, wanted: list[Tensor]) -> Guard:
@@ -163,10 +163,6 @@ def _is_same(new: Any, old: Any) -> bool:
     return new == old and (not isinstance(new, (float, complex)) or repr(new) == repr(old))
 
 
-def _name(func: Any) -> str:
-    return getattr(func, "__name__", type(func).__name__)
-
-
 def _fixed_parts(found: Any) -> tuple[Any, ...]:
     """Return what belongs to an object from its beginning to its end."""
     if isinstance(found, types.MethodType):
@@ -183,26 +179,25 @@ def _containers(found: Any) -> tuple[Any, ...]:
     return (found,) if type(found) in (list, dict, set) else ()
 
 
-def _places(found: Any, path: str) -> Iterator[Place]:
+def _places(found: Any) -> Iterator[Place]:
     """Return where an object keeps what it refers to."""
     kind = type(found)
     if issubclass(kind, types.FunctionType):
-        yield from _places_of_function(found, path)
+        yield from _places_of_function(found)
     elif kind in (list, tuple, dict):
-        yield from _items(found, path)
+        yield from _items(found)
     elif issubclass(kind, nn.Module):
-        yield from _places_of_module(found, path)
+        yield from _places_of_module(found)
     elif not issubclass(kind, (set, frozenset, types.MethodType, functools.partial)):
-        yield from _attributes(vars(found) if hasattr(found, "__dict__") else {}, path)
+        yield from _attributes(vars(found) if hasattr(found, "__dict__") else {})
         yield from _globals_of(_method(kind, "__call__"))
 
 
-def _places_of_function(func: types.FunctionType, path: str) -> Iterator[Place]:
-    names = func.__code__.co_freevars
-    for name, cell in zip(names, func.__closure__ or (), strict=True):
-        yield Place(cell, None, f"{path}.{name}")
-    yield from _items(func.__defaults__ or (), path)
-    yield from _items(func.__kwdefaults__ or {}, path)
+def _places_of_function(func: types.FunctionType) -> Iterator[Place]:
+    for cell in func.__closure__ or ():
+        yield Place(cell, None)
+    yield from _items(func.__defaults__ or ())
+    yield from _items(func.__kwdefaults__ or {})
     yield from _globals_of(func)
 
 
@@ -212,7 +207,7 @@ def _globals_of(func: Any) -> Iterator[Place]:
         return
     for name in dict.fromkeys(_names(func.__code__)):
         if name in func.__globals__:
-            yield Place(func.__globals__, name, name)
+            yield Place(func.__globals__, name)
 
 
 def _method(kind: type, name: str) -> Any:
@@ -223,27 +218,27 @@ def _is_foreign(found: Any) -> bool:
     return (found.__module__ or "").partition(".")[0] in _FOREIGN
 
 
-def _places_of_module(module: nn.Module, path: str) -> Iterator[Place]:
+def _places_of_module(module: nn.Module) -> Iterator[Place]:
     for parts in (module._parameters, module._buffers, module._modules):
-        yield from _attributes(parts, path)
+        yield from _attributes(parts)
     own = {name: None for name in vars(module) if not name.startswith("_")}
-    yield from _attributes(vars(module), path, own)
+    yield from _attributes(vars(module), own)
     yield from _globals_of(type(module).forward)
 
 
-def _attributes(values: dict[str, Any], path: str, names: Iterable[Any] = ()) -> Iterator[Place]:
+def _attributes(values: dict[str, Any], names: Iterable[Any] = ()) -> Iterator[Place]:
     for name in list(names or values):
         if isinstance(name, str):
-            yield Place(values, name, f"{path}.{name}")
+            yield Place(values, name)
 
 
-def _items(found: Any, path: str) -> Iterator[Place]:
+def _items(found: Any) -> Iterator[Place]:
     if len(found) > MAX_ITEMS and type(found) is not dict:
         return
     keys = found if isinstance(found, Mapping) else range(len(found))
     for key in list(keys):
         if type(key) in (int, str, bool):
-            yield Place(found, key, f"{path}[{key!r}]")
+            yield Place(found, key)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -284,6 +284,7 @@ def compile(func: Callable[..., Any], *, backend: Backend = "inductor") -> Calla
         return compiled.call(args, kwargs)
 
     wrapped = named_after(func, run)
+    # Functions take attributes, which their types do not say.
     wrapped.compiled = compiled  # type: ignore[attr-defined]
     wrapped.explained = compiled.explained  # type: ignore[attr-defined]
     return wrapped
