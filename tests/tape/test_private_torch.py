@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -46,6 +47,22 @@ def test_modes_are_counted():
     assert (private.num_function_modes(), private.num_dispatch_modes()) == (0, 0)
     with Functions(), Functions(), Operators():
         assert (private.num_function_modes(), private.num_dispatch_modes()) == (2, 1)
+
+
+def test_operator_modes_see_operators_and_import_no_compiler():
+    code = (
+        "import sys, torch\n"
+        "from pushforward.tape.private_torch import OperatorMode\n"
+        "class Seen(OperatorMode):\n"
+        "    def __torch_dispatch__(self, func, types, args=(), kwargs=None):\n"
+        "        print(func)\n"
+        "        return func(*args, **(kwargs or {}))\n"
+        "with Seen(): torch.ones(2).sin()\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["aten.ones.default", "aten.sin.default", "False"]
+    assert issubclass(private.OperatorMode, TorchDispatchMode)
 
 
 def test_without_modes_tensors_pass_by_them():

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.errors import UnsupportedError, message
 from pushforward.tape.private_compiler import make_fx, reads_elements
-from pushforward.tape.private_torch import bare, keeping_version
+from pushforward.tape.private_torch import OperatorMode, bare, keeping_version
 
 NAME = "compile"
 Function = Callable[..., Any]
@@ -61,7 +60,7 @@ def _graph(
     func: Function, inputs: Sequence[Tensor], written: Sequence[Tensor], mode: str
 ) -> fx.GraphModule:
     def seen(*given: Tensor) -> Sequence[Tensor]:
-        with _Drawn():  # type: ignore[no-untyped-call]
+        with _Drawn():
             results: Sequence[Tensor] = func(*given)
             return results
 
@@ -114,7 +113,7 @@ class _Escapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Drawn(TorchDispatchMode):
+class _Drawn(OperatorMode):
     """Lets random operators, which draw nothing of fake tensors, change the generator, by which they are noticed."""
 
     def __torch_dispatch__(

@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import shadow, shadow_tensor
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
-from pushforward.tape.private_torch import bare
+from pushforward.tape.private_torch import OperatorMode, bare
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -208,18 +207,13 @@ def _scratch(
     return num_windows * large.shape[1] * math.prod(weight.shape[2:]) * x.element_size()
 
 
-class _Allocations(TorchDispatchMode):
+class _Allocations(OperatorMode):
     """Counts the bytes of the storages that operators make, for as long as they live."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.now = self.peak = self.total = 0
         self._alive: dict[int, Any] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Answer no: PyTorch would import its compiler at the first operator, which takes two seconds."""
-        return False
 
     def __torch_dispatch__(
         self,

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pushforward.linear.tables import table
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_functorch import is_wrapped
-from pushforward.tape.private_torch import PythonNode, set_grad_enabled
+from pushforward.tape.private_torch import OperatorMode, PythonNode, set_grad_enabled
 from pushforward.tape.unsaved import Unsaved
 
 Rows = list[list[Tensor]]
@@ -173,17 +172,12 @@ class _Calls(TorchFunctionMode):
         return Noted(self._calls, found, self._tensors) if self._is_possible else None
 
 
-class _Elements(TorchDispatchMode):
+class _Elements(OperatorMode):
     """Notices operators whose result has a shape, or is a number, that depends on elements; and random ones."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.have_mattered = False
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Answer no: PyTorch would import its compiler at the first operator, which takes two seconds."""
-        return False
 
     def __torch_dispatch__(
         self,

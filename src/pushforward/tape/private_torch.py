@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from pushforward.tape.private_functorch import FUNCTORCH_KEYS
 
@@ -102,6 +102,18 @@ def with_dispatch_keys(keys: tuple[Any, Any]) -> Any:
 def decomposition(name: str, overload: str) -> Any:
     """Return PyTorch's own way of computing an operator from others."""
     return torch._decomp.decomposition_table[getattr(getattr(torch.ops.aten, name), overload)]
+
+
+class OperatorMode(TorchDispatchMode):
+    """A dispatch mode that does not make PyTorch import its compiler at the first operator: that takes two seconds."""
+
+    def __init__(self) -> None:
+        """Do as PyTorch's, whose constructor has no types."""
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def without_modes() -> Any:
