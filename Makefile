@@ -16,9 +16,10 @@ SEED ?= 0
 BIN := $(VENV)/bin
 # One stamp for each torch asked for, so that another TORCH is installed and not ignored.
 STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
+DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
+.PHONY: help demo examples docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,11 @@ examples: $(STAMP) ## Sparse derivatives at work: stiff PDEs, bundle adjustment,
 	$(BIN)/python examples/stiff_pdes.py
 	$(BIN)/python examples/bundle_adjustment.py
 	$(BIN)/python examples/truss.py
+
+docs: $(DOCS_STAMP) ## Build the documentation in site/; a warning is an error.
+	@echo "== docs: mkdocs, strict"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html."
 
 test-newest: ## Run the tests with the newest PyTorch that pip finds, in .venv-newest (gigabytes, minutes).
 	@echo "== test-newest: the newest PyTorch, in an environment of its own"
@@ -82,8 +88,8 @@ bench-compiled: $(STAMP) ## Time compiled derivatives next to torch.compile, and
 	$(BIN)/python benchmarks/compiled.py
 
 clean: ## Remove .venv, caches and outputs.
-	@echo "== clean: removing $(VENV), caches, build/, dist/ and out/"
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
@@ -94,4 +100,9 @@ $(STAMP): pyproject.toml
 	@rm -f $(VENV)/.installed-*
 	$(BIN)/python -m pip install --quiet --upgrade $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "== setup: pushforward[docs] (a minute the first time)"
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
