@@ -15,9 +15,15 @@ from pushforward.linear.tables import table
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
-from pushforward.tape.private_functorch import is_wrapped
-from pushforward.tape.private_torch import OperatorMode, PythonNode, set_grad_enabled
+from pushforward.tape.private_functorch import functorch_level, is_wrapped
+from pushforward.tape.private_torch import (
+    OperatorMode,
+    PythonNode,
+    is_zero_without_memory,
+    set_grad_enabled,
+)
 from pushforward.tape.unsaved import Unsaved
+from pushforward.trees import map_tensors
 
 Rows = list[list[Tensor]]
 
@@ -178,6 +184,7 @@ class _Elements(OperatorMode):
     def __init__(self) -> None:
         super().__init__()
         self.have_mattered = False
+        self._is_below = functorch_level() is not None
 
     def __torch_dispatch__(
         self,
@@ -189,7 +196,16 @@ class _Elements(OperatorMode):
         """Look at the operator's tags."""
         if not _VALUE_TAGS.isdisjoint(func.tags):
             self.have_mattered = self.have_mattered or not _takes_integers(func, args)
+        if self._is_below:  # forward mode of torch.func crashes here with zeros that have no memory
+            args = map_tensors(_with_memory, args)
         return func(*args, **(kwargs or {}))
+
+
+def _with_memory(tensor: Tensor) -> Tensor:
+    """Return zeros that lie in memory instead of such as do not."""
+    if not is_zero_without_memory(tensor):
+        return tensor
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def _takes_integers(func: Any, args: tuple[Any, ...]) -> bool:
