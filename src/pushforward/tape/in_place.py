@@ -13,11 +13,11 @@ from torch.nn import functional
 _NUMBERS = (
     "add", "sub", "mul", "truediv", "div", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul",
 )  # fmt: skip
+_LAYOUTS = ("squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "as_strided_")
 # These change no elements.
 _NO_WRITES = {
-    "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "squeeze_", "unsqueeze_", "transpose_",
-    "t_", "swapaxes_", "swapdims_", "resize_", "resize_as_", "as_strided_", "set_", "sparse_resize_",
-    "sparse_resize_and_clear_",
+    "requires_grad_", "detach_", "retain_grad_", "share_memory_", "rename_", "resize_", "resize_as_", "set_",
+    "sparse_resize_", "sparse_resize_and_clear_", *_LAYOUTS,
 }  # fmt: skip
 
 
@@ -63,6 +63,10 @@ def _switched() -> dict[Any, int]:
 
 TWINS = _twins()  # None: there is no such function
 SWITCHED = _switched()  # functions with an argument that says whether they write, and its place
+# Those that change how the tensor itself lies in memory, and nothing in memory.
+LAYING_OUT = {
+    getattr(owner, name) for name in _LAYOUTS for owner in (Tensor, torch) if hasattr(owner, name)
+}
 # Those that save nothing of what they write to.
 SAVING_NOTHING = {
     Tensor.add_, Tensor.sub_, Tensor.__iadd__, Tensor.__isub__, Tensor.zero_, torch.zero_, Tensor.fill_, torch.fill_,

@@ -274,6 +274,18 @@ def axes_of(
     return found
 
 
+def part_of(base: Tensor, view: Tensor) -> Tensor:
+    """Return the part of a base where a view of it lies; by indices if it can be, as they tell the most."""
+    offset = int(view.storage_offset() - base.storage_offset())
+    axes = axes_of(base.shape, base.stride(), (view.shape, view.stride(), offset))
+    if axes is not None:
+        index = [i if isinstance(i, int) else slice(i.start, i.stop, i.step) for i in axes]
+        part = base[tuple(index)]
+        if part.shape == view.shape and part.stride() == view.stride():
+            return part
+    return base.as_strided(view.shape, view.stride(), view.storage_offset())
+
+
 def _runs_along(length: int, stride: int, start: int, size: int, step: int) -> bool:
     """Tell whether an axis of a region runs along an axis of the base."""
     if not stride or step % stride or not step:

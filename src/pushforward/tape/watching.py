@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
-from pushforward.tape.in_place import SWITCHED, TWINS
+from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
 from pushforward.tape.layouts import Inputs, by_numbers
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_functorch import (
@@ -83,6 +83,8 @@ class Watcher(TorchFunctionMode):
         """Call, unless there is something to see."""
         handler = _HANDLERS.get(func)
         if self.writes.has_views:
+            if func in LAYING_OUT and self.writes.lay_out(func, args, kwargs):
+                return args[0]
             fresh = self.writes.fresh(args)
             named = self.writes.fresh(kwargs)
             self.writes.has_views = False
@@ -111,7 +113,7 @@ class Watcher(TorchFunctionMode):
             if is_about_inference(error) and _has_inference_tensors((args, kwargs)):
                 args, kwargs = map_tensors(_savable, (args, kwargs))
                 return self.__torch_function__(func, types, args, kwargs)
-            if not is_refusal(error):
+            if not is_refusal(error) or func in LAYING_OUT:
                 raise
             taken: Taken = {}
             args, kwargs = self.writes.retaken((args, kwargs), taken)

@@ -35,7 +35,7 @@ from pushforward.tape.private_torch import (
     sequence_number,
 )
 from pushforward.tape.reader import Geometry
-from pushforward.tape.stores import axes_of
+from pushforward.tape.stores import part_of
 from pushforward.trees import map_tensors
 
 Taken = dict[int, tuple[Tensor, Tensor]]  # views, and the same taken anew, by id
@@ -158,11 +158,23 @@ class Writes:
     def _fresh(self, view: Tensor) -> Tensor:
         inner = self.inner(view)
         base = inner._base
+        return view if base is None or not self._is_old(view) else self._anew(view, inner, base)
+
+    def _is_old(self, view: Tensor) -> bool:
+        """Tell whether a view was made before its base was written to."""
+        inner = self.inner(view)
+        base = inner._base
         if base is None or id(base) not in self.written or id(view) in self._own:
-            return view
-        if not base.requires_grad or not is_plain_view(inner):
-            return view
-        return self._anew(view, inner, base)
+            return False
+        return bool(base.requires_grad) and is_plain_view(inner)
+
+    def lay_out(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
+        """Lay out the first argument anew, if it is a view that is taken from its base anew whenever it is read."""
+        if not (args and isinstance(args[0], Tensor) and self._is_old(args[0])):
+            return False
+        with torch.no_grad():
+            func(*args, **(kwargs or {}))
+        return True
 
     def stand_in(self, target: Tensor) -> Tensor:
         """Return what to write to in place of a view that may be the caller's: the same, taken anew."""
@@ -218,7 +230,7 @@ class Writes:
     def _anew(self, view: Tensor, inner: Tensor, base: Tensor) -> Tensor:
         is_wrapped = inner is not view
         with without_functorch() if is_wrapped else contextlib.nullcontext():
-            new = _part(base, inner)
+            new = part_of(base, inner)
         if not is_wrapped:
             return new
         axis = batch_axis_at(view, level_of(view))
@@ -226,18 +238,6 @@ class Writes:
             return view
         wrapped: Tensor = add_batch_axis(new, axis, level_of(view))
         return wrapped
-
-
-def _part(base: Tensor, view: Tensor) -> Tensor:
-    """Return the part of a base where a view of it lies; by indices if it can be, as they tell the most."""
-    offset = int(view.storage_offset() - base.storage_offset())
-    axes = axes_of(base.shape, base.stride(), (view.shape, view.stride(), offset))
-    if axes is not None:
-        index = [i if isinstance(i, int) else slice(i.start, i.stop, i.step) for i in axes]
-        part = base[tuple(index)]
-        if part.shape == view.shape and part.stride() == view.stride():
-            return part
-    return base.as_strided(view.shape, view.stride(), view.storage_offset())
 
 
 def given_back(result: Any, taken: Taken) -> Any:

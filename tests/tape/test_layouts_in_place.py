@@ -1,0 +1,71 @@
+"""Views that are laid out anew in place: of captured tensors that were written to, and of several outputs."""
+
+import pytest
+import torch
+
+from pushforward import jacfwd, jacrev, jvp, linearize
+
+F64 = torch.float64
+LAYOUTS = {
+    "t_": lambda v: v.t_(),
+    "transpose_": lambda v: v.transpose_(0, 1),
+    "swapaxes_": lambda v: torch.Tensor.swapaxes_(v, 0, -1),
+    "unsqueeze_": lambda v: v.unsqueeze_(1),
+    "squeeze_": lambda v: v.unsqueeze_(0).squeeze_(0),
+    "as_strided_": lambda v: v.as_strided_((3, 2), (1, 3)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("is_made_inside", [True, False])
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_views_of_what_was_written_to_are_laid_out_as_in_the_plain_call(
+    transform, is_made_inside, layout
+):
+    x = torch.linspace(0.5, 1.5, 6, dtype=F64)
+
+    def made():
+        base = torch.arange(6, dtype=F64)
+        view = base.view(2, 3)
+
+        def f(x):
+            mine = base.view(2, 3) if is_made_inside else view
+            base.mul_(x)
+            layout(mine)
+            read = mine * 1
+            mine.mul_(2)
+            return read, mine.sin(), base * 1
+
+        return f
+
+    def alike(x):  # nothing is written here
+        base = torch.arange(6, dtype=F64) * x
+        read = layout((base * 1).view(2, 3))
+        return read, (2 * read).sin(), base * 2
+
+    value = made()(x)
+    expected = torch.autograd.functional.jacobian(alike, x)
+    for _ in range(3):
+        for y, jac in zip(value, transform(made())(x), strict=True):
+            assert jac.shape == (*y.shape, 6)
+        torch.testing.assert_close(transform(made())(x), expected)
+    output, tangent = jvp(made(), (x,), (x,))
+    torch.testing.assert_close(output, value)
+    torch.testing.assert_close(tangent, tuple(jac @ x for jac in expected))
+    torch.testing.assert_close(linearize(made(), x)[1](x), tangent)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("parts", [lambda x: x.unbind(-1), lambda x: x.split([1, 1], -1)])
+def test_one_of_several_outputs_cannot_be_laid_out_in_place_as_with_autograd(parts, layout):
+    """Another view would be laid out than the one that the function has."""
+
+    def f(x):
+        view = parts(x.expand(6, 2))[0].reshape(2, 3)
+        layout(view)
+        return view * 1
+
+    x = torch.ones(2, dtype=F64)
+    for transform in (torch.func.jacrev, jacrev, jacfwd):
+        with pytest.raises(RuntimeError, match="a function that returns multiple views"):
+            transform(f)(x)
