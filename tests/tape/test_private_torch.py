@@ -153,6 +153,15 @@ def test_zeros_without_memory_are_known():
     assert not private.is_zero_without_memory(torch.zeros(2))
 
 
+def test_a_negated_view_is_the_one_that_the_imaginary_part_of_a_conjugate_is():
+    x = torch.arange(1, 3)
+    view = private.negated_view(x)
+    assert view.is_neg()
+    assert view.tolist() == [-1, -2]
+    view.fill_(3)
+    assert x.tolist() == [-3, -3]
+
+
 def test_nodes_tell_what_they_saved_and_where_they_come_from():
     x, y = leaf(2), leaf(2)
     node = (x * y).sin().grad_fn

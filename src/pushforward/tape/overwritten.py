@@ -22,6 +22,7 @@ from pushforward.tape.private_torch import (
     expected_version,
     is_refusal,
     keeping_version,
+    negated_view,
     next_sequence_number,
     num_holders,
     num_owners,
@@ -49,7 +50,8 @@ Restored = dict[Node, RestoredNode]
 Cycle = tuple[Tensor, list[Tensor]]  # what was written to, and views of it that were saved
 
 
-Place = tuple[Any, ...]  # shape, strides and offset in the storage
+# Shape, strides and offset in the storage; dtype, and whether elements are read conjugated or negated.
+Place = tuple[Any, ...]
 
 
 @dataclasses.dataclass(slots=True)
@@ -136,8 +138,9 @@ def end_cycles(found: Iterable[Cycle]) -> None:
 
 
 def place_of(tensor: Tensor) -> Place:
-    """Return where a tensor lies in its storage."""
-    return (tensor.shape, tensor.stride(), tensor.storage_offset())
+    """Return where a tensor lies in its storage, and how it is read there."""
+    layout = tensor.shape, tensor.stride(), tensor.storage_offset()
+    return (*layout, tensor.dtype, tensor.is_conj(), tensor.is_neg())
 
 
 def restored(
@@ -271,5 +274,15 @@ def _view(contents: Tensor, base: Tensor, place: Place) -> Tensor:
     """Return the part of ``contents`` that lies where ``place`` is in the memory of ``base``."""
     if place == place_of(base):
         return contents
-    shape, stride, offset = place
-    return contents.as_strided(shape, stride, offset - base.storage_offset())
+    shape, stride, offset, dtype, is_conj, is_neg = place
+    start = base.storage_offset()
+    if dtype.is_complex == base.is_complex():
+        part = contents.as_strided(shape, stride, offset - start)
+    elif base.is_complex():
+        part = torch.view_as_real(contents).as_strided(shape, stride, offset - 2 * start)
+    else:
+        doubled = (*[2 * step for step in stride], 1)
+        numbers = contents.as_strided((*shape, 2), doubled, 2 * offset - start)
+        part = torch.view_as_complex(numbers)
+    part = part.conj() if is_conj else part
+    return negated_view(part) if is_neg else part

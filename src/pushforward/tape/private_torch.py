@@ -37,6 +37,7 @@ pop_dispatch_mode = functools.partial(torch._C._pop_torch_dispatch_stack, None)
 InferenceMode: Any = torch._C._InferenceMode
 copied_when_written: Callable[[Tensor], Tensor] = torch._lazy_clone  # to either of the two
 is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor")
+negated_view: Callable[[Tensor], Tensor] = torch._neg_view
 make_wrapper = torch.Tensor._make_wrapper_subclass
 without_frame = attrgetter("_op")  # of an overload: what it calls, 0.2 microseconds faster
 keeping_version: Any = vars(torch.autograd)[
