@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pushforward"
 
 # A module imports from its own layer and from lower ones.
 LAYERS = {
+    "scipy": 7,
     "compiling": 6,
+    "operators": 6,
     "transforms": 5,
     "planning": 4,
     "sparse": 4,

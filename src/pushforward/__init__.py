@@ -8,6 +8,12 @@ from pushforward.errors import PushforwardError as PushforwardError
 from pushforward.errors import RandomnessError as RandomnessError
 from pushforward.errors import UnsupportedError as UnsupportedError
 from pushforward.linear.kinds.general import General as General
+from pushforward.operators.gauss_newton_operator import (
+    gauss_newton_operator as gauss_newton_operator,
+)
+from pushforward.operators.hessian_operator import hessian_operator as hessian_operator
+from pushforward.operators.jacobian_operator import jacobian_operator as jacobian_operator
+from pushforward.operators.linear_operator import LinearOperator as LinearOperator
 from pushforward.rules import families as _families  # noqa: F401  (declares the rules)
 from pushforward.rules.registry import elementwise as elementwise
 from pushforward.rules.registry import nondifferentiable as nondifferentiable

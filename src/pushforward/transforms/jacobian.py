@@ -238,15 +238,17 @@ def _compute(
             if few is not None:
                 key, rows = None, few  # the kernels give entries
             elif is_whole:
-                rows = tape.swept(
-                    (NAME, mode),
-                    functools.partial(_rows, mode, tape),
-                    functools.partial(_lifetime, tape, mode),
-                )
+                rows = dense_rows(tape, mode)
             else:
                 rows = _sized(tape, mode, chunks, there_before(func, args, kwargs))
     learn(key, tape, selected, args)
     return arranged(rows, tape, selected, argnums), tape
+
+
+def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:
+    """Return the Jacobians of every output with respect to every input, in one sweep."""
+    rows = functools.partial(_rows, mode, tape)
+    return tape.swept((NAME, mode), rows, functools.partial(_lifetime, tape, mode))
 
 
 def check_mode(mode: Any, chunk_size: ChunkSize = None) -> None:

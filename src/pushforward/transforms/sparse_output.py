@@ -193,7 +193,7 @@ def _put_together(
             check_invariants=False,
             is_coalesced=True,
         )
-    _warned_of_beta()
+    warned_of_beta()
     if output == "bsr":
         form = known.form(block, lambda: blocked(known, *block))
         indices = copied_when_written(form.starts), copied_when_written(form.columns)
@@ -218,7 +218,7 @@ def _last(tensor: Tensor) -> int:
 
 
 @functools.cache
-def _warned_of_beta() -> None:
+def warned_of_beta() -> None:
     """Take PyTorch's one warning that compressed sparse tensors are in beta state upon us."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
