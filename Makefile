@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,11 +28,13 @@ demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tabl
 	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
 	$(BIN)/python examples/demo.py
 
-examples: $(STAMP) ## Sparse derivatives at work: stiff PDEs, bundle adjustment, a truss; tables, pictures in out/.
-	@echo "== examples: three scripts, each under a minute on one core"
-	$(BIN)/python examples/stiff_pdes.py
-	$(BIN)/python examples/bundle_adjustment.py
-	$(BIN)/python examples/truss.py
+EXAMPLES := stiff_pdes bundle_adjustment truss pinn robot_arm cluster_modes tangent_kernel
+examples: $(STAMP) ## Derivatives at work: stiff PDEs, bundle adjustment, a truss, ...; tables, pictures in out/.
+	@echo "== examples: seven scripts, each under a minute on one core"
+	@set -e; for name in $(EXAMPLES); do echo "-- $$name"; $(BIN)/python examples/$$name.py; done
+
+gallery: demo examples ## Run them and the demo, and make the pictures of docs/gallery.md from theirs.
+	$(BIN)/python tools/pictures.py
 
 docs: $(DOCS_STAMP) ## Build the documentation in site/; a warning is an error.
 	@echo "== docs: mkdocs, strict"
