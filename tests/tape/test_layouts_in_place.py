@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pushforward import jacfwd, jacrev, jvp, linearize
+from pushforward import UnsupportedError, jacfwd, jacrev, jvp, linearize
 
 F64 = torch.float64
 LAYOUTS = {
@@ -69,3 +69,43 @@ def test_one_of_several_outputs_cannot_be_laid_out_in_place_as_with_autograd(par
     for transform in (torch.func.jacrev, jacrev, jacfwd):
         with pytest.raises(RuntimeError, match="a function that returns multiple views"):
             transform(f)(x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_an_input_that_is_laid_out_by_another_name_raises_and_stays_as_it_is(transform, layout):
+    """Its shape says which shape results have."""
+
+    def f(x, y):
+        layout(y)
+        return x * 1
+
+    for _ in range(4):
+        x = torch.ones(2, 3, dtype=F64)
+        expected = torch.autograd.functional.jacobian(lambda x: x * 1, x)
+        torch.testing.assert_close(transform(f)(x, torch.ones(2, 3)), expected)
+        with pytest.raises(UnsupportedError, match=r"has as another argument.*Pass x.clone"):
+            transform(f)(x, x)
+        assert x.shape == (2, 3)
+
+
+def test_a_captured_tensor_is_laid_out_once_also_where_the_function_has_to_be_run_twice():
+    """It does something new after some calls, which has to be seen."""
+    captured, state = torch.ones(2, 3), {"writes": False}
+
+    def f(x):
+        y = x * 1
+        if state["writes"]:
+            captured.t_()
+            y[0].mul_(2)
+        return y
+
+    x = torch.ones(2, dtype=F64)
+    for _ in range(3):
+        jacrev(f)(x)
+    state["writes"] = True
+    with pytest.raises(UnsupportedError, match="had to be run twice"):
+        jacrev(f)(x)
+    assert captured.shape == (3, 2)
+    torch.testing.assert_close(jacrev(f)(x), torch.diag(torch.tensor([2.0, 1.0], dtype=F64)))
+    assert captured.shape == (2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,13 @@ def _memory_id(tensor: Tensor) -> int:
     if is_wrapped(tensor) or tensor.layout is not torch.strided:
         return 0
     return tensor.untyped_storage().data_ptr()
+
+
+def apart_from(value: Any, target: Tensor) -> Any:
+    """Return a copy of an argument that is about to be overwritten itself, as the operator may save it."""
+    if isinstance(value, Tensor) and (value is target or value._base is target):
+        return value.clone()
+    return value
 
 
 def has_version(tensor: Tensor) -> bool:

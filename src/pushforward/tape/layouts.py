@@ -72,6 +72,26 @@ def by_numbers(
     return handler(watcher, func, args, kwargs)
 
 
+def lay_out_anew(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Lay out a tensor anew in place; not an input itself, which gives results their shapes.
+
+    Raises:
+        UnsupportedError: It is one, which the function reaches in another way than by the argument.
+    """
+    if not args or not isinstance(args[0], Tensor):
+        return func(*args, **kwargs)
+    target = args[0]
+    if any(target is x for _, x in watcher.inputs):
+        raise UnsupportedError(
+            f"{watcher.name}: {func.__name__}: got a tensor that is differentiated and that the function has as "
+            "another argument, too, or captures, expected one that it has once. Pass x.clone()."
+        )
+    if not (target.requires_grad or watcher.writes.owns(target)):
+        watcher.has_acted = True
+    watcher.writes.begin_layout(target)
+    return func(*args, **kwargs)
+
+
 def _end(watcher: Any, func: Any, x: Tensor) -> NoReturn:
     """End a run whose copy of ``x`` does not lie as it should."""
     if can_be_laid_out(x):

@@ -215,8 +215,8 @@ class Run(GraphReader):
         if not repeated:
             return
         with torch.no_grad():
-            for tensor, value in repeated:
-                tensor.copy_(value)
+            for take_back in repeated:
+                take_back()
         raise UnsupportedError(
             f"{self.name}: the function did at this call what it had not done before (a backward pass, a hook, or "
             "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "

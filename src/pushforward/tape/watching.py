@@ -19,7 +19,7 @@ from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, register
 from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
-from pushforward.tape.layouts import Inputs, by_numbers
+from pushforward.tape.layouts import Inputs, by_numbers, lay_out_anew
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_functorch import (
     add_batch_axis,
@@ -344,6 +344,9 @@ BACKWARD = {
 def _install() -> None:
     for function in TWINS:
         _HANDLERS[function] = _write
+    for function in LAYING_OUT:
+        _HANDLERS[function] = lay_out_anew
+        _QUIET.add(function)
     for function, place in SWITCHED.items():
         _HANDLERS[function] = functools.partial(_write_if_asked, place)
         _QUIET.add(function)

@@ -7,13 +7,14 @@ remembered. What the writes overwrite is kept where a node may have saved it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.tape.copies import is_data, is_same_view
+from pushforward.tape.copies import apart_from, is_data, is_same_view
 from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_functorch import (
@@ -21,6 +22,7 @@ from pushforward.tape.private_functorch import (
     batch_axis_at,
     functorch_level,
     is_functionalized,
+    is_wrapped,
     level_of,
     unwrapped,
     without_functorch,
@@ -57,8 +59,8 @@ class Writes:
         self.geometries: dict[Node, Geometry] = {}  # of the nodes that copies into views left
         self.written: dict[int, Tensor] = {}  # without history before the write, by id
         self.kept: list[Write] = []  # what was overwritten and may have been saved
-        # Where the function is run a second time: what it has written to before, with its value now.
-        self.again: list[tuple[Tensor, Tensor]] | None = None
+        # Where the function is run a second time: what takes back the writes that it has made before.
+        self.again: list[Callable[[], Tensor]] | None = None
         self._reached: list[Tensor] = []  # there, by the function
         self._first = 0  # the number of the first node of the second run
         self.originals: list[Tensor] = []  # what was detached: others write to its memory
@@ -87,7 +89,7 @@ class Writes:
         if base is None:
             base = inner
         if self.again is not None and self._is_outside(base):
-            self.again.append((base, base.detach().clone()))
+            self.again.append(functools.partial(base.copy_, base.detach().clone()))
         if not base.requires_grad and id(base) not in self._own:
             self.written[id(base)] = base
             if (inner is not base and not is_ours) or num_holders(base) > 1 + (
@@ -117,6 +119,12 @@ class Writes:
         if not base.requires_grad:
             return id(base) not in self._own
         return base.grad_fn is None or sequence_number(base.grad_fn) < self._first
+
+    def begin_layout(self, target: Tensor) -> None:
+        """Note that ``target`` is about to be laid out anew."""
+        if self.again is not None and not is_wrapped(target) and self._is_outside(target):
+            place = target.shape, target.stride(), target.storage_offset()
+            self.again.append(functools.partial(target.as_strided_, *place))
 
     def is_followed(self, tree: Any) -> bool:
         """Tell whether any tensor among arguments has a derivative."""
@@ -292,7 +300,7 @@ def write(
             args = (target.clone(), *args[1:])  # what is saved shall not be overwritten
         func, args, kwargs = COPY, (target, twin(*args, **kwargs)), {}
     elif not is_view and inner.requires_grad:
-        apart = (target, *[_apart(value, target) for value in args[1:]])
+        apart = (target, *[apart_from(value, target) for value in args[1:]])
         writes.has_helped |= any(a is not b for a, b in zip(apart, args, strict=True))
         args = apart
     begun = writes.begin(target)
@@ -311,13 +319,6 @@ def _copied(target: Tensor, value: Any, *rest: Any, **kwargs: Any) -> Tensor:
     if isinstance(value, Tensor) and value.shape != target.shape:
         value = value.expand(target.shape)
     return target.copy_(value, *rest, **kwargs)
-
-
-def _apart(value: Any, target: Tensor) -> Any:
-    """Return a copy of an argument that is about to be overwritten itself, as the operator may save it."""
-    if isinstance(value, Tensor) and (value is target or value._base is target):
-        return value.clone()
-    return value
 
 
 def write_out(
