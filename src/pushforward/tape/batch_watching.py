@@ -1,7 +1,8 @@
 """Watching a function whose batch was taken apart: what it asks autograd about wrappers that do not know.
 
 Autograd records below the wrappers of ``vmap``. Whether a value has a derivative is answered from what they wrap. What
-needs more than an answer, such as a backward pass or a hook, ends the run: it is done again in a level of our own.
+needs more than an answer, such as a backward pass, a hook, or a slope that ties share, ends the run: it is done again
+in a level of our own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pushforward.tape.in_place import TWINS
 from pushforward.tape.private_functorch import batch_axis_at, level_of, unwrapped, without_functorch
+from pushforward.tape.ties import is_whole
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import QUESTIONS, Watcher
 
@@ -42,7 +44,7 @@ class BatchWatcher(Watcher):
             self.has_acted = True
             with without_functorch():
                 return func(_below_batches(args[0]))
-        elif func in _NEEDING_A_LEVEL:
+        elif func in _NEEDING_A_LEVEL or is_whole(func, args, kwargs):
             raise AskedError(self)
         try:
             return super().__torch_function__(func, types, args, kwargs)

@@ -59,6 +59,11 @@ class GraphReader:
         """Whether other runs began while this one went on."""
         raise NotImplementedError
 
+    @property
+    def has_ties(self) -> bool:
+        """Whether a slope was shared that would not be with a batch taken apart."""
+        return bool(self._watcher.has_ties)
+
     def num_beside(self, reading: Reading) -> int:
         """Return how many nodes were made that are not in the graph, `UNTOLD` where it is not the function alone."""
         if self.has_inner or not self._oldest:

@@ -57,6 +57,7 @@ class Record:
     """What is known of one function."""
 
     asks: bool = False  # autograd, so that batches have to be left whole
+    has_ties: bool = False  # so that they have to be, too
     keeps_layout: bool = False  # of its inputs in memory
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with

@@ -41,6 +41,7 @@ from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
 from pushforward.tape.statistics import batch_norm, instance_norm
+from pushforward.tape.ties import SHARING, reduced
 from pushforward.tape.writing import (
     Taken,
     Writes,
@@ -67,6 +68,7 @@ class Watcher(TorchFunctionMode):
         self.has_drawn = False  # random numbers from a default generator
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
+        self.has_ties = False  # whose slope is shared where no batch is taken apart
 
     def __exit__(self, *exception: object) -> None:
         """Stop, also where an interrupt has lost the mode while it was off for a function written in Python."""
@@ -322,11 +324,9 @@ QUESTIONS: set[Any] = {  # about derivatives
 }
 _OF_PYTORCH = ("aten", "prims", "prim")
 _HANDLERS: dict[Any, Handler] = {}
-_QUIET: set[Any] = {
-    torch.tensor,
-    torch.as_tensor,
-    Tensor.__getitem__,
-}  # whose handlers mostly just call
+_QUIET: set[Any] = {  # whose handlers mostly just call
+    torch.tensor, torch.as_tensor, Tensor.__getitem__, *SHARING,
+}  # fmt: skip
 _MAKERS = (
     "zeros", "ones", "empty", "full", "eye", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros",
     "new_ones", "new_empty", "new_full",
@@ -359,6 +359,8 @@ def _install() -> None:
                 _QUIET.add(getattr(owner, name))
     for function in BACKWARD:
         _HANDLERS[function] = _retain
+    for function in SHARING:
+        _HANDLERS[function] = reduced
     for function in QUESTIONS:
         _HANDLERS[function] = _answer
     _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]

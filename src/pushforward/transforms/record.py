@@ -71,7 +71,7 @@ class Tape:
         self.randomness = randomness
         self._known = known = trust.record_of(func)
         is_trusted, is_again = known.is_trusted, False
-        takes_apart = takes_apart and not known.asks
+        takes_apart = takes_apart and not (known.asks or known.has_ties)
         may_cut = not (known.asks or known.keeps_layout or is_trusted)
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
@@ -121,6 +121,7 @@ class Tape:
         known, reading = self._known, self.reading
         if run.is_watched:
             kinds = hash(tuple(reading.types))
+            known.has_ties = known.has_ties or run.has_ties
             known.learn(func, kinds, run.is_quiet, run.num_beside(reading))
         else:
             run.forget(func, known, reading)
