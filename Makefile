@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ bench-sparse: $(STAMP) ## Measure sparse Jacobians and Hessians next to asdex an
 bench-compiled: $(STAMP) ## Time compiled derivatives next to torch.compile, and JAX where PEERS=python has it.
 	@echo "== bench-compiled: medians, one thread (five minutes)"
 	$(BIN)/python benchmarks/compiled.py
+
+bench-scipy: $(STAMP) ## Time SciPy's solvers with our derivatives and with finite differences.
+	@echo "== bench-scipy: whole solves, CPU time of one thread (two minutes)"
+	$(BIN)/python benchmarks/scipy_solves.py
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"

@@ -5,6 +5,7 @@ import yaml
 from pages import DOCS, PAGES, README, ROOT, anchors, links, name_of, python_blocks, slug
 
 import pushforward
+import pushforward.scipy
 
 WITH_EXAMPLES = [page for page in PAGES if python_blocks(page.read_text(encoding="utf-8"))]
 
@@ -64,6 +65,9 @@ def test_the_reference_has_every_public_name():
     functions = [name for name in public if name == "vmap" or callable(getattr(pushforward, name))]
     missing = [name for name in functions if f"pushforward.{name}" not in documented]
     assert missing == ["vmap"]  # PyTorch's own
+    solvers = [n for n, found in vars(pushforward.scipy).items() if callable(found)]
+    assert len(solvers) == 12
+    assert {f"pushforward.scipy.{name}" for name in solvers} <= documented
 
 
 def test_a_block_keeps_the_line_numbers_of_its_page():
