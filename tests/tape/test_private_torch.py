@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.tape import private_compiler, private_functorch
+from pushforward.tape import private_compiler, private_distributed, private_functorch
 from pushforward.tape import private_torch as private
 
 
@@ -463,7 +463,9 @@ def test_the_compiler_leaves_marked_functions_alone():
 # ---- All of them ----
 
 
-@pytest.mark.parametrize("module", [private, private_compiler, private_functorch])
+@pytest.mark.parametrize(
+    "module", [private, private_compiler, private_distributed, private_functorch]
+)
 def test_every_private_name_is_used_in_the_test_of_its_module(module):
     tree = ast.parse(inspect.getsource(module))
     names = {

@@ -158,9 +158,9 @@ class Block:
         near = num_free + axis
         values = self.values
         if values.shape[near] == size:
-            values = torch.diag_embed(values.movedim(near, -1), dim1=place, dim2=near + 1)
+            values = _on_diagonal(values, near, near + 1, place)
         else:
-            eye = torch.eye(size, dtype=values.dtype, device=values.device)
+            eye = _eye(size, values)
             eye_shape = [1] * (values.ndim + 1)
             eye_shape[place] = eye_shape[near + 1] = size
             values = values.unsqueeze(place) * eye.view(eye_shape)
@@ -277,9 +277,7 @@ class Block:
             values = values.permute(order)
         for k, axis in enumerate(self.tied):
             if axis is not None:
-                if axis != values.ndim - 1:
-                    values = values.movedim(axis, -1)
-                values = torch.diag_embed(values, 0, axis, ndim + k)
+                values = _on_diagonal(values, axis, axis, ndim + k)
         return values.contiguous()
 
     def to_rows(self) -> Tensor:
@@ -326,6 +324,24 @@ def seeds(tangents: Tensor, seed_shape: Shape, source: int) -> Block:
     """Return the block of given tangents ``(*seed_shape, *primal.shape)``: every seed axis is free."""
     shape = tuple(tangents.shape[len(seed_shape) :])
     return Block(tangents, shape, seed_shape, (None,) * len(seed_shape), source)
+
+
+def _on_diagonal(values: Tensor, axis: int, first: int, second: int) -> Tensor:
+    """Return values whose ``axis`` has become the diagonal of the axes ``first`` and ``second``."""
+    if not hasattr(values, "placements"):
+        if axis != values.ndim - 1:
+            values = values.movedim(axis, -1)
+        return torch.diag_embed(values, 0, first, second)
+    # Of distributed tensors each process has its rows: elementwise operators leave them where they are.
+    size, shape = values.shape[axis], [1] * (values.ndim + 1)
+    shape[first] = shape[second] = size
+    mask = _eye(size, values).view(shape) != 0
+    return torch.where(mask, values.unsqueeze(second), values.new_zeros(()))
+
+
+def _eye(size: int, like: Tensor) -> Tensor:
+    eye = torch.eye(size, dtype=like.dtype, device=like.device)
+    return eye * like.new_ones(()) if hasattr(like, "placements") else eye
 
 
 def _times(shape: Shape) -> str:

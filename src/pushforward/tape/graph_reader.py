@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
-from pushforward.tape import hooks
+from pushforward.tape import distributed_tensors, hooks
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import forget_history
 from pushforward.tape.node_types import calling_back
@@ -115,6 +115,7 @@ class GraphReader:
             hooks.note(found, self._watcher.hooks)
         if calling_back and not calling_back.isdisjoint(found.types):
             found.calls_back = True
+        distributed_tensors.note(found, self.inputs)
         return found
 
     def _by_script(self, ends: list[End]) -> Reading | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.general import General
 from pushforward.tape.custom_functions import is_called_by_engine
+from pushforward.tape.private_distributed import is_housekeeping
 from pushforward.tape.private_functorch import batch_axis, unwrapped, with_functorch
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Reading
@@ -44,7 +45,7 @@ def register(
             _per_member(call, axis),
         )  # the tape shows the tensor inside
     handle = func(tensor, call)
-    if tensor.grad_fn is None:
+    if tensor.grad_fn is None or is_housekeeping(call):
         return handle, None
     return handle, Hook(tensor.grad_fn, tensor.output_nr, call, handle)
 

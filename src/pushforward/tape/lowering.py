@@ -13,7 +13,15 @@ from pushforward.linear.block_sum import Blocks
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term, pulled
 from pushforward.rules.registry import Rule, maps_of
-from pushforward.tape import black_boxes, hooks, irregular, probing, ruled, writes
+from pushforward.tape import (
+    black_boxes,
+    distributed_tensors,
+    hooks,
+    irregular,
+    probing,
+    ruled,
+    writes,
+)
 from pushforward.tape.calls import (
     Call,
     Shapes,
@@ -22,7 +30,7 @@ from pushforward.tape.calls import (
     output_numbers,
     recomputed,
 )
-from pushforward.tape.node_types import MOVEMENTS, RULED, NodeType
+from pushforward.tape.node_types import BOUNDARY, MOVEMENTS, RULED, NodeType
 from pushforward.tape.overwritten import RestoredNode
 from pushforward.tape.prepared import (
     ACTIVE,
@@ -215,6 +223,9 @@ def _parts(
     if inner and irregular.is_end(reading, place, inner):
         found = irregular.maps(reading, place, inner, wanted)
         origin = "sparse or nested tensors by PyTorch"
+    elif kind is BOUNDARY:
+        found = distributed_tensors.maps(node, edges, wanted)
+        origin = f"{node.name()} by rule"
     else:
         joined = reading.joined.get(place)
         by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted, joined)

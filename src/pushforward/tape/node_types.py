@@ -12,6 +12,7 @@ from torch import Tensor
 from pushforward.tape import probing
 from pushforward.tape.custom_functions import Refused
 from pushforward.tape.operators import OPERATORS, Row
+from pushforward.tape.private_distributed import boundary_kind
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
     Node,
@@ -157,6 +158,8 @@ def _function_type(node: Node) -> NodeType:
     if function is BackwardHookFunction:
         calling_back.add(MODULE_HOOKS)
         return MODULE_HOOKS
+    if boundary_kind(function) is not None:
+        return BOUNDARY
     if function.jvp is base.jvp or function is Refused:  # whose jvp raises, as its backward
         return BACKWARD_ONLY
     has_backward = function.backward is not base.backward or function.vjp is not base.vjp
@@ -219,11 +222,12 @@ def _reader(tensor_names: list[str], value_names: list[str]) -> Read:
 
 
 # Of functions in Python: each has a type of its own, under ``torch.func`` each call.
-BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS = (
+BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS, BOUNDARY = (
     NodeType(name, None, (), (), (), {}, None, _read_function, ALWAYS)
     for name in (
         *("function with backward", "function with jvp and backward", "function with jvp"),
         "hooks of a module",
+        "boundary of distributed tensors",
     )
 )
 RULED = NodeType("operator with a rule", None, (), (), (), {}, None, _read_ruled, ALWAYS)

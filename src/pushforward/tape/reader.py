@@ -82,6 +82,8 @@ class Reading:
     calls_back: bool = (
         False  # whether there are hooks, of tensors or modules: sweeps are not repeated for a plan
     )
+    is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
+    mesh: Any = None  # over which such inputs lie
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""

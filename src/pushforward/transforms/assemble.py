@@ -8,6 +8,7 @@ from torch import Tensor
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.block_sum import Blocks, to_dense, to_rows
+from pushforward.tape.distributed_tensors import everywhere, mesh_of
 
 
 def start(primal: Tensor, source: int, num_batch: int = 0) -> Block:
@@ -16,7 +17,9 @@ def start(primal: Tensor, source: int, num_batch: int = 0) -> Block:
     The first ``num_batch`` axes are a batch: what is done to one of its members is done to all.
     """
     make = complex_identity if primal.is_complex() else identity
-    return make(primal, source, num_batch)
+    block = make(primal, source, num_batch)
+    mesh = mesh_of((primal,))
+    return block if mesh is None else block.with_values(everywhere(block.values, mesh))
 
 
 def directions(primal: Tensor, num_batch: int = 0) -> Shape:

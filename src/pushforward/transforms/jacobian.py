@@ -345,7 +345,19 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     )
     # What does not take part in the program counts, too: blocks are made like it.
     is_uniform = len({t.dtype for t in (*tape.inputs, *tape.outputs)}) == 1
+    if tape.reading.is_distributed:  # only sweeps are the same in every process
+        with_cross = False
     if mode == "cross":
+        if tape.reading.is_distributed:
+            raise UnsupportedError(
+                message(
+                    NAME,
+                    "mode='cross'",
+                    "a function with distributed tensors in it",
+                    "plain ones",
+                    "Use mode='auto', which chooses between forward and reverse.",
+                )
+            )
         if not (is_uniform and can_cross(tape.program)):
             raise UnsupportedError(
                 message(

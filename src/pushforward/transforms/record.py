@@ -20,6 +20,7 @@ from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, owned, write_back
+from pushforward.tape.distributed_tensors import sweep_of
 from pushforward.tape.interrupts import in_grad_mode
 from pushforward.tape.lowering import lower, pull
 from pushforward.tape.node_types import seen_with_jvp
@@ -38,8 +39,8 @@ class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_name", "_program",
-        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "outputs", "randomness", "reading",
+        "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_program",
+        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "name", "outputs", "randomness", "reading",
         "results", "spec", "tangents",
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ class Tape:
         With ``tangents``, which makes those of the inputs, the function may be recorded in pieces. If it was, the
         tangents at the start of the last piece are in ``tangents``, else None. What was ``begun`` goes on.
         """
-        self._name, self._is_kept, leaves = name, is_kept, selected.leaves
+        self.name, self._is_kept, leaves = name, is_kept, selected.leaves
         self.randomness = randomness
         self._known = known = trust.record_of(func)
         is_trusted, is_again = known.is_trusted, False
@@ -137,7 +138,7 @@ class Tape:
 
     def shadow(self) -> Tape:
         """Return a tape of the same maps without numbers, of which sweeps can be computed."""
-        other = Tape.around(self._name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
+        other = Tape.around(self.name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
         other.batch, other._program = self.batch, shadow_program(self.program)
         return other
 
@@ -151,7 +152,7 @@ class Tape:
     ) -> Tape:
         """Return the tape of a graph that was read already."""
         self = cls.__new__(cls)
-        self._name, self._is_kept, self.reading = name, False, reading
+        self.name, self._is_kept, self.reading = name, False, reading
         self.inputs, self.outputs, self.batch, self._grad_mode = inputs, outputs, None, False
         self._program, self._signature, self._versions, self._unwritten = None, None, [], []
         return self
@@ -170,9 +171,9 @@ class Tape:
                 if is_again:
                     run.begin_again(func)
                 result = run.call(func, selected.replaced(run.tracked), kwargs)
-                output, aux = split_aux(self._name, result, has_aux)
+                output, aux = split_aux(self.name, result, has_aux)
                 leaves, self.spec = flatten(output)
-                check_outputs(self._name, output, leaves)
+                check_outputs(self.name, output, leaves)
                 run.check_randomness()
                 run.check_writes()
                 leaves = run.followed(leaves)
@@ -220,7 +221,7 @@ class Tape:
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            self._program = lower(self._name, self.reading.typed())
+            self._program = lower(self.name, self.reading.typed())
         return self._program
 
     @property
@@ -265,12 +266,12 @@ class Tape:
         )
         if num_dispatch_modes() or self.reading.calls_back:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
+            compute = sweep_of(self.reading, compute)
             return self._computed(compute, is_recording, is_below, given, place)
         key: Hashable = (kind, is_recording, level, self.signature)
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
-        values = self._values(given)
-        known = ready(key)
+        values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._answer = None if given else (known, is_recording)
             replay = functools.partial(replayed, known.replay, values)
@@ -313,10 +314,9 @@ class Tape:
         if is_below:
             compute = functools.partial(_computed_below, compute, given)
         rows = in_grad_mode(is_recording, compute)
-        batch = self.batch
-        if batch is None:
+        if self.batch is None:
             return rows
-        wrapped = batch.wrapped if is_below else batch.put_in
+        wrapped = self.batch.wrapped if is_below else self.batch.put_in
         return [[wrapped(t, place) for t in row] for row in rows]
 
     def pushed(self, tangents: Sequence[Tensor], batch: tuple[int, ...] = ()) -> list[Tensor]:
@@ -334,14 +334,14 @@ class Tape:
     def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
         """Pull cotangent blocks of the outputs to the inputs."""
         if self._program is None and not self.reading.hooks:
-            return pull(self._name, self.reading.typed(), cotangents)
+            return pull(self.name, self.reading.typed(), cotangents)
         return self.program.pull(cotangents)
 
     @property
     def _is_below(self) -> bool:
         """Whether sweeps run below the ``vmap``: kept tapes may be used where other transforms have to see it."""
         batch = self.batch
-        return batch is not None and (not self._is_kept or batch.is_alone(self._name))
+        return batch is not None and (not self._is_kept or batch.is_alone(self.name))
 
     def physical(self, tensors: Sequence[Tensor], place: int = 0) -> list[Tensor]:
         """Return tensors of the caller's as the tape has its own, but with the batch as axis ``place``."""

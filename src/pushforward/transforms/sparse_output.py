@@ -120,6 +120,16 @@ def layouts_of(tape: Tape) -> list[list[Layout]]:
 def _values(
     tape: Tape, by_columns: bool, bounded: bool = False
 ) -> tuple[list[list[Tensor]], SparsePlan]:
+    if tape.reading.is_distributed:
+        raise UnsupportedError(
+            message(
+                tape.name,
+                "sparse entries",
+                "a function with distributed tensors in it",
+                "plain ones, or a pattern to read the entries by",
+                "To share a sparse Jacobian out, use pushforward.distributed.jacobian.",
+            )
+        )
     key = (by_columns, tape.signature)
     plan: SparsePlan | None = PLANS.find(PLAN, key)
     if plan is not None:
