@@ -74,8 +74,24 @@ def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
 def forget_history(tensors: Iterable[Tensor]) -> None:
     """Detach what had no history before the function wrote to it."""
     for tensor in tensors:
-        if not outlives_level(tensor) and tensor.requires_grad and tensor.grad_fn is not None:
+        if outlives_level(tensor) or not tensor.requires_grad or tensor.grad_fn is None:
+            continue
+        if tensor._base is None or tensor._base.dtype is not tensor.dtype:
             tensor.detach_()
+        else:
+            _take_anew(tensor, tensor._base.detach_())
+
+
+def _take_anew(view: Tensor, base: Tensor) -> None:
+    """Make a view what it was before its base got a history, which it does not lose with that of the base."""
+    new = base.as_strided(view.shape, view.stride(), view.storage_offset())
+    try:
+        torch.utils.swap_tensors(view, new)
+    except RuntimeError as error:
+        raise UnsupportedError(
+            "The function wrote to a view from outside it in a new branch, and used it afterwards: got a view that has "
+            "a history now, expected none. Write to the tensor that it is a view of."
+        ) from error
 
 
 def owned(result: Tensor, given: Sequence[Tensor]) -> Tensor:

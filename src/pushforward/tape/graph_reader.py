@@ -72,8 +72,8 @@ class GraphReader:
 
     def forget(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
         """Take the history from what the function wrote to, though it was not watched."""
-        if self.is_outermost:
-            forget_history(known.written(func, self.num_beside(reading), self._oldest))
+        if self.is_outermost and self._oldest:
+            forget_history(known.written(func, reading, self.num_beside(reading), self._oldest))
 
     def reading(self, outputs: Sequence[Any]) -> Reading:
         """Read the graph that leads to ``outputs``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import types
@@ -62,11 +63,11 @@ def parameters_of(func: Callable[..., Any]) -> Iterator[torch.Tensor]:
 
 
 def _reached(func: Callable[..., Any]) -> Iterator[Any]:
-    """Return modules and tensors."""
-    waiting: list[tuple[Any, int]] = [(func, 0)]
+    """Return modules and tensors, the nearest first, as not all can be looked at."""
+    waiting: collections.deque[tuple[Any, int]] = collections.deque([(func, 0)])
     seen: set[int] = set()
     while waiting and len(seen) < MAX_OBJECTS:
-        found, depth = waiting.pop()
+        found, depth = waiting.popleft()
         if _is(found, _OPAQUE) or id(found) in seen:
             continue
         seen.add(id(found))

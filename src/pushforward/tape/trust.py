@@ -1,8 +1,8 @@
 """Which functions need no watching: those that, while watched, did nothing that autograd's graph does not tell.
 
 Watching costs a microsecond for each call of PyTorch, and five for each function of ``torch.nn.functional``. So a
-function that was watched twice and was quiet is trusted: it runs as it is, as long as it leaves graphs of the kinds of
-nodes that it left before. Another graph, or what goes wrong without a watcher, ends the trust (`Unwatched`), and the
+function that was watched twice and was quiet is trusted: it runs as it is, as long as it leaves nodes of the kinds that
+it left before. Another kind of node, or what goes wrong without a watcher, ends the trust (`Unwatched`), and the
 function is run again with one.
 """
 
@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from pushforward.tape.modules import Modes, modes_of, tensors_of
+from pushforward.tape.node_types import NodeType
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import sequence_number
-from pushforward.tape.reader import Signature
+from pushforward.tape.reader import Reading, Signature
 from pushforward.tape.scripts import Script
 
 WATCHED_FIRST = 2  # calls
@@ -33,6 +34,7 @@ MAX_MADE = 16  # in all: each takes as long as a few dozen readings
 UNTOLD = -1  # the number of nodes beside a graph, where nodes are made by others, too
 
 _EMPTY = types.CellType()
+_OF_PLACES = {"AsStridedBackward0"}  # whose tensor may be an input, and that does not lie as it did
 
 
 class Unwatched(Exception):
@@ -62,6 +64,7 @@ class Record:
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
+    types: set[NodeType] = dataclasses.field(default_factory=set)  # of the nodes of all of those
     beside: set[int] = dataclasses.field(
         default_factory=set
     )  # how many nodes were made beside those
@@ -86,11 +89,17 @@ class Record:
             return False
         return True
 
-    def knows(self, kinds: int) -> bool:
-        """Tell whether the function left a graph of these kinds of nodes before, while it was watched."""
-        return kinds in self.graphs
+    def knows(self, types: Sequence[NodeType]) -> bool:
+        """Tell whether the function left nodes of these types before, while it was watched and quiet."""
+        return self.has_left(types) or self.types.issuperset(types)
 
-    def learn(self, func: Callable[..., Any], kinds: int, is_quiet: bool, num_beside: int) -> None:
+    def has_left(self, types: Sequence[NodeType]) -> bool:
+        """Tell whether the function left such a graph before, node by node."""
+        return hash(tuple(types)) in self.graphs
+
+    def learn(
+        self, func: Callable[..., Any], types: Sequence[NodeType], is_quiet: bool, num_beside: int
+    ) -> None:
         """Note what a watched run left, and whether it did nothing that has to be seen."""
         if not is_quiet:
             self.quiet = 0
@@ -98,26 +107,34 @@ class Record:
         self.quiet += 1
         if self.quiet >= WATCHED_FIRST:
             self.modes = modes_of(func)
-        if len(self.graphs) >= MAX_GRAPHS:
-            self.graphs.clear()
-        self.graphs.add(kinds)
+        self._add(types)
+        self.types.update(kind for kind in types if kind.name not in _OF_PLACES)
         self.beside.add(num_beside)
 
+    def _add(self, types: Sequence[NodeType]) -> None:
+        if len(self.graphs) >= MAX_GRAPHS:
+            self.graphs.clear()
+        self.graphs.add(hash(tuple(types)))
+
     def written(
-        self, func: Callable[..., Any], num_beside: int, oldest: int
+        self, func: Callable[..., Any], reading: Reading, num_beside: int, oldest: int
     ) -> Sequence[torch.Tensor]:
         """Return tensors that a run that was not watched gave a history, as far as the function reaches them.
 
-        It is looked for them where the run made nodes that are not on the way to its outputs, as it did not before.
+        It is looked for them where the run left another graph than those before, or made nodes that are not on the way
+        to its outputs, as it did not before.
         """
-        if num_beside in self.beside or num_beside == UNTOLD:
+        is_usual = num_beside in self.beside or num_beside == UNTOLD
+        if is_usual and (reading.known_edges is not None or self.has_left(reading.types)):
             return ()
         found = [t for t in tensors_of(func) if _is_written(t, oldest)]
         if found:
             self.quiet = 0
-        elif len(self.beside) < MAX_GRAPHS:
+            return found
+        self._add(reading.types)
+        if len(self.beside) < MAX_GRAPHS:
             self.beside.add(num_beside)
-        return found
+        return ()
 
     def known(self, signature: Signature) -> Signature | None:
         """Return the same signature as it came before, None if it comes for the first time."""

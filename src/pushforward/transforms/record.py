@@ -121,9 +121,8 @@ class Tape:
         """Note what may make the next call cheaper."""
         known, reading = self._known, self.reading
         if run.is_watched:
-            kinds = hash(tuple(reading.types))
             known.has_ties = known.has_ties or run.has_ties
-            known.learn(func, kinds, run.is_quiet, run.num_beside(reading))
+            known.learn(func, reading.types, run.is_quiet, run.num_beside(reading))
         else:
             run.forget(func, known, reading)
         if reading.known_edges is not None:  # by a script
@@ -181,7 +180,7 @@ class Tape:
                 self.reading = reading = run.reading(self.outputs)
                 reading.anchors = self.outputs
                 is_known = run.is_watched or reading.known_edges is not None
-                if not (is_known or self._known.knows(hash(tuple(reading.types)))):
+                if not (is_known or self._known.knows(reading.types)):
                     raise trust.Unwatched
                 self.results: list[Tensor] = run.outputs(leaves, reading)
                 if has_aux:
