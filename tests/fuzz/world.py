@@ -59,7 +59,13 @@ class World:
                 else:
                     tensor.copy_(state[name])
             for name in self.program.modules():
-                self.env[name].load_state_dict(state[name])
+                module: nn.Module = self.env[name]
+                for key, value in state[name].items():
+                    owner, _, buffer = key.rpartition(".")
+                    held = module.get_submodule(owner)._buffers
+                    if buffer in held and _is_other(held[buffer], value):
+                        held[buffer] = value.clone()  # it was given another dtype
+                module.load_state_dict(state[name])
 
     def prepare(self, call: Call, state: dict[str, Any]) -> None:
         """Bring the world to where a call starts."""
@@ -86,6 +92,10 @@ class World:
         """Return what a call leaves behind."""
         inputs = [_memory(x) for x in tree_flatten(self.env["args"])[0]]
         return self.state() | {"inputs": inputs, "random": torch.get_rng_state()}
+
+
+def _is_other(x: torch.Tensor | None, value: torch.Tensor) -> bool:
+    return x is None or x.dtype != value.dtype or x.shape != value.shape
 
 
 @functools.lru_cache(16)
