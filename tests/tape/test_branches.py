@@ -144,3 +144,33 @@ def test_memory_that_a_new_branch_reads_by_numbers_is_that_of_the_input():
 
     found = jacrev(lambda x: state["branch"](x))(whole[2:5])
     torch.testing.assert_close(found, torch.autograd.functional.jacobian(alike, whole[2:5]))
+
+
+AROUND = {
+    "nothing": (lambda f: f, lambda x: 2 * x),
+    "vmap": (torch.func.vmap, lambda x: 2 * x),
+    "vmap of jacrev": (lambda f: torch.func.vmap(jacrev(f)), lambda x: 2 * torch.ones_like(x)),
+}
+
+
+@pytest.mark.parametrize("is_view", [True, False])
+@pytest.mark.parametrize(("around", "slope"), AROUND.values(), ids=AROUND)
+def test_what_is_written_to_captured_tensors_below_vmap_leaves_them_no_history(
+    around, slope, is_view
+):
+    """What is written depends on parameters, and not on the batch."""
+    module, whole = torch.nn.Linear(1, 2).double(), torch.zeros(2, 2, dtype=F64)
+    captured = whole[1] if is_view else torch.zeros(2, dtype=F64)
+
+    def f(x):
+        captured.copy_(module(torch.ones(1, dtype=F64)))
+        return x * x * captured.sum()
+
+    expected = module(torch.ones(1, dtype=F64)).detach()
+    for _ in range(4):
+        captured.zero_()
+        gradient = grad(lambda x: around(f)(x).sum())(X)
+        torch.testing.assert_close(gradient, slope(X) * expected.sum())
+        torch.testing.assert_close(captured, expected)
+        assert not captured.requires_grad
+        assert (captured._base is whole) is is_view

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import assert_close, central_jacobian
 
-from pushforward import jacfwd, jvp, linearize
+from pushforward import grad, jacfwd, jacrev, jvp, linearize
 
 F64 = torch.float64
 X = torch.tensor([0.8, -0.3, 1.7], dtype=F64)
@@ -231,6 +231,23 @@ def test_stack_of_scalars_is_the_way_to_rebuild():
 def test_data_attribute_and_new_tensor_are_constants():
     assert_close(jacfwd(lambda x: x.data * x)(X), torch.diag(X))
     assert_close(jacfwd(lambda x: x.new_tensor([1.0, 2.0, 3.0]) * x)(X).sum(), torch.tensor(6.0))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        (jacfwd, grad),
+        (jacfwd, torch.func.grad),
+        (jacrev, torch.func.grad),
+        (torch.func.jacrev, grad),
+    ],
+)
+def test_data_attribute_has_a_derivative_at_no_level(outer, inner):
+    """As what `detach` returns."""
+    for _ in range(4):
+        for constant in (lambda x: x.data, lambda x: x.detach()):
+            nested = outer(inner(lambda x: ((constant(x) * 2 + x) ** 2).sum()))  # noqa: B023
+            assert_close(nested(X), 2 * torch.eye(3, dtype=F64))
 
 
 def test_attributes_of_a_tracer_are_those_of_its_value():

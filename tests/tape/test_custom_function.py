@@ -305,13 +305,20 @@ def _regular(x):
     return x + 4 * torch.eye(3, dtype=F64)
 
 
-# PyTorch's forward derivatives of these have wrong derivatives.
+# PyTorch's forward derivatives of these have wrong derivatives, or none, as they overwrite what they saved.
 WRONG_TWICE = {
     "batch norm": lambda x: torch.nn.functional.batch_norm(x, None, None, training=True),
     "layer norm": lambda x: torch.nn.functional.layer_norm(x, (3,)),
     "instance norm": lambda x: torch.nn.functional.instance_norm(x[None]),
     "slogdet": lambda x: torch.linalg.slogdet(_regular(x))[1],
     "solve": lambda x: torch.linalg.solve(_regular(x), x),
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: x.log_softmax(0),
+    "logsumexp": lambda x: x.logsumexp(-1),
+    "logcumsumexp": lambda x: x.logcumsumexp(0),
+    "norm": lambda x: x.norm(dim=-1),
+    "renorm": lambda x: x.renorm(2, 0, 0.5),
+    "attention": lambda x: torch.nn.functional.scaled_dot_product_attention(*[x[None]] * 3),
 }
 
 

@@ -129,3 +129,19 @@ def test_levels_of_dual_numbers():
     x = torch.rand(3, 2)
     torch.testing.assert_close(torch.func.vmap(f)(x), x.cos() * x)
     torch.func.jvp(lambda x: x if private.dual_level() >= 0 else None, (x,), (x,))
+
+
+def test_what_wrappers_hold_is_replaced_in_wrappers_of_the_same_levels():
+    """So that ``.data`` has no derivative at any level, and is a view of the same memory."""
+    x = torch.arange(3.0)
+
+    def f(x):
+        y = private.with_inner(x, torch.Tensor.data.__get__)
+        assert private.level_of(y) == private.level_of(x)
+        assert y.shape == x.shape
+        y.add_(1)
+        return (x * y).sum()
+
+    found = torch.func.vmap(torch.func.grad(lambda x: torch.func.grad(f)(x).sum()))(x)
+    assert torch.equal(found, torch.zeros(3))
+    assert torch.equal(x, torch.arange(3.0) + 1)

@@ -28,10 +28,15 @@ _lock = threading.RLock()  # the level of dual numbers belongs to the process
 # Transforms that run forward through an operator, and so use its forward derivative if it has one.
 _FORWARD = {"jvp", "jacfwd", "linearize", "jacobian"}
 
-# Nodes of operators whose forward derivatives PyTorch (2.13) differentiates wrongly.
+# Nodes of operators whose forward derivatives PyTorch (2.13) differentiates wrongly, or refuses to, as it overwrites in
+# them what it has saved.
 _WRONG_TWICE = {
     "NativeBatchNormBackward0", "NativeLayerNormBackward0", "NativeGroupNormBackward0", "LinalgDetBackward0",
     "LinalgSlogdetBackward0", "LinalgSolveExBackward0", "CholeskyInverseBackward0", "ScatterReduceBackward0",
+    "SoftmaxBackward0", "SafeSoftmaxBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0", "LogcumsumexpBackward0",
+    "LinalgVectorNormBackward0", "RenormBackward0", "ScaledDotProductFlashAttentionForCpuBackward0",
+    "ScaledDotProductFlashAttentionBackward0", "ScaledDotProductEfficientAttentionBackward0",
+    "ScaledDotProductCudnnAttentionBackward0", "ScaledDotProductFusedAttentionOverrideableBackward0",
 }  # fmt: skip
 
 

@@ -86,6 +86,19 @@ def batch_axis_at(tensor: Tensor, level: int) -> int | None:
     return axis
 
 
+def with_inner(tensor: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``func`` of the plain tensor that wrappers of ``torch.func`` hold, in such wrappers."""
+    if not is_wrapped(tensor) or is_functionalized(tensor):
+        return func(tensor)
+    level = level_of(tensor)
+    axis = batch_axis_at(tensor, level)
+    inner = with_inner(unwrapped(tensor), func)
+    made: Tensor = (
+        wrap_for_grad(inner, level) if axis is None else add_batch_axis(inner, axis, level)
+    )
+    return made
+
+
 def vmap_settings(interpreter: Any) -> tuple[int, bool] | None:
     """Return the batch size of a ``vmap``, and whether random numbers may be drawn in it; None of other transforms."""
     if interpreter.key() != _VMAP:

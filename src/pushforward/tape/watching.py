@@ -22,13 +22,10 @@ from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
 from pushforward.tape.layouts import Inputs, by_numbers, lay_out_anew
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
 from pushforward.tape.private_functorch import (
-    add_batch_axis,
-    batch_axis_at,
     functorch_level,
     is_wrapped,
-    level_of,
     start_requiring_grad,
-    unwrapped,
+    with_inner,
 )
 from pushforward.tape.private_torch import (
     is_about_inference,
@@ -210,11 +207,9 @@ def _detach(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _data(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what ``.data`` gives, also under ``vmap``, which has no such thing."""
+    """Return what ``.data`` gives, without a derivative at any level of ``torch.func``, as ``detach`` is."""
     (tensor,) = args[:1]
-    level = level_of(tensor)
-    axis = batch_axis_at(tensor, level) if level > watcher.writes.level else None
-    return func(*args) if axis is None else add_batch_axis(func(unwrapped(tensor)), axis, level)
+    return with_inner(tensor, func)
 
 
 def _retain(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

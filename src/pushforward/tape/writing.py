@@ -194,7 +194,10 @@ class Writes:
             return target
         now = functorch_level()
         if now is not None and now > max(self.level, level_of(target)):
-            return target  # a transform within refuses the write; a view made there would hide that
+            self.written[id(inner)] = inner
+            return (
+                target  # a transform within may refuse the write; a view made there would hide that
+            )
         new = self._anew(target, inner, base)
         if new is not target:
             self._own.add(id(new))
