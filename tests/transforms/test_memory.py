@@ -185,6 +185,17 @@ def test_a_limit_that_cannot_be_kept_is_refused() -> None:
         pf.jacrev(NET, memory_limit=1000)(torch.randn(30, dtype=F64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("shape", [(0,), (2, 0, 3)])
+def test_empty_inputs_have_empty_jacobians(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.rand(shape, dtype=dtype)
+    for transform in (pf.jacfwd, pf.jacrev, pf.jacobian):
+        expected = transform(torch.exp)(x)
+        for options in ({"chunk_size": "auto"}, {"memory_limit": 10**6}, {"chunk_size": 1}):
+            torch.testing.assert_close(transform(torch.exp, **options)(x), expected)
+    assert pf.explain(torch.exp, x).need.result == 0
+
+
 def test_what_autograd_records_in_chunks_can_be_differentiated() -> None:
     x = torch.randn(60, dtype=F64, requires_grad=True)
     for options in ({"chunk_size": 7}, {"chunk_size": "auto"}, {"memory_limit": 2**24}):

@@ -34,6 +34,7 @@ class Equation:
     terms: list[Term]
     dtype: torch.dtype
     origin: str = ""  # what the maps were made for, and by whom
+    place: int = -1  # of the node that they were made of, in the graph that was read
 
 
 @dataclasses.dataclass(slots=True)

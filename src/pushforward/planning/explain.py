@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from pushforward.linear.block import Block
 from pushforward.linear.program import LinearProgram
+from pushforward.planning.drawing import draw
 from pushforward.planning.memory import Need
 from pushforward.planning.orders import Plan
+from pushforward.tape.lines import Line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,16 @@ class Row:
     operator: str
     source: str  # "rule", "bridge", or "input"
     kinds: str  # of linear map
-    blocks: str  # shapes and tied axes, in the order chosen
+    blocks: str  # shapes and tied axes, in the order chosen; as they are pushed, where that is cross-country
+    line: Line | None = None  # of the caller's code, of PyTorch's where that is all there is
+    sources: tuple[int, ...] = ()  # the variables that it is made of
+    shadows: tuple[Block, ...] = ()  # the blocks, with tensors of the meta device
+
+    @property
+    def name(self) -> str:
+        """The variable and what made it, in short."""
+        words = self.operator.split(".")
+        return f"v{self.variable} {words[1] if len(words) > 1 else self.operator}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +63,8 @@ class Explanation:
 
     def __str__(self) -> str:
         """Return the table."""
-        head = ("", "operator", "by", "map", "blocks" if self.plan.mode != "cross" else "")
-        lines = [
-            head,
-            *((f"v{r.variable}", r.operator, r.source, r.kinds, r.blocks) for r in self.rows),
-        ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
+        lines = self._table()
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
         table = [
             "  ".join(
                 [*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]
@@ -62,19 +72,73 @@ class Explanation:
             for line in lines
         ]
         table.append("")
-        for mode, prediction in sorted(
-            self.plan.predictions.items(), key=lambda item: item[1].cost.seconds
-        ):
-            mark = "→" if mode == self.plan.mode else " "
-            table.append(f"{mark} {mode:8} {prediction.cost}")
+        for mark, mode, cost in self._orders():
+            table.append(f"{mark or ' '} {mode:8} {cost}")
+        return "\n".join([*table, *self._rest()])
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+
+        def row(cells: Sequence[str], tag: str = "td") -> str:
+            inside = "".join(
+                f'<{tag} style="text-align: left; white-space: pre">{html.escape(cell)}</{tag}>'
+                for cell in cells
+            )
+            return f"<tr>{inside}</tr>"
+
+        head, *rows = self._table()
+        table = "".join([row(head, "th"), *map(row, rows)])
+        orders = "".join(map(row, self._orders()))
+        rest = html.escape("\n".join(self._rest()))
+        return f"<table>{table}</table><table>{orders}</table><pre>{rest}</pre>"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the graph: a picture of the blocks' structure for each variable, inputs at the top.
+
+        Args:
+            ax: The axes of matplotlib to draw into; None for new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed; ``pip install 'pushforward[plot]'`` brings it.
+        """
+        orders = [f"{mark}{mode} {cost.partition(',')[0]}" for mark, mode, cost in self._orders()]
+        names = {row.variable: row.name for row in self.rows}
+        sources = {row.variable: row.sources for row in self.rows}
+        blocks = {row.variable: row.shadows for row in self.rows}
+        return draw(ax, names, sources, blocks, "   ".join(orders), self.plan.mode == "reverse")
+
+    def _table(self) -> list[tuple[str, ...]]:
+        """Return the rows as texts, a head before them."""
+        is_cross = self.plan.mode == "cross"
+        head = ("", "operator", "by", "map", "blocks, pushed" if is_cross else "blocks", "line")
+        rows = [
+            (f"v{r.variable}", r.operator, r.source, r.kinds, r.blocks, str(r.line or ""))
+            for r in self.rows
+        ]
+        width = len(head) if any(r.line for r in self.rows) else len(head) - 1
+        return [line[:width] for line in (head, *rows)]
+
+    def _orders(self) -> list[tuple[str, str, str]]:
+        """Return the orders, the cheapest first: a mark if it is chosen, its name, its cost."""
+        predictions = sorted(self.plan.predictions.items(), key=lambda item: item[1].cost.seconds)
+        return [
+            ("→" if mode == self.plan.mode else "", mode, str(found.cost))
+            for mode, found in predictions
+        ]
+
+    def _rest(self) -> list[str]:
+        """Say in which order vertices go, and what memory is needed."""
+        lines = []
         if self.plan.mode == "cross":
-            table.append(f"  eliminate {' '.join(f'v{v}' for v in self.plan.order)}")
-        table.append(
+            lines.append(f"  eliminate {' '.join(f'v{v}' for v in self.plan.order)}")
+        lines.append(
             f"memory: blocks at most {size_text(self.peak_bytes)}, "
             f"residuals {size_text(self.residual_bytes)}"
         )
-        table += self._needs()
-        return "\n".join(table)
+        return lines + self._needs()
 
     def _needs(self) -> list[str]:
         """Say what a call needs."""
@@ -97,6 +161,8 @@ def explain_plan(
     residual_bytes: int,
     need: Need,
     memory_limit: int | None = None,
+    *,
+    lines: Sequence[Line | None] = (),
 ) -> Explanation:
     """Describe a program and its plan.
 
@@ -107,17 +173,34 @@ def explain_plan(
         residual_bytes: What the tape keeps alive.
         need: What a call needs.
         memory_limit: What it may need.
+        lines: Where each node of the graph was made.
     """
     prediction = plan.predictions[plan.mode]
+    pushed = plan.predictions.get("forward", prediction)
+    blocks = (pushed if plan.mode == "cross" else prediction).blocks
     rows = []
     for variable, block in zip(program.inputs, inputs, strict=True):
-        shown = prediction.blocks.get(variable, ())
-        rows.append(Row(variable, f"input {_times(block.shape)}", "", "", _shown(shown)))
+        shadows = blocks.get(variable, ())
+        name = f"input {_times(block.shape)}"
+        rows.append(Row(variable, name, "", "", _shown(shadows), shadows=shadows))
     for equation in program.equations:
         operator, _, source = equation.origin.rpartition(" by ")
         kinds = " + ".join(f"{t.linear_map!r} v{t.variable}" for t in equation.terms)
-        shown = prediction.blocks.get(equation.variable, ())
-        rows.append(Row(equation.variable, operator, source, kinds, _shown(shown)))
+        shadows = blocks.get(equation.variable, ())
+        line = lines[equation.place] if 0 <= equation.place < len(lines) else None
+        sources = tuple(t.variable for t in equation.terms)
+        rows.append(
+            Row(
+                equation.variable,
+                operator,
+                source,
+                kinds,
+                _shown(shadows),
+                line,
+                sources,
+                shadows,
+            )
+        )
     return Explanation(rows, plan, residual_bytes, prediction.peak_bytes, need, memory_limit)
 
 

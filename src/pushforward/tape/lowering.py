@@ -71,6 +71,7 @@ def lower(name: str, reading: Reading) -> LinearProgram:
         for term in equation.terms:
             term.variable = variables[term.variable]
         variables[edge] = equation.variable = next(numbers)
+        equation.place = edge[0] - reading.num_inputs
         equations.append(equation)
         if reading.hooks:
             _add_hooks(reading, edge, variables, equations, numbers)

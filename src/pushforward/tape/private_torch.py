@@ -284,6 +284,12 @@ _SKIP = _eval_frame._FrameExecStrategy(_eval_frame._FrameAction.SKIP, _eval_fram
 _skipped: set[Any] = set()  # code that dynamo was told of
 
 
+def frames_noted(node: Node) -> list[str]:
+    """Return the frames in which a node was made, outermost first: none unless anomaly mode was on."""
+    frames: list[str] = node.metadata.get("traceback_", [])
+    return frames
+
+
 def left_alone_by_dynamo(function: _Function) -> _Function:
     """Mark a function that ``torch.compile`` is to call as it is, with all that this calls.
 

@@ -205,7 +205,7 @@ def units(primal: Tensor, begin: int, end: int) -> Tensor:
     shape = (end - begin, *primal.shape)
     found = torch.zeros(shape, dtype=primal.dtype, device=primal.device)
     parts = torch.view_as_real(found) if found.is_complex() else found
-    parts.view(end - begin, -1).diagonal(begin).fill_(1)
+    parts.view(end - begin, math.prod(parts.shape[1:])).diagonal(begin).fill_(1)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from pushforward.planning.explain import Explanation, explain_plan
+from pushforward.tape.lines import depth_here, line_of, noting_lines
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.assemble import start
@@ -39,8 +40,9 @@ def explain(
 
     Returns:
         An object that prints as a table: the primitives, whether a rule of ours or PyTorch's derivative gave
-        their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the orders with
-        their predicted costs, and the memory expected: what blocks and tape hold, and the peak of a whole call.
+        their maps, the blocks (shape ← seeds; ``n~k`` is a seed axis of size n tied to axis k), the lines of code
+        that called them, the orders with their predicted costs, and the memory expected: what blocks and tape hold,
+        and the peak of a whole call. ``plot()`` draws the graph and its blocks; notebooks show the table as HTML.
 
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
@@ -63,8 +65,14 @@ def explain(
     check_mode(mode)
     Chunks(limit=memory_limit).check(NAME)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    with Tape(NAME, func, selected, kwargs) as tape:
+    with noting_lines():
+        recorded = Tape(NAME, func, selected, kwargs)
+    with recorded as tape:
+        depth = depth_here()
+        lines = [line_of(node, depth) for node in tape.reading.nodes]
         plan = planned(tape, mode, search_now=True)
         inputs = [start(x, i) for i, x in enumerate(tape.inputs)]
         need = planned_need(tape, plan, there_before(func, args, kwargs))
-        return explain_plan(tape.program, plan, inputs, tape.num_bytes, need, memory_limit)
+        return explain_plan(
+            tape.program, plan, inputs, tape.num_bytes, need, memory_limit, lines=lines
+        )
