@@ -188,6 +188,16 @@ def test_nodes_are_numbered_in_the_order_in_which_a_thread_makes_them():
     assert private.next_sequence_number() == number + 2
 
 
+def test_nodes_note_the_frames_that_make_them_in_anomaly_mode():
+    x = leaf(2)
+    assert private.frames_noted(x.sin().grad_fn) == []
+    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+        node = x.cos().grad_fn
+    last = private.frames_noted(node)[-1]
+    assert f'File "{__file__}", line ' in last
+    assert last.splitlines()[1].strip() == "node = x.cos().grad_fn"
+
+
 def test_a_node_can_be_called_alone():
     x = leaf(2)
     y = x.sin()
