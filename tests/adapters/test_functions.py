@@ -125,6 +125,20 @@ def test_single_precision_inside_double_outside():
     np.testing.assert_allclose(half.fun(X), np.exp(X), rtol=2e-2)
 
 
+def test_adapters_are_compiled_once():
+    f = ours.ScalarFunction(objective, compile="eager")
+    g = ours.VectorFunction(residuals, compile="eager")
+    r = ours.Rates(oscillator, compile="eager")
+    for number in range(12):
+        x = X + number
+        f.fun(x), f.jac(x), f.hess(x), f.hessp(x, X), f.hessp(x, x)
+        g.fun(x), g.jac(x), g.hess(x, np.ones(6) * number)
+        r.fun(0.1 * number, x[:2]), r.jac(0.1 * number, x[:2])
+    made = (f._value, f._both, f._hessian, f._product, g._value, g._both, g._hessian)
+    for compiled in (*made, r._rates, r._jacobian):
+        assert len(compiled.compiled.programs()) <= 1
+
+
 # ---- What is computed once ----
 
 

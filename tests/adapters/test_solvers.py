@@ -265,6 +265,7 @@ def test_derivatives_of_the_callers_are_refused():
         (lambda **o: ours.minimize(bowl, START, **o), "hess"),
         (lambda **o: ours.curve_fit(lambda x, a: a * x, START, START, **o), "jac"),
         (lambda **o: ours.solve_ivp(robertson, (0, 1), START, **o), "jac_sparsity"),
+        (lambda **o: ours.solve_ivp(robertson, (0, 1), START, **o), "lband"),
         (lambda **o: ours.solve_bvp(robertson, robertson, START, START, **o), "fun_jac"),
         (lambda **o: ours.NonlinearConstraint(residuals, 0, 1, **o), "jac"),
     ):

@@ -65,7 +65,7 @@ class Arrays:
                 message(name, "dtype", dtype, "a floating dtype of PyTorch", "Use torch.float32.")
             )
         self.name, self.output, self.dtype, self.device = name, output, dtype, device
-        self._compile = compile
+        self._compile, self.is_compiled = compile, compile is not False
 
     def compiled(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``func``, compiled if that was asked for."""
@@ -121,11 +121,14 @@ class Arrays:
                     "Return torch.view_as_real of it.",
                 )
             )
-        found = tensor.detach().resolve_conj().resolve_neg()
-        if found.dtype is torch.bfloat16:
-            found = found.float()
-        wide = np.complex128 if is_complex and tensor.is_complex() else np.float64
-        return np.array(found.numpy(force=True), wide)
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.is_neg() or tensor.is_conj():
+            tensor = tensor.resolve_conj().resolve_neg()
+        if tensor.dtype is torch.bfloat16:
+            tensor = tensor.float()
+        found = tensor.numpy() if tensor.is_cpu else tensor.numpy(force=True)
+        return np.array(found, np.complex128 if tensor.is_complex() else np.float64)
 
     def matrix(self, matrix: Tensor, is_complex: bool = False) -> Any:
         """Return a Jacobian, dense or sparse, as SciPy has them."""

@@ -43,15 +43,15 @@ def solve_ivp(
         dtype: As in `VectorFunction`.
         device: As in `VectorFunction`.
         compile: As in `VectorFunction`.
-        **options: Those of SciPy but ``jac``, ``jac_sparsity`` and ``vectorized``.
+        **options: Those of SciPy but ``jac``, ``jac_sparsity``, ``vectorized``, ``lband`` and ``uband``.
 
     Returns:
         What SciPy returns.
 
     Raises:
         TypeError: As `Rates`.
-        ValueError: ``jac``, ``jac_sparsity`` or ``vectorized`` is given, or ``output`` is none that the method can
-            solve with; as `Rates`, and as SciPy.
+        ValueError: One of these is given, or ``output`` is none that the method can solve with; as `Rates`, and as
+            SciPy.
 
     Example:
         >>> solution = solve_ivp(lambda t, y: -y, (0, 1), [1.0], method="BDF", rtol=1e-8)
@@ -59,7 +59,7 @@ def solve_ivp(
         0.3679
     """
     name = "solve_ivp"
-    refuse(name, options, "jac", "jac_sparsity", "vectorized")
+    refuse(name, options, "jac", "jac_sparsity", "vectorized", "lband", "uband")
     r = adapted(Rates, name, fun, output=output, dtype=dtype, device=device, compile=compile)
     kind = getattr(integrate, method, method) if isinstance(method, str) else method
     if isinstance(kind, type) and issubclass(kind, IMPLICIT):

@@ -15,14 +15,14 @@ from pushforward.operators.hessian_operator import HessianOperator, hessian_oper
 from pushforward.scipy.arrays import Array, Arrays, Form
 from pushforward.scipy.pending import Key, Pending
 from pushforward.transforms.grad import grad_and_value
-from pushforward.transforms.hessian import hessian
+from pushforward.transforms.hessian import hessian, hvp
 
 
 class ScalarFunction:
     """An objective with its derivatives, as SciPy calls them: ``minimize(f.fun, x0, jac=f.jac, hessp=f.hessp)``.
 
     Value and gradient of a point come from one evaluation, as in `VectorFunction`. ``hessp`` records the gradient once
-    for a point, and multiplies by it until ``fun`` is called again.
+    for a point, and multiplies by it until ``fun`` is called again; compiled, it computes each product from the start.
 
     Args:
         func: Takes a vector ``(n,)`` and further arguments, and returns one real number as a tensor.
@@ -82,6 +82,18 @@ class ScalarFunction:
         assert output != "operator"
         return self._arrays.compiled(hessian(self._of_tensors, output=output))
 
+    @functools.cached_property
+    def _product(self) -> Callable[..., Any]:
+        value = (
+            self._of_tensors
+        )  # without what changes from call to call, which would be compiled in
+
+        def product(x: Tensor, p: Tensor, *args: Any) -> Tensor:
+            found: Tensor = hvp(lambda x: value(x, *args), (x,), (p,))[1][0]
+            return found
+
+        return self._arrays.compiled(product)
+
     def fun(self, x: Any, /, *args: Any) -> float:
         """Return the value."""
         self._curvature.clear()
@@ -106,6 +118,11 @@ class ScalarFunction:
 
     def hessp(self, x: Any, p: Any, /, *args: Any) -> Array:
         """Return the Hessian times ``p`` ``(n,)``."""
+        arrays = self._arrays
+        if arrays.is_compiled:
+            given, further = self._given(x, args), arrays.tensor(p)
+            with torch.no_grad():
+                return arrays.array(self._product(given[0], further, *given[1:]))
         key = Pending.key(x, args, {})
         try:
             known, operator = self._curvature.pop()  # no other thread has it meanwhile
@@ -114,7 +131,7 @@ class ScalarFunction:
         with torch.no_grad():
             if operator is None or known is None or known != key:
                 operator = self._operator(x, args)
-            product = self._arrays.array(operator @ self._arrays.tensor(p))
+            product = arrays.array(operator @ arrays.tensor(p))
         self._curvature[:] = [(key, operator)]
         return product
 
