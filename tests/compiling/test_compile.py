@@ -532,7 +532,9 @@ def test_inductor(transform):
 
 def test_explain():
     compiled = pf.compile(pf.jacfwd(mixed), backend="eager")
-    text = str(pf.explain(compiled, randn(4)))
+    explanation = pf.explain(compiled, randn(4))
+    text = str(explanation)
+    assert explanation._repr_html_() == f"<pre>{text.replace(chr(39), '&#x27;')}</pre>"
     assert "aten.cos.default" in text
     assert "1 captured tensors, backend 'eager'" in text
     assert "guards" in text

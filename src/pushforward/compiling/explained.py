@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +45,10 @@ class GraphExplanation:
     compile_seconds: float
     call_seconds: float
     guard_seconds: float
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         """Return the table."""

@@ -118,8 +118,8 @@ def elementwise(
 
     Args:
         operator: As in `rule`.
-        *coefs: Each takes the operator's arguments (and ``out``, its output, if it asks for it by name) and returns
-            the derivative: a tensor that broadcasts to the output, or a number.
+        *coefs: Each takes the operator's arguments (and its output, if declared by `with_output`) and returns the
+            derivative: a tensor that broadcasts to the output, or a number.
 
     Raises:
         ValueError: The operator has a rule already.

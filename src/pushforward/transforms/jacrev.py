@@ -50,9 +50,9 @@ def jacrev(
         _preallocate_and_copy: Accepted as ``torch.func`` does. No effect: rows are written where they belong.
 
     Returns:
-        A function with ``func``'s arguments and the results of `jacfwd`: shapes ``(*out, *in)`` (``(*out, *in, 2)`` for
-        a complex argument), promoted dtypes, nesting. With ``has_aux``, ``(jacobian, aux)``. Random operators draw what
-        the plain call draws.
+        A function with ``func``'s arguments and the results of `jacfwd`, of shapes ``(*out, *in)`` (``(*out, *in, 2)``
+        for a complex argument), promoted dtypes, nesting. With ``has_aux``, ``(jacobian, aux)``. Random operators draw
+        what the plain call draws.
 
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.

@@ -54,7 +54,7 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunct
         *primals: Its arguments.
 
     Returns:
-        ``(output, linear)``: ``linear(*tangents)`` is the derivative along one tangent for every primal;
+        ``(output, linear)``. ``linear(*tangents)`` is the derivative along one tangent for every primal;
         ``linear.batched(*tangents)`` takes tangents with a leading axis of directions, and gives results with one.
         Autograd flows through both, to the tangents, the primals and captured parameters.
 

@@ -37,8 +37,8 @@ def pattern(func: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs
         kwargs: Its keyword arguments.
 
     Returns:
-        A `Pattern` of ``out.numel()`` rows and ``in.numel()`` columns (twice as many where the argument is complex:
-        its real and imaginary direction); nested as the Jacobian of `jacobian` is.
+        A `Pattern` of ``out.numel()`` rows and ``in.numel()`` columns, twice as many where the argument is complex,
+        for its real and imaginary direction; nested as the Jacobian of `jacobian` is.
 
     Raises:
         TypeError: An argument to differentiate, or an output, is not a floating or complex tensor.
