@@ -21,6 +21,13 @@ from pushforward.tape.private_functorch import (
 
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
+    copy = _copy(x, level)
+    if x.layout is torch.strided and not x.is_contiguous():
+        keep_strides(copy, x)
+    return copy
+
+
+def _copy(x: Tensor, level: int | None) -> Tensor:
     is_alone = functorch_level() is None and forward_ad._current_level < 0
     if is_alone and not (x.requires_grad or x.is_inference()):  # nearly always
         return x.detach().requires_grad_().clone()
@@ -34,6 +41,28 @@ def tracked_copy(x: Tensor, level: int | None) -> Tensor:
         if forward_ad._current_level >= 0:
             inner = _with_tangent(inner, x)
     return inner.clone()
+
+
+def keep_strides(copy: Tensor, x: Tensor) -> None:
+    """Give a copy of a part of another tensor the strides of that part: they tell whether `contiguous` is a copy."""
+    if is_wrapped(x) or x.is_conj() or x.is_neg() or copy.stride() == x.stride():
+        return
+    if forward_ad._current_level < 0 and not overlaps(x):
+        with torch.no_grad():
+            copy.data = torch.empty_strided(
+                x.shape, x.stride(), dtype=x.dtype, device=x.device
+            ).copy_(x)
+
+
+def overlaps(x: Tensor) -> bool:
+    """Tell whether elements may share their memory."""
+    steps = sorted((s, n) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1)
+    reach = 0  # of the axes with smaller steps
+    for step, length in steps:
+        if step <= reach:
+            return True
+        reach += step * (length - 1)
+    return False
 
 
 def detached(tensor: Tensor) -> Tensor:
@@ -60,7 +89,8 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
     """Return ``value`` with the layout of ``x``: the function may have changed that of its copy, as ``x.t_()`` does."""
-    strides = torch.empty_like(x).stride()  # those that the copy had at first
+    has_gaps = not is_wrapped(value) and value.untyped_storage().nbytes() > value.nbytes
+    strides = x.stride() if has_gaps else torch.empty_like(x).stride()  # those of the copy at first
     if value.shape == x.shape and value.stride() in (strides, x.stride()):
         return value
     if value.numel() != x.numel():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
+from pushforward.tape.copies import overlaps
 from pushforward.tape.private_functorch import dual_level, is_wrapped
 from pushforward.tape.private_torch import shares_storage
 from pushforward.tape.trust import LayoutError
@@ -118,15 +119,4 @@ def can_be_laid_out(x: Tensor) -> bool:
     """Tell whether a copy can lie in memory as ``x`` does."""
     if is_wrapped(x) or x.is_conj() or x.is_neg() or dual_level() >= 0:
         return False
-    return not _overlaps(x)
-
-
-def _overlaps(x: Tensor) -> bool:
-    """Tell whether elements may share their memory."""
-    steps = sorted((s, n) for n, s in zip(x.shape, x.stride(), strict=True) if n > 1)
-    reach = 0  # of the axes with smaller steps
-    for step, length in steps:
-        if step <= reach:
-            return True
-        reach += step * (length - 1)
-    return False
+    return not overlaps(x)

@@ -20,6 +20,7 @@ from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
 from pushforward.tape import trust
 from pushforward.tape.continued import Begun
+from pushforward.tape.copies import keep_strides
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
@@ -218,6 +219,9 @@ def _run(
             is_eager = True
             compiled_functions_run_eagerly.begin(id(begun))
         begun.tracked = tracked = [x.detach().requires_grad_().clone() for x in leaves]
+        for copy, x in zip(tracked, leaves, strict=True):
+            if not x.is_contiguous():
+                keep_strides(copy, x)
         begun.starts = [x.grad_fn for x in tracked]
         if len(args) == 1:
             result = func(*tracked, **kwargs)
