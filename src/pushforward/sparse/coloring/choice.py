@@ -43,7 +43,7 @@ def coloring(
             acyclic colourings in an order that takes far more colours than the largest first give way to that.
 
     Returns:
-        A :class:`Coloring`, with the seeds and the way back.
+        A `Coloring`, with the seeds and the way back.
 
     Raises:
         ArgumentValueError: An option is none of these, or the pattern is not symmetric where it has to be.
