@@ -153,6 +153,10 @@ class Runner:
         wrong = difference(actual, theirs, tolerance)
         if wrong is not None and "s0['calls']" in self.program.function():
             raise Skip("known: a function that counts its calls, and may be run twice")
+        if wrong is not None and any(known in str(theirs[1]) for known in REFUSED):
+            raise Skip(
+                "known: what is refused is not always seen in functions that were called before"
+            )
         if wrong is None:
             self.skips["compared with a fresh process"] += 1
             return None
@@ -203,6 +207,8 @@ class Runner:
             and _order(call.action) > 2
         ):
             raise Skip("autograd's third derivatives of norms are wrong")
+        if "logcumsumexp" in self.program.function() and _order(call.action) > 1:
+            raise Skip("autograd's second derivatives of logcumsumexp are wrong")
         if call.action in self.costly:
             raise Skip("too costly")
         world = self.world(reference, call, state)
@@ -241,10 +247,9 @@ class Runner:
 
     def is_torch_alike(self, call: Call, state: dict[str, Any], actual: Any) -> bool:
         """Tell whether torch.func gives the same all by itself, or where it takes part, below autograd."""
-        takes_part = "V." in call.action or "T." in call.action
-        if not takes_part and _is_finite(actual):
+        if "V." not in call.action and "T." not in call.action and _is_finite(actual):
             return False
-        for world in self.worlds_of_torch(call, state, takes_part):
+        for world in self.worlds_of_torch(call, state):
             try:
                 result = world.evaluate(call.action, call)
             except Exception:
@@ -253,12 +258,10 @@ class Runner:
                 return True
         return False
 
-    def worlds_of_torch(
-        self, call: Call, state: dict[str, Any], takes_part: bool
-    ) -> Iterator[World]:
-        """Return worlds where torch.func does all, or what it does in the call, below autograd."""
+    def worlds_of_torch(self, call: Call, state: dict[str, Any]) -> Iterator[World]:
+        """Return worlds where torch.func does all, or what it does in the call, if that is below autograd."""
         yield self.world(torch_transforms, call, state)
-        if takes_part:
+        if re.fullmatch("L+[TV]+", "".join(re.findall(r"\b([LTV])\.\w+\(", call.action))):
             below = {"T": torch_transforms, "V": torch_transforms, "P": torch_transforms}
             world = World(self.program, L=reference, **below)
             world.prepare(call, state)
@@ -350,7 +353,7 @@ class Runner:
         if "T." in call.action and "Trying to use forward AD" in text:
             raise Skip("torch.func has no forward mode of an operator")
         if "V." in call.action or "T." in call.action:
-            for world in self.worlds_of_torch(call, state, "T." in call.action):
+            for world in self.worlds_of_torch(call, state):
                 try:
                     world.evaluate(call.action, call)
                 except Exception:
