@@ -74,6 +74,10 @@ class Arrays:
         backend: Backend = "inductor" if self._compile is True else self._compile
         return compile_function(func, backend=backend)
 
+    def compiled_value(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``func``, compiled if that makes it faster: straight calls are those that it makes itself."""
+        return func if self._compile == "eager" else self.compiled(func)
+
     def tensor(self, array: Any) -> Tensor:
         """Return a copy of numbers that may be differentiated: what SciPy writes to its arrays does not reach it."""
         copied = np.array(array)
@@ -154,7 +158,7 @@ class Arrays:
     def joined(self, result: Any) -> Tensor:
         """Return what a function returned as one vector."""
         if isinstance(result, Tensor):
-            return result if result.dim() == 1 else result.reshape(-1)
+            return result if result.ndim == 1 else result.reshape(-1)
         leaves, _ = flatten(result)
         for leaf in leaves or [result]:
             if not isinstance(leaf, Tensor):

@@ -82,7 +82,8 @@ class BoundaryProblem:
                 pushed = torch.stack([pushed, turned], -1)
             return pushed.transpose(0, 1)  # (n, n + k, m), of complex numbers along both directions
 
-        self._rates, self._conditions = arrays.compiled(rates), arrays.compiled(conditions)
+        self._rates = arrays.compiled_value(rates)
+        self._conditions = arrays.compiled_value(conditions)
         self._columns = arrays.compiled(columns)
         by_ends = [jacobian(conditions, argnums) for argnums in ((0, 1), (0, 1, 2))]
         self._by_ends = [arrays.compiled(function) for function in by_ends]

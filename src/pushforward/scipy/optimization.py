@@ -106,6 +106,8 @@ def root(
     refuse("root", options, "jac")
     f = adapted(VectorFunction, "root", fun, dtype=dtype, device=device, compile=compile)
     jac = f.jac if method.lower() in WITH_JACOBIAN else None
+    if method.lower() != "lm":  # the others follow Broyden
+        f.pending.expect_values()
     return optimize.root(f.fun, start(x0), args=args, method=method, jac=jac, **options)
 
 

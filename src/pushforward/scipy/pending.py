@@ -23,6 +23,11 @@ class Pending(Generic[T]):
         self._found: list[tuple[Key, T]] = []  # at most one; lists are popped by one thread only
         self._is_asked, self._score = True, 0
 
+    def expect_values(self) -> None:
+        """Expect that derivatives will be asked for rarely."""
+        self._found.clear()
+        self._is_asked, self._score = False, -2
+
     def begin(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
         """Forget the last point; return the key of a new one if its derivative is likely to be asked for.
 

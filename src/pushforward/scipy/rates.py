@@ -68,14 +68,16 @@ class Rates:
             return found
 
         self._of_tensors = rates
-        self._rates = arrays.compiled(rates)
+        self._rates = arrays.compiled_value(rates)
         form = "dense" if output == "operator" else output
         self._jacobian = arrays.compiled(jacobian(rates, 1, output=form, randomness="same"))
 
     def fun(self, t: float, y: Any, /, *args: Any) -> Array:
         """Return the rates ``(n,)``."""
-        given = self._given(t, y, args)
-        return self._arrays.array(self._rates(*given), given[1].is_complex())
+        arrays = self._arrays
+        state = arrays.tensor(y)
+        found = self._rates(arrays.tensor(t), state, *(arrays.arguments(args) if args else ()))
+        return arrays.array(found, state.is_complex())
 
     def jac(self, t: float, y: Any, /, *args: Any) -> Any:
         """Return their Jacobian with respect to the state ``(n, n)``, in the form that was asked for."""

@@ -53,7 +53,7 @@ class ScalarFunction:
     ) -> None:
         """Compute nothing yet."""
         self._arrays = arrays = Arrays(name, func, output, dtype, device, compile)
-        self._pending: Pending[Array] = Pending()
+        self.pending: Pending[Array] = Pending()
         self._curvature: list[tuple[Key | None, HessianOperator]] = []
 
         def value(x: Tensor, *args: Any) -> Tensor:
@@ -73,7 +73,7 @@ class ScalarFunction:
             return result.reshape(())
 
         self._of_tensors = value
-        self._value = arrays.compiled(value)
+        self._value = arrays.compiled_value(value)
         self._both = arrays.compiled(grad_and_value(value))
 
     @functools.cached_property
@@ -97,16 +97,16 @@ class ScalarFunction:
     def fun(self, x: Any, /, *args: Any) -> float:
         """Return the value."""
         self._curvature.clear()
-        key = self._pending.begin(x, args, {})
+        key = self.pending.begin(x, args, {})
         if key is None:
             return float(self._arrays.array(self._value(*self._given(x, args))))
         gradient, value = self._computed(x, args)
-        self._pending.keep(key, gradient)
+        self.pending.keep(key, gradient)
         return value
 
     def jac(self, x: Any, /, *args: Any) -> Array:
         """Return the gradient ``(n,)``."""
-        found = self._pending.taken(x, args, {})
+        found = self.pending.taken(x, args, {})
         return self._computed(x, args)[0] if found is None else found
 
     def hess(self, x: Any, /, *args: Any) -> Any:

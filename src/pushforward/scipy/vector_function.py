@@ -34,7 +34,7 @@ class VectorFunction:
             makes float64. Results are float64.
         device: On which ``func`` computes; left out, the CPU.
         compile: Whether to run graphs made by `compile`: ``True`` or ``'inductor'``; ``'eager'`` compiles in
-            milliseconds. No effect on operators.
+            milliseconds, and leaves values alone to ``func`` itself. No effect on operators.
 
     Raises:
         TypeError: ``func`` cannot be called, or, when called, returns something else than real tensors.
@@ -60,7 +60,7 @@ class VectorFunction:
         """Compute nothing yet."""
         self._arrays = arrays = Arrays(name, func, output, dtype, device, compile)
         self.output = output
-        self._pending: Pending[Any] = Pending()
+        self.pending: Pending[Any] = Pending()
 
         def value(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             return arrays.joined(func(x, *args, **kwargs))
@@ -70,7 +70,7 @@ class VectorFunction:
             return (weights.to(found) * found).sum()
 
         self._of_tensors = value
-        self._value = arrays.compiled(value)
+        self._value = arrays.compiled_value(value)
         if output == "operator":
             self._both: Callable[..., Any] = self._with_operator
         else:
@@ -90,16 +90,16 @@ class VectorFunction:
 
     def fun(self, x: Any, /, *args: Any, **kwargs: Any) -> Array:
         """Return the values ``(m,)``."""
-        key = self._pending.begin(x, args, kwargs)
+        key = self.pending.begin(x, args, kwargs)
         if key is None:
             return self._arrays.array(self._value(*self._given(x, args), **self._named(kwargs)))
         value, derivative = self._computed(x, args, kwargs)
-        self._pending.keep(key, derivative)
+        self.pending.keep(key, derivative)
         return value
 
     def jac(self, x: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Return the Jacobian ``(m, n)``, in the form that was asked for."""
-        found = self._pending.taken(x, args, kwargs)
+        found = self.pending.taken(x, args, kwargs)
         return self._computed(x, args, kwargs)[1] if found is None else found
 
     def hess(self, x: Any, weights: Any, /, *args: Any) -> Any:
