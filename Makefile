@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy bench-distributed fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,10 @@ bench-compiled: $(STAMP) ## Time compiled derivatives next to torch.compile, and
 bench-scipy: $(STAMP) ## Time SciPy's solvers with our derivatives and with finite differences.
 	@echo "== bench-scipy: whole solves, CPU time of one thread (two minutes)"
 	$(BIN)/python benchmarks/scipy_solves.py
+
+bench-distributed: $(STAMP) ## Measure Jacobians over one and two processes, and what they send.
+	@echo "== bench-distributed: medians, one thread a process, over gloo (two minutes)"
+	$(BIN)/python benchmarks/distributed.py
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pushforward"
 
 # A module imports from its own layer and from lower ones.
 LAYERS = {
+    "distributed": 7,
     "scipy": 7,
     "compiling": 6,
     "operators": 6,

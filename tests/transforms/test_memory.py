@@ -177,6 +177,16 @@ def test_without_a_limit_half_of_what_is_available_is_taken(
     assert available_bytes(torch.device("cpu")) > 2**20
 
 
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+def test_of_nothing_a_limit_is_kept(mode: Any) -> None:
+    x = torch.ones(3)
+    for func, point, shape in (
+        (lambda x: x[:0].sin(), x, (0, 3)),
+        (lambda u: torch.cat([x, u]).sin(), x[:0], (3, 0)),
+    ):
+        assert pf.jacobian(func, mode=mode, memory_limit=10**8)(point).shape == shape
+
+
 def test_a_limit_that_cannot_be_kept_is_refused() -> None:
     f, x = FUNCTIONS["chain"]
     with pytest.raises(MemoryLimitError, match=r"jacfwd: memory_limit: got 1000 .*at least \d+"):
