@@ -1,6 +1,7 @@
 """The algebra of operators: random expressions of them, next to the same expressions of matrices."""
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,6 +114,10 @@ def test_shapes_that_do_not_fit_are_refused():
         wide.add_diagonal(1)
     with pytest.raises(ValueError, match=r"diagonal's shape: got \(3,\), expected \(\), or \(4,\)"):
         (wide.T @ wide).add_diagonal(torch.ones(3))
+    with pytest.raises(TypeError, match=r"diagonal: got ndarray, expected a number or a tensor"):
+        (wide.T @ wide).add_diagonal(np.ones(4))
+    with pytest.raises(TypeError, match=r"layout of the right operand.*sparse_coo.*to_dense"):
+        wide @ torch.ones(4).to_sparse()
     for bad in (torch.ones(2), "a", None):
         with pytest.raises(TypeError):
             wide * bad
@@ -120,6 +125,15 @@ def test_shapes_that_do_not_fit_are_refused():
             wide + bad
         with pytest.raises(TypeError):
             wide - bad
+
+
+def test_numbers_of_numpy_are_numbers():
+    J = jacobian_operator(torch.sin, torch.zeros(3))
+    for factor in (np.float64(2), np.int64(2), np.float32(2)):
+        for product in (factor * J, J * factor, J / (1 / factor)):
+            assert type(product @ torch.ones(3)) is Tensor
+            assert torch.equal(product @ torch.ones(3), 2 * torch.ones(3))
+        assert torch.equal(J.add_diagonal(factor) @ torch.ones(3), 3 * torch.ones(3))
 
 
 def test_single_precision_stays_single():

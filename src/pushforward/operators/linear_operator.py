@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.operators.csr import adjoint_csr, csr_product, csr_sum, diagonal_csr, scaled_csr
+from pushforward.operators.factors import is_number, plain, result_type
 from pushforward.operators.scipy_operator import scipy_operator
 from pushforward.operators.spaces import Space
 from pushforward.tape.private_torch import left_alone_by_dynamo
@@ -128,6 +129,9 @@ class LinearOperator(abc.ABC):
         return product if other.dim() == 1 else product.mT
 
     def _check(self, given: Tensor, size: int) -> None:
+        if given.layout is not torch.strided:
+            what, way_out = "layout of the right operand of @", "Use .to_dense()."
+            raise ArgumentTypeError(message(NAME, what, given.layout, "a dense tensor", way_out))
         if given.dim() not in (1, 2) or given.shape[0] != size:
             raise ArgumentValueError(
                 message(
@@ -164,16 +168,16 @@ class LinearOperator(abc.ABC):
 
     def __mul__(self, factor: Any) -> LinearOperator:
         """Return the operator times a number, or a tensor without axes."""
-        return Scaled(factor, self) if _is_number(factor) else NotImplemented
+        return Scaled(factor, self) if is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> LinearOperator:
         """Return the operator divided by a number, or a tensor without axes."""
-        if not _is_number(divisor):
+        if not is_number(divisor):
             return NotImplemented
         if isinstance(divisor, Tensor):  # a quotient in its own dtype may be less precise
-            divisor = divisor.to(_result_type(self.dtype, divisor))
+            divisor = divisor.to(result_type(self.dtype, divisor))
         return Scaled(1 / divisor, self)
 
     def __repr__(self) -> str:
@@ -301,7 +305,9 @@ class Scaled(LinearOperator):
 
     def __init__(self, factor: Tensor | complex, of: LinearOperator) -> None:
         """Multiply."""
-        dtype = _result_type(of.dtype, factor)
+        if not isinstance(factor, Tensor):
+            factor = plain(factor)
+        dtype = result_type(of.dtype, factor)
         super().__init__(of.inputs, of.outputs, dtype, of.device)
         self.factor, self.of = factor, of
 
@@ -332,12 +338,14 @@ class Diagonal(LinearOperator):
         if rows != columns:
             what, way_out = "shape of what add_diagonal adds to", "Add to J.T @ J instead of J."
             raise ArgumentValueError(message(NAME, what, like.shape, "a square", way_out))
-        if isinstance(diagonal, Tensor) and tuple(diagonal.shape) not in ((), (rows,)):
+        if not isinstance(diagonal, Tensor):
+            diagonal = plain(diagonal)
+        elif tuple(diagonal.shape) not in ((), (rows,)):
             got, way_out = tuple(diagonal.shape), "Give a number, or one for each column."
             raise ArgumentValueError(
                 message(NAME, "diagonal's shape", got, f"(), or ({rows},)", way_out)
             )
-        dtype = _result_type(like.dtype, diagonal)
+        dtype = result_type(like.dtype, diagonal)
         super().__init__(like.inputs, like.outputs, dtype, like.device)
         self.diagonal = diagonal
 
@@ -367,17 +375,6 @@ class Diagonal(LinearOperator):
     def to_csr(self) -> Tensor:
         """Return the matrix as a sparse tensor."""
         return diagonal_csr(self.entries())
-
-
-def _result_type(dtype: torch.dtype, factor: Tensor | complex) -> torch.dtype:
-    """Return the dtype of a tensor with axes times ``factor``."""
-    return torch.result_type(torch.empty(1, dtype=dtype, device="meta"), factor)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return value.dim() == 0
-    return isinstance(value, (bool, int, float, complex))
 
 
 def _do_not_fit(
