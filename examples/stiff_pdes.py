@@ -21,7 +21,8 @@ from scipy.optimize._numdiff import approx_derivative, group_columns  # what jac
 from scipy.sparse import csc_array
 from torch import Tensor
 
-from pushforward import clear_plans, jacobian, pattern, spy
+import pushforward.scipy
+from pushforward import clear_plans, pattern, spy
 
 Rates = Callable[[float, Tensor], Tensor]
 
@@ -70,14 +71,7 @@ def burgers(num: int, viscosity: float = 2e-3) -> tuple[Rates, Tensor]:
 
 def jacobian_for_scipy(rates: Rates) -> Callable[[float, np.ndarray], csc_array]:
     """Return the sparse Jacobian as SciPy calls it."""
-    by_state = jacobian(rates, argnums=1, output="csc")
-
-    def at(t: float, y: np.ndarray) -> csc_array:
-        jac = by_state(t, torch.from_numpy(y))
-        arrays = (jac.values(), jac.row_indices(), jac.ccol_indices())
-        return csc_array(tuple(array.numpy() for array in arrays), shape=jac.shape)
-
-    return at
+    return pushforward.scipy.Rates(rates, output="csc").jac
 
 
 class RatesForScipy:
