@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy bench-distributed fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy bench-distributed package fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,12 @@ bench-scipy: $(STAMP) ## Time SciPy's solvers with our derivatives and with fini
 bench-distributed: $(STAMP) ## Measure Jacobians over one and two processes, and what they send.
 	@echo "== bench-distributed: medians, one thread a process, over gloo (two minutes)"
 	$(BIN)/python benchmarks/distributed.py
+
+package: $(STAMP) ## Build wheel and source distribution in dist/; install the wheel in a fresh environment, and use it.
+	@echo "== package: build, install, use"
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python tools/check_package.py
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"

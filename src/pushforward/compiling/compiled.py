@@ -27,7 +27,7 @@ from pushforward.tape.private_torch import (
     num_function_modes,
 )
 from pushforward.tape.run import thread
-from pushforward.transforms.arguments import named_after
+from pushforward.transforms.arguments import P, R, named_after
 from pushforward.transforms.unbuilt import Unbuilt, put_off
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
@@ -217,7 +217,7 @@ def _is_followed(tensors: Sequence[Tensor]) -> bool:
 
 
 @left_alone_by_dynamo
-def compile(func: Callable[..., Any], *, backend: Backend = "inductor") -> Callable[..., Any]:
+def compile(func: Callable[P, R], *, backend: Backend = "inductor") -> Callable[P, R]:
     """Return ``func``, a transform of a function for example, as one graph for each signature of its arguments.
 
     The first call with arguments of new shapes, strides, dtypes or devices, or with other values that are no tensors,

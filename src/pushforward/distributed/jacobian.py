@@ -26,6 +26,7 @@ from pushforward.sparse.pattern import Pattern
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     Selected,
     check_function,
     check_outputs,
@@ -45,7 +46,7 @@ OUTPUTS = ("dense", "coo", "csr", "csc")
 
 @left_alone_by_dynamo
 def jacobian(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     *,
     mesh: DeviceMesh,
@@ -58,7 +59,7 @@ def jacobian(
     memory_limit: int | None = None,
     progress: bool = False,
     randomness: Literal["error", "same", "different"] = "error",
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of ``func``, of which each process of a mesh has a part.
 
     Every process calls it, with the same arguments. Each runs all of ``func`` and computes the rows or the columns that

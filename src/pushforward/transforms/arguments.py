@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.trees import LEAF, flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
+
+# Of a caller's function: its parameters, what it returns, and what it returns beside that.
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
 
 _COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
 

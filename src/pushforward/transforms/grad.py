@@ -14,6 +14,7 @@ from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms import sparse_arguments
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     Selected,
     check_function,
     named_after,
@@ -26,9 +27,7 @@ from pushforward.trees import unflatten
 
 
 @left_alone_by_dynamo
-def grad(
-    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+def grad(func: Callable[P, Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar ``func``.
 
     Args:
@@ -63,8 +62,8 @@ def grad(
 
 @left_alone_by_dynamo
 def grad_and_value(
-    func: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+    func: Callable[P, Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[P, Any]:
     """Return a function that computes the gradient of a scalar ``func`` and its value.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     check_function,
     named_after,
 )
@@ -24,7 +25,7 @@ NAME = "hessian"
 
 @left_alone_by_dynamo
 def hessian(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     *,
     has_aux: bool = False,
@@ -33,7 +34,7 @@ def hessian(
     chunk_size: ChunkSize = None,
     memory_limit: int | None = None,
     progress: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Hessian of ``func``, forward mode over reverse mode.
 
     Args:

@@ -15,6 +15,7 @@ from pushforward.tape.pieces import MAX_COLUMNS
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     Selected,
     check_function,
     check_randomness,
@@ -39,7 +40,7 @@ NAME = "jacfwd"
 
 @left_alone_by_dynamo
 def jacfwd(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     has_aux: bool = False,
     *,
@@ -47,7 +48,7 @@ def jacfwd(
     chunk_size: ChunkSize = None,
     memory_limit: int | None = None,
     progress: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of ``func`` in forward mode.
 
     Args:

@@ -20,6 +20,7 @@ from pushforward.tape.continued import Begun
 from pushforward.tape.private_torch import left_alone_by_dynamo, num_dispatch_modes
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     Selected,
     check_function,
     check_randomness,
@@ -44,7 +45,7 @@ MODES = ("auto", "forward", "reverse", "cross")
 
 @left_alone_by_dynamo
 def jacobian(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     *,
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
@@ -55,7 +56,7 @@ def jacobian(
     memory_limit: int | None = None,
     progress: bool = False,
     randomness: Literal["error", "same", "different"] = "error",
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of ``func`` in the order that costs least.
 
     Args:
@@ -128,7 +129,7 @@ def jacobian(
 
 @left_alone_by_dynamo
 def value_and_jacobian(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     *,
     mode: Literal["auto", "forward", "reverse", "cross"] = "auto",
@@ -139,7 +140,7 @@ def value_and_jacobian(
     memory_limit: int | None = None,
     progress: bool = False,
     randomness: Literal["error", "same", "different"] = "error",
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes ``func`` and its Jacobian, for the price of the Jacobian.
 
     Args:

@@ -12,6 +12,7 @@ from pushforward.linear.block_sum import Blocks
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
+    P,
     Selected,
     check_function,
     named_after,
@@ -29,7 +30,7 @@ NAME = "jacrev"
 
 @left_alone_by_dynamo
 def jacrev(
-    func: Callable[..., Any],
+    func: Callable[P, Any],
     argnums: Argnums = 0,
     *,
     has_aux: bool = False,
@@ -37,7 +38,7 @@ def jacrev(
     memory_limit: int | None = None,
     progress: bool = False,
     _preallocate_and_copy: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[P, Any]:
     """Return a function that computes the Jacobian of ``func`` in reverse mode.
 
     Args:

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.transforms.arguments import Selected, check_function, match_leaf
+from pushforward.transforms.arguments import A, R, Selected, check_function, match_leaf
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"
+
+
+@overload
+def jvp(
+    func: Callable[..., R],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: Literal[False] = False,
+) -> tuple[R, R]: ...
+
+
+@overload
+def jvp(
+    func: Callable[..., tuple[R, A]],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: Literal[True],
+) -> tuple[R, R, A]: ...
 
 
 @left_alone_by_dynamo

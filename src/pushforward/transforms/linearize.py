@@ -7,7 +7,7 @@ from typing import Any
 
 from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.transforms.arguments import Selected, batch_size, check_function
+from pushforward.transforms.arguments import R, Selected, batch_size, check_function
 from pushforward.transforms.jvp import check_primals, match_tangents
 from pushforward.transforms.record import Tape
 from pushforward.trees import unflatten
@@ -46,7 +46,7 @@ class LinearFunction:
 
 
 @left_alone_by_dynamo
-def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, LinearFunction]:
+def linearize(func: Callable[..., R], *primals: Any) -> tuple[R, LinearFunction]:
     """Compute ``func`` and return its derivative at ``primals`` as a function that can be called again.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import to_rows
 from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.transforms.arguments import Selected, batch_size, check_function, match_leaf
+from pushforward.transforms.arguments import A, R, Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
@@ -84,6 +84,18 @@ def _pulled(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> lis
             for blocks, x in zip(pulled, tape.inputs, strict=True)
         ]
     ]
+
+
+@overload
+def vjp(
+    func: Callable[..., R], *primals: Any, has_aux: Literal[False] = False, **kwargs: Any
+) -> tuple[R, Pullback]: ...
+
+
+@overload
+def vjp(
+    func: Callable[..., tuple[R, A]], *primals: Any, has_aux: Literal[True], **kwargs: Any
+) -> tuple[R, Pullback, A]: ...
 
 
 @left_alone_by_dynamo
