@@ -30,6 +30,7 @@ class BoundaryProblem:
         dtype: As in `VectorFunction`.
         device: As in `VectorFunction`.
         compile: As in `VectorFunction`.
+        name: What errors call it.
 
     Raises:
         TypeError: ``func`` or ``bc`` cannot be called, or, when called, return something else than tensors.

@@ -24,6 +24,7 @@ class Curve:
         dtype: As in `VectorFunction`.
         device: As in `VectorFunction`.
         compile: As in `VectorFunction`.
+        name: What errors call it.
 
     Raises:
         TypeError: ``func`` cannot be called, or, when called, returns something else than real tensors.

@@ -26,6 +26,7 @@ class Rates:
         dtype: As in `VectorFunction`.
         device: As in `VectorFunction`.
         compile: As in `VectorFunction`.
+        name: What errors call it.
 
     Raises:
         TypeError: ``func`` cannot be called, or, when called, returns something else than tensors.

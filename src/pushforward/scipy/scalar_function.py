@@ -30,6 +30,7 @@ class ScalarFunction:
         dtype: As in `VectorFunction`.
         device: As in `VectorFunction`.
         compile: As in `VectorFunction`.
+        name: What errors call it.
 
     Raises:
         TypeError: ``func`` cannot be called, or, when called, returns something else than a real tensor.

@@ -35,6 +35,7 @@ class VectorFunction:
         device: On which ``func`` computes; left out, the CPU.
         compile: Whether to run graphs made by `compile`: ``True`` or ``'inductor'``; ``'eager'`` compiles in
             milliseconds, and leaves values alone to ``func`` itself. No effect on operators.
+        name: What errors call it.
 
     Raises:
         TypeError: ``func`` cannot be called, or, when called, returns something else than real tensors.
