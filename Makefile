@@ -3,6 +3,7 @@
 #   PYTHON=python3.12         another interpreter, 3.11 or newer
 #   TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 #                             another PyTorch; on Linux this one spares the download of the CUDA libraries
+#   PEERS=python              an interpreter that has JAX, CasADi and asdex (`make peers`, `make bench-sparse`)
 #   SECONDS=600 SEED=0        how long `make fuzz` runs, and its first program
 
 PYTHON ?= python3
@@ -12,6 +13,7 @@ JOBS ?= 2
 TESTS ?= tests src
 SECONDS ?= 600
 SEED ?= 0
+PEERS ?= .venv-peers/bin/python
 
 BIN := $(VENV)/bin
 # One stamp for each torch asked for, so that another TORCH is installed and not ignored.
@@ -19,7 +21,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse bench-compiled bench-scipy bench-distributed package fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse peers bench-scipy bench-distributed package fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,9 +87,14 @@ bench-sparse: $(STAMP) ## Measure sparse Jacobians and Hessians next to asdex an
 	@echo "== bench-sparse: medians, one core, each library in processes of its own (half an hour with peers)"
 	$(BIN)/python benchmarks/sparse.py
 
-bench-compiled: $(STAMP) ## Time compiled derivatives next to torch.compile, and JAX where PEERS=python has it.
-	@echo "== bench-compiled: medians, one thread (five minutes)"
-	$(BIN)/python benchmarks/compiled.py
+peers: $(STAMP) $(PEERS) ## Measure all beside torch.compile, JAX, CasADi, asdex; writes benchmarks/RESULTS.md and a picture.
+	@echo "== peers: each library in processes of its own, one core (forty minutes; ARGS='--only MLP --quick' takes less)"
+	PEERS=$(PEERS) $(BIN)/python benchmarks/peers.py $(ARGS)
+
+.venv-peers/bin/python:
+	@echo "== setup: .venv-peers with JAX, CasADi and asdex"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet asdex==0.5.1 casadi jax numba scipy
 
 bench-scipy: $(STAMP) ## Time SciPy's solvers with our derivatives and with finite differences.
 	@echo "== bench-scipy: whole solves, CPU time of one thread (two minutes)"
@@ -105,7 +112,7 @@ package: $(STAMP) ## Build wheel and source distribution in dist/; install the w
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-peers build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from scalar_codes.graphs import accumulation, calls
-from scalar_codes.programs import SCALAR_CODES, ScalarCode, tensors
+from scalar_codes.graphs import accumulation, calls, tensors
+from scalar_codes.programs import SCALAR_CODES, ScalarCode
 from timing import interleaved_medians
 
 from pushforward import jacobian

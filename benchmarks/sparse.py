@@ -27,6 +27,7 @@ from sparse_cases.problems import PROBLEMS, Problem
 HERE = Path(__file__).parent
 MODULES = {
     "ours": "sparse_cases.with_torch",
+    "compiled": "sparse_cases.with_torch",
     "asdex": "sparse_cases.with_jax",
     "casadi": "sparse_cases.with_casadi",
 }
@@ -39,7 +40,7 @@ class Process:
 
     def __init__(self, side: str, name: str, size: int, clock: str) -> None:
         """Start it, and wait until it has warmed up."""
-        python = sys.executable if side == "ours" else _peers()
+        python = sys.executable if MODULES[side] == MODULES["ours"] else _peers()
         core = str(max(os.sched_getaffinity(0)))
         found = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([str(HERE), *([found] if found else [])])
@@ -48,7 +49,13 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"},
+            env={
+                **os.environ,
+                **({"COMPILED": "1"} if side == "compiled" else {}),
+                "PYTHONPATH": path,
+                "OMP_NUM_THREADS": "1",
+                "JAX_PLATFORMS": "cpu",
+            },
         )
         self._read()
 

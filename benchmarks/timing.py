@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import resource
 import statistics
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def _time(function: Thunk, count: int) -> float:
     for _ in range(count):
         function()
     return (time.perf_counter() - start) / count
+
+
+def processor_time() -> float:
+    """Return seconds of this process and of those that it has waited for: compilers."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def peak_memory(script: Path, case: str, side: str) -> float:

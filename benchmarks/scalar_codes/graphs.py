@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pushforward.linear.elimination import Graph
 from pushforward.planning.accumulation import Accumulation
 from pushforward.planning.uniform import edges
 from pushforward.transforms.arguments import Selected
 from pushforward.transforms.record import Tape
-from scalar_codes.programs import ScalarCode, tensors
+from scalar_codes.programs import ScalarCode
+
+
+def tensors(code: ScalarCode) -> list[Tensor]:
+    """Return the point."""
+    return [torch.tensor(number, dtype=torch.float64) for number in code.point]
 
 
 def accumulation(code: ScalarCode) -> Accumulation:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, atan2
+if TYPE_CHECKING:  # interpreters without PyTorch run them, too, on numbers of their own
+    from torch import Tensor
 
-Numbers = tuple[Tensor, ...]
+    Numbers = tuple[Tensor, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def robot_arm(t1: Tensor, t2: Tensor, t3: Tensor, t4: Tensor, t5: Tensor, t6: Te
     az = s23 * c4 * s5 - c23 * c5
     nz = c6 * (c23 * s5 + s23 * c4 * c5) - s23 * s4 * s6
     oz = -s6 * (c23 * s5 + s23 * c4 * c5) - s23 * s4 * c6
-    angles = (atan2(ay, ax), atan2((1.0 - az**2).sqrt(), az), atan2(oz, -nz))
+    angles = (ay.atan2(ax), (1.0 - az**2).sqrt().atan2(az), oz.atan2(-nz))
 
     px = d6 * (s5 * (c1 * c23 * c4 + s1 * s4) + c1 * s23 * c5)
     px = px + c1 * (a1 + a2 * c2 + a3 * c23 + d4 * s23)
@@ -181,8 +182,3 @@ SCALAR_CODES = {
         151, 90, 111, 88, aim=88,
     ),
 }  # fmt: skip
-
-
-def tensors(code: ScalarCode) -> list[Tensor]:
-    """Return the point."""
-    return [torch.tensor(number, dtype=torch.float64) for number in code.point]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from timing import memory_raised_by
+from timing import memory_raised_by, processor_time
 
 from sparse_cases.problems import PROBLEMS, Data
 
@@ -45,7 +45,7 @@ def serve(make: Callable[[str, Data], Side], warm_up: Callable[[], None]) -> Non
     """Answer what comes in lines: ``prepare``, ``time SECONDS``, ``product SEED``, ``true``."""
     name, size, clock_name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     os.sched_setaffinity(0, {int(sys.argv[4])})
-    clock = time.process_time if clock_name == "cpu" else time.perf_counter
+    clock = processor_time if clock_name == "cpu" else time.perf_counter
     problem = PROBLEMS[name]
     warm_up()
     side = make(name, problem.data(size))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalar_codes.graphs import accumulation, calls
-from scalar_codes.programs import SCALAR_CODES, tensors
+from scalar_codes.graphs import accumulation, calls, tensors
+from scalar_codes.programs import SCALAR_CODES
 from torch import Tensor
 
 from pushforward import explain, jacobian
