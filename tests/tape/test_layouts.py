@@ -13,6 +13,8 @@ PARTS = {
     "an offset": WHOLE[3:7],
     "a beginning": WHOLE[:4],
     "steps": WHOLE[1::2],
+    "steps from the beginning": WHOLE[:8:2],
+    "first columns": WHOLE.reshape(3, 5)[:2, :2],
     "columns": WHOLE.reshape(3, 5)[:, 1:3],
     "rows, transposed": WHOLE.reshape(5, 3).t()[1:],
     "the whole": WHOLE.clone(),
@@ -128,3 +130,13 @@ def test_what_cannot_lie_alike_raises():
         torch.func.jacrev(jacrev(f))(WHOLE[2:6])
     with pytest.raises(UnsupportedError, match="memory around an input"):
         jacrev(lambda x: x.as_strided((2,), (1,), 0).mul_(x.sum()))(WHOLE.clone()[2:6])
+
+
+def test_memory_between_the_elements_of_a_part_is_that_of_the_whole():
+    for number in range(1, 4):
+        whole = torch.arange(1, 17, dtype=F64) * number
+        junk = [torch.full((n,), float("nan"), dtype=F64) for n in range(1, 20)]
+        del junk  # what is allocated next, and not filled, has these
+        for x in (whole[:8:2], whole.view(4, 4)[:2, :2], whole.view(8, 2)[:, 0]):
+            found, _ = pushforward.value_and_jacobian(lambda x: x.as_strided((3,), (1,), 0) + 0)(x)
+            torch.testing.assert_close(found, whole[:3])

@@ -112,7 +112,13 @@ def _is_of(inner: Any, copy: Tensor) -> bool:
 
 
 def _is_alike(copy: Tensor, x: Tensor) -> bool:
-    return copy.stride() == x.stride() and copy.storage_offset() == x.storage_offset()
+    """Tell whether a copy lies as ``x`` does, and has in its memory what there is in that of ``x``."""
+    if copy.stride() != x.stride() or copy.storage_offset() != x.storage_offset():
+        return False
+    if is_wrapped(copy):
+        return True
+    size = copy.untyped_storage().nbytes()
+    return size in (copy.nbytes, x.untyped_storage().nbytes()) and not overlaps(copy)
 
 
 def can_be_laid_out(x: Tensor) -> bool:
