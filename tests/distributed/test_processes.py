@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
 CHECKS = sorted(path.stem for path in HERE.glob("checks_*.py"))
-TIMEOUT = 240  # seconds, of a whole group
+TIMEOUT = 480  # seconds, of a whole group
 
 
 def run_group(

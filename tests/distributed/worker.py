@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
-TIMEOUT = datetime.timedelta(seconds=60)  # of one collective
+TIMEOUT = datetime.timedelta(seconds=180)  # of one collective
 
 
 def main(rank: int, size: int, file: str, modules: list[str]) -> int:
