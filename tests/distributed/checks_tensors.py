@@ -31,7 +31,7 @@ FUNCTIONS = {
     "constant": lambda x: x.detach(),
     "two": lambda x: (x.sin(), x.sum()),
     "in place": lambda x: x.clone().mul_(x),
-    "expanded": lambda x: x[:, None].expand(4, 2, 3) * 2,
+    "expanded": lambda x: x[:, None].expand(-1, 2, 3) * 2,
 }
 
 
@@ -47,6 +47,15 @@ def check_jacobians_of_functions_of_distributed_tensors(mesh):
                 found = leaves(transform(function)(distributed))
                 assert all(isinstance(each, DTensor) for each in found), name
                 assert_is(found, expected, name)
+
+
+def check_batches_of_which_processes_have_different_parts(mesh):
+    x = torch.randn(mesh.size() + 1, 3, dtype=torch.float64)
+    batch = distribute_tensor(x, mesh, [Shard(0)])
+    for name in ("sine and identity", "softmax over the batch", "joined", "Gram", "expanded"):
+        expected = torch.func.jacrev(FUNCTIONS[name])(x)
+        for transform in TRANSFORMS:
+            assert_is(transform(FUNCTIONS[name])(batch), expected, name)
 
 
 def check_zeros_stay_zeros_beside_infinite_entries(mesh):
