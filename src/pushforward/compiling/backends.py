@@ -10,6 +10,8 @@ from torch import Tensor, fx
 
 from pushforward.compiling.calls import as_function
 from pushforward.compiling.graphs import fold_constants
+from pushforward.compiling.straight import straight
+from pushforward.compiling.vector_products import expand_vector_products
 from pushforward.errors import UnsupportedError, message
 from pushforward.tape.private_compiler import inductor
 
@@ -27,8 +29,14 @@ def eager(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
 
 
 def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
-    """Return what Inductor makes of a graph: loops over several operators at a time, in C++ or Triton."""
+    """Return what Inductor makes of a graph: loops over several operators at a time, in C++ or Triton.
+
+    Small programs, of which the loops would take less time than what is around them, are one function without loops.
+    """
     try:
+        if (function := straight(graph, inputs)) is not None:
+            return function
+        expand_vector_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
             compiled = inductor(graph, inputs)

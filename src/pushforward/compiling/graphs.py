@@ -79,10 +79,10 @@ def is_mutable(node: fx.Node) -> bool:
 
 def writes_to_inputs(graph: fx.GraphModule) -> bool:
     """Tell whether a graph may write to its inputs."""
-    aliases = _aliases(graph)
+    shared = aliases(graph)
     inputs = {n for n in graph.graph.nodes if n.op in ("placeholder", "get_attr")}
     return any(
-        not inputs.isdisjoint(aliases[argument])
+        not inputs.isdisjoint(shared[argument])
         for node in graph.graph.nodes
         if is_mutable(node)
         for argument in _written(node)
@@ -102,7 +102,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
     return [n for n in found if isinstance(n, fx.Node)]
 
 
-def _aliases(graph: fx.GraphModule) -> dict[fx.Node, set[fx.Node]]:
+def aliases(graph: fx.GraphModule) -> dict[fx.Node, set[fx.Node]]:
     """Return for each node the nodes in whose memory it may lie, itself among them."""
     found: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.graph.nodes:
@@ -124,18 +124,18 @@ def _is_view(node: fx.Node) -> bool:
 def fold_constants(graph: fx.GraphModule) -> None:
     """Compute once what depends on no input: units, positions, tensors of numbers."""
     returned = set(graph.graph.output_node().all_input_nodes)
-    aliases = _aliases(graph)
-    kept = set().union(*(aliases[n] for n in returned))  # the caller may write to what it gets
+    shared = aliases(graph)
+    kept = set().union(*(shared[n] for n in returned))  # the caller may write to what it gets
     for node in graph.graph.nodes:
         if is_mutable(node):
-            kept |= set().union(*(aliases[n] for n in _written(node)))
+            kept |= set().union(*(shared[n] for n in _written(node)))
     values: dict[fx.Node, Any] = {}
     for node in graph.graph.nodes:
-        if node in kept or not aliases[node].isdisjoint(kept):
+        if node in kept or not shared[node].isdisjoint(kept):
             continue
         if node.op == "get_attr" and isinstance(getattr(graph, node.target), Tensor):
             values[node] = getattr(graph, node.target)
-        elif _is_pure(node) and all(n in values for n in node.all_input_nodes):
+        elif is_pure(node) and all(n in values for n in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             result = node.target(*args, **kwargs)
             if _is_small(result):
@@ -154,7 +154,8 @@ def fold_constants(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _is_pure(node: fx.Node) -> bool:
+def is_pure(node: fx.Node) -> bool:
+    """Tell whether a node's result depends on its arguments only."""
     if node.target is operator.getitem:
         return True
     return (

@@ -14,18 +14,20 @@ PLAIN = {Tensor, nn.Parameter, nn.Buffer}
 
 
 class ForeignError(Exception):
-    """An argument is a tensor of a class of its own."""
+    """An argument is a tensor of a class of its own, or one that is negated when it is read."""
 
 
 def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
     """Return the signature of an argument, and collect its tensors.
 
     Raises:
-        ForeignError: There is a tensor of a class of its own.
+        ForeignError: There is a tensor of a class of its own, or one that is negated when it is read.
         ArgumentTypeError: There is something else that does not hash.
     """
     kind = type(tree)
     if kind in PLAIN:
+        if tree.is_neg():  # its memory holds other numbers, which is all that a kernel sees
+            raise ForeignError
         tensors.append(tree)
         return (tree.shape, tree.stride(), tree.dtype, tree.device)
     if kind is tuple or kind is list:

@@ -41,3 +41,19 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., S
     compiled = compiler.compile(graph, list(inputs), {"fallback_random": True})
     function: Callable[..., Sequence[Tensor]] = compiled
     return function
+
+
+def cpp_kernel(arguments: Sequence[str], source: str) -> Callable[..., None]:
+    """Return a function of C++ called ``kernel``, to be called with tensors, of whose elements it takes pointers."""
+    cache: Any = importlib.import_module("torch._inductor.codecache")
+    kernel: Callable[..., None] = cache.CppPythonBindingsCodeCache.load_pybinding(
+        list(arguments), source
+    )
+    return kernel
+
+
+def empty_strided_cpu() -> Callable[..., Tensor]:
+    """Return what makes a tensor without elements set, in a third of the time that the public function takes."""
+    guards: Any = importlib.import_module("torch._C._dynamo.guards")
+    made: Callable[..., Tensor] = guards._empty_strided_cpu
+    return made
