@@ -32,7 +32,7 @@ def coloring(
     """Colour the columns, the rows or both of a sparse matrix, so that few products tell all its entries.
 
     Args:
-        pattern: A :class:`Pattern`, or a matrix that :meth:`Pattern.from_matrix` takes.
+        pattern: A `Pattern`, or a matrix that `Pattern.from_matrix` takes.
         structure: ``"column"`` (products with the matrix, forward mode), ``"row"`` (with its transpose, reverse
             mode), ``"bidirectional"`` (both), or ``"symmetric"`` (products with a symmetric matrix).
         recovery: ``"direct"``: every entry stands alone in some product. ``"substitution"``, for the last two
