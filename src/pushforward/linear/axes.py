@@ -26,6 +26,18 @@ def normalize_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ..
     return tuple(sorted({normalize_axis(axis, ndim) for axis in axes})) if ndim else ()
 
 
+def broadcast(first: Sequence[int], second: Sequence[int]) -> Shape:
+    """Return the shape to which two shapes broadcast; ``torch.broadcast_shapes`` imports SymPy, which takes .3 s.
+
+    Example:
+        >>> broadcast((3, 1), (2, 1, 4))
+        (2, 3, 4)
+    """
+    short, long = sorted((first, second), key=len)
+    padded = (1,) * (len(long) - len(short)) + tuple(short)
+    return tuple(n if m == 1 else m for m, n in zip(padded, long, strict=True))
+
+
 def reshape_groups(source: Shape, target: Shape) -> list[Group]:
     """Split a reshape into the smallest groups of axes with equal products.
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, broadcast
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.composed import Composed
 from pushforward.linear.kinds.contract import Contract
@@ -101,7 +101,7 @@ def _broadcast(shape: Shape) -> Callable[[Tensor], Tensor]:
     """Return a function of the shapes that a pointwise kernel would have."""
 
     def function(values: Tensor) -> Tensor:
-        return values.new_empty(torch.broadcast_shapes(values.shape, shape))
+        return values.new_empty(broadcast(values.shape, shape))
 
     return function
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, normalize_axis
+from pushforward.linear.axes import Shape, broadcast, normalize_axis
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.gather import Gather
@@ -357,7 +357,7 @@ def _put_source(
 
 
 def _masked_select(x: Tensor, mask: Tensor) -> AbstractLinearMap:
-    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    shape = broadcast(x.shape, mask.shape)
     index = mask.expand(shape).reshape(-1).nonzero().reshape(-1)
     expand = Expand(shape_of(x), tuple(shape))
     return compose(expand, flat_gather(tuple(shape), shape_of(index), index, is_total=True))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, normalize_axis
+from pushforward.linear.axes import Shape, broadcast, normalize_axis
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.reshape import Reshape
@@ -342,7 +342,7 @@ def _masked_put_values(
     if not x.numel():
         none = torch.full((0,), -1, device=x.device)
         return flat_gather(shape_of(values), shape_of(x), none)
-    shape = torch.broadcast_shapes(values.shape, mask.shape)
+    shape = broadcast(values.shape, mask.shape)
     masked = Mask(shape_of(values), tuple(shape), mask)
     put = index_put_values_map(
         x, _clamped(x, indices), values.new_empty(()).expand(shape), accumulate=True

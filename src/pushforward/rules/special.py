@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import broadcast
 from pushforward.rules.following import followed
 from pushforward.rules.registry import elementwise, with_output
 
@@ -28,7 +29,7 @@ def _lower(polynomial: Any, weight: Callable[[int], float], step: int = 1) -> Sl
     def slope(x: Tensor, n: Degree) -> Tensor:
         degree = torch.as_tensor(n, device=x.device).trunc()  # as the kernels read it
         top = int(degree.max()) if degree.numel() else 0
-        shape = torch.broadcast_shapes(x.shape, degree.shape)
+        shape = broadcast(x.shape, degree.shape)
         total = torch.zeros(shape, dtype=x.dtype, device=x.device)
         for k in range(top):
             counts = (degree > k) & ((degree - k - 1) % step == 0)
