@@ -7,7 +7,7 @@ import torch
 from oracles import STEP
 from torch import Tensor
 
-from pushforward import jacfwd, jvp, vjp
+from pushforward import jacfwd, jacrev, jvp, vjp
 
 DTYPES = (torch.float64, torch.complex128)
 SHAPES = ((3, 3), (4, 2), (2, 5), (2, 3, 2))
@@ -157,3 +157,23 @@ def test_a_matrix_that_cannot_be_diagonalized_has_no_eigenvalue_derivative() -> 
     x = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     jac = jacfwd(torch.linalg.eigvals)(x)
     assert not jac.isfinite().all() or jac.abs().max() > 1e6
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_cholesky_solve_below_forward_mode_of_torch_func_and_vmap(upper):
+    """PyTorch's own forward derivative of it is wrong there."""
+
+    def f(x):
+        matrix = torch.outer(x, x.cos()) + torch.diag(x.abs() + 3)
+        triangle = torch.linalg.cholesky(matrix @ matrix.mT, upper=upper)
+        return torch.cholesky_solve(matrix, triangle, upper)
+
+    x = torch.tensor([[0.3, -0.5], [0.8, 1.1]], dtype=torch.float64)
+    for inner in (jacfwd, jacrev):
+        for _ in range(3):
+            found = torch.func.jacfwd(torch.func.vmap(inner(f)))(x)
+            expected = torch.autograd.functional.jacobian(
+                lambda x: torch.stack([inner(f)(row) for row in x]),  # noqa: B023
+                x,
+            )
+            torch.testing.assert_close(found, expected)

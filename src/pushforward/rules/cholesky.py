@@ -87,17 +87,19 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
         full = (*shape[:-2], *own[-2:])
         spread = [Expand(own, full)] if own != full else []
         factor = input2.expand(*shape[:-2], *input2.shape[-2:])
-        if which == 0:
-
-            def solve(rhs: Tensor) -> Tensor:
-                return torch.cholesky_solve(rhs, factor, upper)
-
-            return compose(*spread, solution_map(shape, solve, solve, left=True))
         triangle = triangle_of(factor, upper=upper)
         lower = triangle.mH if upper else triangle
+
+        def solve(rhs: Tensor) -> Tensor:
+            # Not cholesky_solve, whose forward derivative PyTorch (2.13) has wrong under vmap.
+            half = torch.linalg.solve_triangular(lower, rhs, upper=False)
+            return torch.linalg.solve_triangular(lower.mH, half, upper=True)
+
+        if which == 0:
+            return compose(*spread, solution_map(shape, solve, solve, left=True))
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         # Not cholesky_inverse: LAPACK's takes the diagonal to be real.
-        inverse = torch.cholesky_solve(eye.expand(factor.shape), triangle, upper)
+        inverse = solve(eye.expand(factor.shape))
 
         def push(seeds: Tensor) -> Tensor:
             seeds = seeds.triu().mH if upper else seeds.tril()
