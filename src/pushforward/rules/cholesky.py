@@ -93,7 +93,8 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
         def solve(rhs: Tensor) -> Tensor:
             # Not cholesky_solve, whose forward derivative PyTorch (2.13) has wrong under vmap.
             half = torch.linalg.solve_triangular(lower, rhs, upper=False)
-            return torch.linalg.solve_triangular(lower.mH, half, upper=True)
+            result: Tensor = torch.linalg.solve_triangular(lower.mH, half, upper=True)
+            return result
 
         if which == 0:
             return compose(*spread, solution_map(shape, solve, solve, left=True))
