@@ -44,14 +44,13 @@ def _copy(x: Tensor, level: int | None) -> Tensor:
 
 
 def keep_strides(copy: Tensor, x: Tensor) -> None:
-    """Give a copy of a part of another tensor, or of an expanded one, its strides: they tell what is contiguous."""
+    """Give a copy of a part of another tensor the strides of that part: they tell whether `contiguous` is a copy."""
     if is_wrapped(x) or x.is_conj() or x.is_neg() or copy.stride() == x.stride():
         return
-    with torch.no_grad():
-        once = x[tuple(slice(None) if step else slice(0, 1) for step in x.stride())]
-        if forward_ad._current_level < 0 and not overlaps(once):
-            memory = torch.empty_strided(once.shape, once.stride(), dtype=x.dtype, device=x.device)
-            copy.data = memory.copy_(once).expand(x.shape)
+    if forward_ad._current_level < 0 and not overlaps(x):
+        with torch.no_grad():
+            memory = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+            copy.data = memory.copy_(x)
 
 
 def overlaps(x: Tensor) -> bool:
