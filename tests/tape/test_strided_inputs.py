@@ -82,3 +82,25 @@ def test_parts_that_are_laid_out_anew_and_written_to_end_as_in_the_plain_call(pa
         f(take(end))
         assert torch.equal(whole, end.reshape(shape))
         assert x.shape == take(torch.ones(shape)).shape
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_was_overwritten_in_parts_is_had_back(part):
+    take, shape = PARTS[part]
+
+    def f(x):
+        y = x.sin() * x
+        x.mul_(2)
+        z = x.exp()
+        x[1:].mul_(x[:1])
+        return y + z + x.cos()
+
+    def alike(x):
+        y, x = x.sin() * x, 2 * x
+        return y + x.exp() + torch.cat([x[:1], x[1:] * x[:1]]).cos()
+
+    for transform in (jacfwd, jacrev):
+        for _ in range(3):
+            whole = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=F64).reshape(shape)
+            expected = torch.autograd.functional.jacobian(alike, take(whole.clone()))
+            torch.testing.assert_close(transform(f)(take(whole)), expected)

@@ -255,7 +255,7 @@ class _State:
             self._version, self._writes = -1, []  # a write that nobody saw
             return False
         self._version = write.version
-        contents = self._base.clone() if self._contents is None else self._contents
+        contents = _copied(self._base, self._base) if self._contents is None else self._contents
         if contents.stride() != self._base.stride():
             return False
         old = write.old
@@ -263,11 +263,18 @@ class _State:
         if not write.is_followed and part.requires_grad:
             old = old.detach() + (part - part.detach())  # its derivative is what it was
         if part is contents:
-            contents = old.clone()
+            contents = _copied(old, self._base)
         else:
             part.copy_(old)
         self._contents = contents
         return True
+
+
+def _copied(value: Tensor, base: Tensor) -> Tensor:
+    """Return a copy of ``value`` that lies as ``base`` does, which `clone` does not do for what has gaps."""
+    if is_wrapped(base) or base.is_contiguous():
+        return value.clone()
+    return base.new_empty_strided(base.shape, base.stride()).copy_(value)
 
 
 def _view(contents: Tensor, base: Tensor, place: Place) -> Tensor:
