@@ -32,8 +32,8 @@ from pushforward import (
     vmap,
 )  # fmt: skip
 from pushforward.planning.plans import PLANS
+from pushforward.tape.depth import run_depth
 from pushforward.tape.private_torch import compiled_functions_run_eagerly
-from pushforward.tape.run import run_depth
 
 PACKAGE = str(Path(pushforward.__file__).parent)
 MOMENTS = int(os.environ.get("STORM_CALLS", "4"))

@@ -22,7 +22,8 @@ from pushforward import clear_plans, grad, hessian, jacfwd, jacobian, jacrev, jv
 from pushforward.errors import UnsupportedError
 from pushforward.planning.plans import PLANS
 from pushforward.tape import trust
-from pushforward.tape.run import Run, run_depth
+from pushforward.tape.depth import run_depth
+from pushforward.tape.run import Run
 
 NUM_THREADS, CALLS = 8, int(os.environ.get("STORM_CALLS", "30"))
 

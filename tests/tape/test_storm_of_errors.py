@@ -31,7 +31,7 @@ from pushforward import (
 )
 from pushforward.errors import MissingRuleError
 from pushforward.planning.plans import PLANS
-from pushforward.tape.run import run_depth
+from pushforward.tape.depth import run_depth
 
 X = torch.linspace(0.1, 1, 3)
 XS = torch.stack([X, 2 * X])

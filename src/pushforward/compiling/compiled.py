@@ -19,6 +19,7 @@ from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
 from pushforward.compiling.signature import ForeignError, replaced, signature
 from pushforward.compiling.stage import Stage
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.tape.depth import thread
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     is_autocasting,
@@ -26,7 +27,6 @@ from pushforward.tape.private_torch import (
     num_dispatch_modes,
     num_function_modes,
 )
-from pushforward.tape.run import thread
 from pushforward.transforms.arguments import P, R, named_after
 from pushforward.transforms.unbuilt import Unbuilt, put_off
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten

@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, UnsupportedError, message
+from pushforward.tape.depth import run_depth
 from pushforward.tape.private_functorch import functorch_level
-from pushforward.tape.run import run_depth
 from pushforward.trees import flatten, unflatten
 
 Range = tuple[int, int]

@@ -137,9 +137,10 @@ class _Calls(TorchFunctionMode):
         self._calls.append(Call(func, args, kwargs, ref, refs))
         if isinstance(result, Tensor):
             self._name_result(result, ref)
-        elif isinstance(result, (tuple, list)) and all(isinstance(r, Tensor) for r in result):
+        elif isinstance(result, (tuple, list)) and all(map(_is_tensor_or_none, result)):
             for place, part in enumerate(result):
-                self._name_result(part, dataclasses.replace(ref, place=place))
+                if part is not None:
+                    self._name_result(part, dataclasses.replace(ref, place=place))
         elif result is not None:
             self._give_up()  # a number read from a tensor may be another next time
 
@@ -199,6 +200,10 @@ class _Elements(OperatorMode):
         if self._is_below:  # forward mode of torch.func crashes here with zeros that have no memory
             args = map_tensors(_with_memory, args)
         return func(*args, **(kwargs or {}))
+
+
+def _is_tensor_or_none(result: Any) -> bool:
+    return result is None or isinstance(result, Tensor)
 
 
 def _with_memory(tensor: Tensor) -> Tensor:

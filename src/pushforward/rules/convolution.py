@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.convolve import Convolve, Sizes, convolve
+from pushforward.linear.kinds.convolve import Convolve, Sizes, by_parts, convolve
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.permute import Permute
@@ -96,31 +96,44 @@ def convolution_weight_map(
 
     def pull(seeds: Tensor) -> Tensor:
         num_seeds, channels = len(seeds), seeds.shape[2]
-        shape = list(weight.shape)
-        shape[axis] = channels // groups if transposed else channels
         if seeds.numel() == 0 or input.numel() == 0:
-            return seeds.new_zeros((num_seeds, *shape))
+            empty = list(weight.shape)
+            empty[axis] = channels // groups if transposed else channels
+            return seeds.new_zeros((num_seeds, *empty))
         primal = (input.conj() if input.is_complex() else input).to(seeds.dtype)
-        cotangent = seeds.unflatten(2, (groups, channels // groups))  # (s, n, g, o, *)
-        primal = primal.unflatten(1, (groups, primal.shape[1] // groups))  # (n, g, i, *)
-        # A correlation: the batch takes the place of the channels, space that of the kernel.
+        # (s, n, g·o, *) -> (n, g·s·o, *)
+        folded = seeds.unflatten(2, (groups, channels // groups)).movedim(0, 2).flatten(1, 3)
+        per_group = num_seeds * channels // groups
         if transposed:
-            image = cotangent.permute(0, 3, 2, 1, *range(4, 4 + n)).flatten(2, 3).flatten(0, 1)
-            kernel = primal.permute(1, 2, 0, *range(3, 3 + n)).flatten(0, 1)
+            shape = (weight.shape[0], per_group, *weight.shape[2:])
         else:
-            image = primal.permute(2, 1, 0, *range(3, 3 + n)).flatten(1, 2)
-            kernel = cotangent.permute(2, 0, 3, 1, *range(4, 4 + n)).flatten(0, 2)
-        zeros = (0,) * n
-        result = convolve(image, kernel, dilation, padding, stride, False, zeros, groups)
-        for place, size in enumerate(weight.shape[2:], 2):
-            result = result.narrow(place, 0, size)
-        folded: Tensor
-        if transposed:  # (s·o, g·i, *k)
-            folded = result.unflatten(0, (num_seeds, -1)).transpose(1, 2)
-        else:  # (i, g·s·o, *k)
-            apart = result.unflatten(1, (groups, num_seeds, -1))
-            folded = apart.permute(2, 1, 3, 0, *range(4, 4 + n)).flatten(1, 2)
-        return folded
+            shape = (groups * per_group, weight.shape[1], *weight.shape[2:])
+
+        def correlate(image: Tensor, cotangent: Tensor) -> Tensor:
+            pulled: Tensor = aten.convolution_backward.default(
+                cotangent,
+                image,
+                torch.empty(
+                    shape, dtype=image.dtype, device=image.device
+                ),  # only its shape matters
+                None,
+                stride,
+                padding,
+                dilation,
+                transposed,
+                extra,
+                groups,
+                [False, True, False],
+            )[1]
+            return pulled
+
+        result = by_parts(correlate, primal, folded)
+        apart: Tensor
+        if transposed:  # (in, s·o, *k) -> (s, in, o, *k)
+            apart = result.unflatten(1, (num_seeds, -1)).movedim(1, 0)
+        else:  # (g·s·o, in, *k) -> (s, g·o, in, *k)
+            apart = result.unflatten(0, (groups, num_seeds, -1)).movedim(1, 0).flatten(1, 2)
+        return apart
 
     return General(tuple(weight.shape), tuple(out.shape), push, pull, kept, uniform=groups == 1)
 

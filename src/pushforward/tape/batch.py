@@ -7,7 +7,7 @@ of sight of ``torch.func``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -123,11 +123,20 @@ def _moved(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
     return apply(tensor, anchor, place, is_out)
 
 
-def current_batch() -> Batch | None:
-    """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is."""
+def current_batch(inputs: Sequence[Tensor], repeats: bool) -> Batch | None:
+    """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is, and every input has its batch.
+
+    Unless it ``repeats``: an input without the batch, as parameters are in gradients per sample, would get it, and all
+    that is computed with that: one convolution with the weights of each sample in place of one for all.
+    """
     stack = functorch_stack()
     if stack is None or len(stack) != 1:
         return None
     interpreter = stack[0]
     settings = vmap_settings(interpreter)
-    return None if settings is None else Batch(interpreter.level(), *settings)
+    if settings is None:
+        return None
+    level = interpreter.level()
+    if not repeats and any(batch_axis_at(x, level) is None for x in inputs):
+        return None
+    return Batch(level, *settings)

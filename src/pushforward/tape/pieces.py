@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.depth import run_depth
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_functorch import dual_level, functorch_level
 from pushforward.tape.private_torch import (
@@ -25,7 +26,7 @@ from pushforward.tape.private_torch import (
     num_dispatch_modes,
 )
 from pushforward.tape.reader import Reading
-from pushforward.tape.run import Run, run_depth
+from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import BACKWARD, Watcher

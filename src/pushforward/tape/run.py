@@ -15,6 +15,7 @@ from pushforward.errors import RandomnessError, UnsupportedError
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
+from pushforward.tape.depth import check_depth, thread
 from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
 from pushforward.tape.layouts import lay_out, with_surroundings
@@ -39,16 +40,8 @@ from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
-from pushforward.tape.trust import AskedError, Unwatched
+from pushforward.tape.trust import AskedError, Unwatched, WriteError, is_refused_write
 from pushforward.tape.watching import Watcher
-
-
-class _Thread(threading.local):
-    depth = 0  # how many runs are on
-    count = 0  # how many began
-
-
-thread = _Thread()
 
 
 class Run(GraphReader):
@@ -59,8 +52,8 @@ class Run(GraphReader):
 
     __slots__ = (
         "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
-        "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode", "is_inference",
-        "name", "tracked",
+        "_may_repeat", "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode",
+        "is_inference", "name", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +65,7 @@ class Run(GraphReader):
         is_watched: bool = True,
         scripts: list[Script] | None = None,
         keeps_layout: bool = False,
+        repeats: bool = False,
     ) -> None:
         """Prepare.
 
@@ -79,18 +73,20 @@ class Run(GraphReader):
             name: The transform, for messages.
             inputs: The caller's tensors.
             randomness: ``'error'`` refuses what draws from the default generator.
-            takes_apart: Whether a batch of ``torch.func.vmap`` may become an axis; then ``inputs`` get it, too.
+            takes_apart: Whether a batch of ``torch.func.vmap`` that all ``inputs`` have may become an axis.
             is_watched: Whether a `Watcher` sees what the function calls.
             scripts: For graphs that the function left before; the one that fits comes first.
             keeps_layout: Whether copies lie in memory as the inputs do, among copies of what lies around those.
+            repeats: Whether inputs without the batch get it, too, so that it can become an axis.
 
         Raises:
             Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
         self.is_watched, self._scripts, self._keeps_layout = is_watched, scripts or [], keeps_layout
-        self.batch: Batch | None = current_batch() if takes_apart else None
+        self.batch: Batch | None = current_batch(inputs, repeats) if takes_apart else None
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
+        self._may_repeat = takes_apart and not (repeats or self.batch)
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
         self._depth, self._outer_level, self._modes = (
@@ -187,8 +183,13 @@ class Run(GraphReader):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if self.is_watched:
-            with self._watcher:
-                result = func(*args, **kwargs)
+            try:
+                with self._watcher:
+                    result = func(*args, **kwargs)
+            except RuntimeError as error:
+                if self._may_repeat and is_refused_write(error):
+                    raise WriteError(self._watcher) from error
+                raise
             self._end = next_sequence_number()
             return with_real_ones(result) if self._watcher.has_sparse else result
         num_hooks = RemovableHandle.next_id
@@ -374,24 +375,6 @@ class Run(GraphReader):
                 is_laid_out = self._keeps_layout and self.batch is None
                 found += with_surroundings(x, value) if is_laid_out else [(x, value)]
         return found
-
-
-def run_depth() -> int:
-    """Return how many recordings are on in this thread."""
-    return thread.depth
-
-
-def check_depth(name: str, depth: int) -> None:
-    """Refuse functions that were suspended in between: state that belongs to the thread was that of another run.
-
-    Raises:
-        UnsupportedError: Other recordings began, and are still on, or ended.
-    """
-    if thread.depth != depth + 1:
-        raise UnsupportedError(
-            f"{name}: the function was suspended (by a greenlet, say) while another recording began or ended in its "
-            "thread: got recordings that cross, expected nested ones. Give each a thread of its own."
-        )
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again

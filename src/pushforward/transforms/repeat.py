@@ -21,6 +21,7 @@ from pushforward.planning.replay import Known
 from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.copies import keep_strides
+from pushforward.tape.depth import check_depth, thread
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
@@ -34,7 +35,6 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.randomness import generator_state
 from pushforward.tape.reader import ends_of, oldest_of
-from pushforward.tape.run import check_depth, thread
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Argnums, Selected
 from pushforward.transforms.record import Tape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -113,10 +114,15 @@ def convolve(
 ) -> Tensor:
     """Return the convolution without bias, also of complex numbers."""
     options = (None, stride, padding, dilation, transposed, output_padding, groups)
-    if not x.is_complex():
-        return torch.convolution(x, weight, *options)
-    # (a + ib)(c + id) by three real convolutions
-    first = torch.convolution(x.real, weight.real, *options)
-    second = torch.convolution(x.imag, weight.imag, *options)
-    third = torch.convolution(x.real + x.imag, weight.real + weight.imag, *options)
-    return torch.complex(first - second, third - first - second)
+    return by_parts(lambda image, kernel: torch.convolution(image, kernel, *options), x, weight)
+
+
+def by_parts(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """Return a bilinear function of two tensors; of complex ones by three real products, as PyTorch has only those."""
+    if not first.is_complex():
+        return function(first, second)
+    # (a + ib)(c + id)
+    real = function(first.real, second.real)
+    imaginary = function(first.imag, second.imag)
+    both = function(first.real + first.imag, second.real + second.imag)
+    return torch.complex(real - imaginary, both - imaginary - real)
