@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse peers bench-scipy bench-distributed package fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse peers bench-scipy bench-distributed package switch fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,9 @@ demo: $(STAMP) ## Jacobians of a digits network, and stiff kinetics; prints tabl
 	@echo "== demo: two jobs on real input, under two minutes on 2 cores"
 	$(BIN)/python examples/demo.py
 
-EXAMPLES := stiff_pdes bundle_adjustment truss pinn robot_arm cluster_modes tangent_kernel
+EXAMPLES := stiff_pdes bundle_adjustment truss pinn robot_arm cluster_modes tangent_kernel torch_func_tutorials
 examples: $(STAMP) ## Derivatives at work: stiff PDEs, bundle adjustment, a truss, ...; tables, pictures in out/.
-	@echo "== examples: seven scripts, each under a minute on one core"
+	@echo "== examples: eight scripts, each under a minute on one core"
 	@set -e; for name in $(EXAMPLES); do echo "-- $$name"; $(BIN)/python examples/$$name.py; done
 
 gallery: demo examples ## Run them and the demo, and make the pictures of docs/gallery.md from theirs.
@@ -70,6 +70,15 @@ lint: $(STAMP) ## Check style, formatting and types.
 coverage: $(STAMP) ## Differentiate every operator of PyTorch's database; print how many go by which rule.
 	@echo "== coverage: all samples of op_db, $(JOBS) processes (five minutes)"
 	$(BIN)/python tests/coverage/report.py --jobs $(JOBS)
+
+switch: ## Run four projects' own tests with torch.func and with ours, in .venv-switch (gigabyte, half an hour).
+	@echo "== switch: tests of projects that use torch.func, as they are and with the import swapped"
+	$(MAKE) .venv-switch/.installed-projects VENV=.venv-switch
+	PYTHONPATH=tests .venv-switch/bin/python -m switching
+
+.venv-switch/.installed-projects: tests/switching/requirements.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement $<
+	@touch $@
 
 fuzz: $(STAMP) ## Run random programs for SECONDS from SEED on; print failures cut down to a few lines.
 	@echo "== fuzz: random programs from seed $(SEED) on, $(SECONDS) s, one process"
@@ -112,7 +121,7 @@ package: $(STAMP) ## Build wheel and source distribution in dist/; install the w
 
 clean: ## Remove .venv, caches and outputs.
 	@echo "== clean: removing $(VENV), caches, build/, dist/, site/ and out/"
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-peers build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-switch .venv-peers build dist out site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
