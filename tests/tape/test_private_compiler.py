@@ -40,3 +40,20 @@ def test_inductor_draws_what_plain_calls_draw():
     found = compiled(torch.zeros(3))
     torch.manual_seed(1)
     torch.testing.assert_close(found, [torch.rand(3), torch.ones(3)])
+
+
+def test_cpp_kernel_takes_pointers_to_elements():
+    source = """
+    extern "C" void kernel(const double* x, double* out) { out[0] = x[0] * x[1]; }
+    """
+    kernel = private.cpp_kernel(["const double*", "double*"], source)
+    out = torch.zeros(1, dtype=torch.float64)
+    kernel(torch.tensor([2.0, 3.0], dtype=torch.float64), out)
+    assert out.item() == 6
+
+
+def test_empty_strided_cpu_makes_tensors_of_shape_strides_and_dtype():
+    made = private.empty_strided_cpu()((2, 3), (1, 2), torch.float32)
+    assert made.shape == (2, 3)
+    assert made.stride() == (1, 2)
+    assert made.dtype is torch.float32

@@ -42,7 +42,8 @@ def _gelu_slope(x: Tensor, *, approximate: str = "none") -> Tensor:
     oneDNN's takes 11 µs to set up. It is given whole tensors alone, and does not broadcast: a few numbers are viewed
     as two equal rows, which need not go there and take 4 µs.
     """
-    rows, one = x, torch.ones((), dtype=x.dtype, device=x.device)
+    # As many axes as x has: vmap takes one without axes for a number, and fails.
+    rows, one = x, torch.ones((1,) * x.ndim, dtype=x.dtype, device=x.device)
     by_onednn = x.dtype != torch.float64 and approximate == "none"
     if by_onednn and x.numel() > ONEDNN_PAYS:
         one = torch.ones_like(x)

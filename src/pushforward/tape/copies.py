@@ -21,8 +21,9 @@ from pushforward.tape.private_functorch import (
 
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
+    is_laid_out = x.layout is torch.strided and not x.is_contiguous()
     copy = _copy(x, level)
-    if x.layout is torch.strided and not x.is_contiguous():
+    if is_laid_out and not is_wrapped(copy):
         keep_strides(copy, x)
     return copy
 

@@ -40,7 +40,7 @@ from pushforward.tape.randomness import generator_state, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
-from pushforward.tape.trust import AskedError, Unwatched, WriteError, is_refused_write
+from pushforward.tape.trust import AskedError, RefusedError, Unwatched, is_refusal
 from pushforward.tape.watching import Watcher
 
 
@@ -187,8 +187,8 @@ class Run(GraphReader):
                 with self._watcher:
                     result = func(*args, **kwargs)
             except RuntimeError as error:
-                if self._may_repeat and is_refused_write(error):
-                    raise WriteError(self._watcher) from error
+                if self._may_repeat and is_refusal(error):
+                    raise RefusedError(self._watcher) from error
                 raise
             self._end = next_sequence_number()
             return with_real_ones(result) if self._watcher.has_sparse else result

@@ -54,13 +54,14 @@ class LayoutError(AskedError):
     """A function reads memory by numbers, and the copy of an input lies otherwise than the input."""
 
 
-class WriteError(AskedError):
-    """A function writes to a tensor from outside it, which ``torch.func`` refuses unless batches are taken apart."""
+class RefusedError(AskedError):
+    """A function does what ``torch.func`` refuses in a level of its own, and allows where a batch was taken apart."""
 
 
-def is_refused_write(error: RuntimeError) -> bool:
-    """Tell whether ``torch.func`` refused a write to a tensor from outside a transform."""
-    return "would mutate a captured Tensor" in str(error)
+def is_refusal(error: RuntimeError) -> bool:
+    """Tell whether ``torch.func`` refused a write to a tensor from outside a transform, or to look at elements."""
+    text = str(error)
+    return "would mutate a captured Tensor" in text or text.startswith("vmap: It looks like you")
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,7 +71,7 @@ class Record:
     asks: bool = False  # autograd, so that batches have to be left whole
     has_ties: bool = False  # so that they have to be, too
     keeps_layout: bool = False  # of its inputs in memory
-    writes: bool = False  # to tensors from outside it, in a batch that not all inputs have
+    needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
@@ -94,8 +95,8 @@ class Record:
         self.quiet = 0
         if isinstance(reason, LayoutError):
             self.keeps_layout = True
-        elif isinstance(reason, WriteError):
-            self.writes = True
+        elif isinstance(reason, RefusedError):
+            self.needs_batch = True
         elif isinstance(reason, AskedError):
             self.asks = True
             return False

@@ -81,7 +81,7 @@ class Tape:
             run = pieces.PieceRun(name, leaves, randomness, known.scripts, tangents, push)
         else:
             given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
-            run = Run(*given, known.keeps_layout, known.writes)
+            run = Run(*given, known.keeps_layout, known.needs_batch)
         while True:
             try:
                 self._record(run, func, selected, kwargs, has_aux, is_again)
@@ -91,9 +91,8 @@ class Tape:
                     raise
                 is_again = known.note(reason) or is_again
             is_apart = takes_apart and not known.asks
-            run = Run(
-                name, leaves, randomness, is_apart, True, None, known.keeps_layout, known.writes
-            )
+            rest = (None, known.keeps_layout, known.needs_batch)
+            run = Run(name, leaves, randomness, is_apart, True, *rest)
         if seen_with_jvp and dual_run.is_needed(run, self.reading):
             dual = dual_run.DualRun(name, selected.leaves, randomness)
             try:
