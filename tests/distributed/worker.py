@@ -6,6 +6,7 @@ with the process's own mesh over all processes; ``FILE`` is where the processes 
 
 import datetime
 import importlib
+import os
 import sys
 import time
 import traceback
@@ -44,4 +45,6 @@ def main(rank: int, size: int, file: str, modules: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
+    code = main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    sys.stdout.flush()
+    os._exit(code)  # a thread of gloo aborts now and then while Python ends (PyTorch 2.13)
