@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -49,7 +50,7 @@ def _functional(w: Workload, is_vectorized: bool) -> Callable[..., Any]:
         return _with_tuples(function, lambda f, xs: functional.vjp(f, xs)[1])
     if w.kind == "hessian":
         options: dict[str, Any] = {"vectorize": is_vectorized}
-        made: Callable[..., Any] = lambda x: functional.hessian(function, x, **options)  # noqa: E731
+        made: Callable[..., Any] = partial(functional.hessian, function, **options)
     elif w.kind in ("jacfwd", "jacrev", "jacobian"):
         kind = w.peer_kind if w.kind == "jacobian" else w.kind
         strategy = "forward-mode" if is_vectorized and kind == "jacfwd" else "reverse-mode"

@@ -394,8 +394,10 @@ def test_boundary_problems(p, compile):
     of_y = b.fun_jac(x, y, *given)
     of_y, of_p = (of_y, None) if p is None else of_y
     for node in range(5):
-        at = lambda v, node=node: b.fun(x[node : node + 1], v[:, None], *given)[:, 0]  # noqa: E731
-        np.testing.assert_allclose(of_y[:, :, node], by_differences(at, y[:, node]), atol=1e-7)
+        slope = by_differences(
+            lambda v, n=node: b.fun(x[n : n + 1], v[:, None], *given)[:, 0], y[:, node]
+        )
+        np.testing.assert_allclose(of_y[:, :, node], slope, atol=1e-7)
     ya, yb = y[:, 0], y[:, -1]
     found = b.bc_jac(ya, yb, *given)
     np.testing.assert_allclose(
@@ -406,8 +408,10 @@ def test_boundary_problems(p, compile):
     )
     if p is not None:
         for node in range(5):
-            at = lambda v, n=node: b.fun(x[n : n + 1], y[:, n : n + 1], v)[:, 0]  # noqa: E731
-            np.testing.assert_allclose(of_p[:, :, node], by_differences(at, p), atol=1e-7)
+            slope = by_differences(
+                lambda v, n=node: b.fun(x[n : n + 1], y[:, n : n + 1], v)[:, 0], p
+            )
+            np.testing.assert_allclose(of_p[:, :, node], slope, atol=1e-7)
         np.testing.assert_allclose(
             found[2], by_differences(lambda v: b.bc(ya, yb, v), p), atol=1e-7
         )

@@ -167,7 +167,10 @@ def test_curve_fit(p0, options):
     torch.manual_seed(0)
     seen = model(t, 2.5, 1.3, 0.5) + 0.05 * torch.randn(30)
     found, covariance = ours.curve_fit(model, t, seen, p0, **options)
-    by_numpy = lambda t, a, b, c: a * np.exp(-b * t) + c  # noqa: E731
+
+    def by_numpy(t, a, b, c):
+        return a * np.exp(-b * t) + c
+
     expected, expected_covariance = optimize.curve_fit(
         by_numpy, t.numpy(), seen.numpy(), p0, **options
     )
@@ -188,9 +191,8 @@ def test_solve_ivp(method, compile):
     given = {"method": method, "rtol": 1e-8, "atol": 1e-10, "args": (2e4,)}
     found = ours.solve_ivp(robertson, (0, end), [1, 0, 0], compile=compile, **given)
     assert found.success
-    by_hand = lambda t, y, k: of_arrays(robertson)(t, y, k)  # noqa: E731
-    expected = integrate.solve_ivp(by_hand, (0, end), [1, 0, 0], **given)
-    np.testing.assert_allclose(found.y[:, -1], expected.y[:, -1], rtol=1e-6, atol=1e-9)
+    by_hand = integrate.solve_ivp(of_arrays(robertson), (0, end), [1, 0, 0], **given)
+    np.testing.assert_allclose(found.y[:, -1], by_hand.y[:, -1], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("output", ["dense", "csr", "csc"])

@@ -173,7 +173,7 @@ def test_cholesky_solve_below_forward_mode_of_torch_func_and_vmap(upper):
         for _ in range(3):
             found = torch.func.jacfwd(torch.func.vmap(inner(f)))(x)
             expected = torch.autograd.functional.jacobian(
-                lambda x: torch.stack([inner(f)(row) for row in x]),  # noqa: B023
+                lambda x, inner=inner: torch.stack([inner(f)(row) for row in x]),
                 x,
             )
             torch.testing.assert_close(found, expected)

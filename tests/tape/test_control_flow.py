@@ -246,7 +246,7 @@ def test_data_attribute_has_a_derivative_at_no_level(outer, inner):
     """As what `detach` returns."""
     for _ in range(4):
         for constant in (lambda x: x.data, lambda x: x.detach()):
-            nested = outer(inner(lambda x: ((constant(x) * 2 + x) ** 2).sum()))  # noqa: B023
+            nested = outer(inner(lambda x, c=constant: ((c(x) * 2 + x) ** 2).sum()))
             assert_close(nested(X), 2 * torch.eye(3, dtype=F64))
 
 

@@ -128,8 +128,9 @@ def _norm(program: Program, node: fx.Node) -> Tensor:
 
 def _item(program: Program, node: fx.Node) -> Tensor:
     """Return one of several results."""
-    several, place = node.args
-    found: Tensor = program.found[several][place]  # type: ignore[index]
+    arguments: Any = node.args
+    several, place = arguments
+    found: Tensor = program.found[several][place]
     return found
 
 
@@ -137,7 +138,8 @@ def _filled(program: Program, node: fx.Node) -> Tensor:
     """Return the rule of ``zeros_like``, ``new_ones`` and the like: only shapes matter."""
     value = 1.0 if "ones" in str(node.target) else 0.0
     if "full" in str(node.target):
-        value = float(node.args[-1])  # type: ignore[arg-type]
+        given: Any = node.args[-1]
+        value = float(given)
     y = node.meta["val"]
     # Laid out as the tensor is: others may become views of it.
     found = torch.empty_strided(y.shape, y.stride(), dtype=torch.int64)

@@ -140,7 +140,8 @@ class Program:
             self.known[node] = getattr(self.graph, str(node.target))
         elif self._is_constant(node):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.known.__getitem__)
-            self.known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            operator: Any = node.target
+            self.known[node] = operator(*args, **kwargs)
         else:
             self.found[node] = self._result(node)
 

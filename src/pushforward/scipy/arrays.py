@@ -212,5 +212,3 @@ class _Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and other.of is self.of
-
-    __hash__ = None  # type: ignore[assignment]

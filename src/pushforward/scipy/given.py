@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,8 @@ T = TypeVar("T")
 def adapted(kind: type[T], name: str, func: Any, **options: Any) -> T:
     """Return what calls ``func`` with arrays; an adapter itself, which has its options already."""
     if not isinstance(func, kind):
-        return kind(func, name=name, **options)  # type: ignore[call-arg]
+        make: Callable[..., T] = kind
+        return make(func, name=name, **options)
     for option, value in options.items():
         if value not in (None, False, "dense"):
             raise ArgumentValueError(

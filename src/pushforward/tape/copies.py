@@ -21,9 +21,8 @@ from pushforward.tape.private_functorch import (
 
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
-    is_laid_out = x.layout is torch.strided and not x.is_contiguous()
     copy = _copy(x, level)
-    if is_laid_out and not is_wrapped(copy):
+    if x.layout is torch.strided and not x.is_contiguous():
         keep_strides(copy, x)
     return copy
 
@@ -46,7 +45,7 @@ def _copy(x: Tensor, level: int | None) -> Tensor:
 
 def keep_strides(copy: Tensor, x: Tensor) -> None:
     """Give a copy of a part of another tensor the strides of that part: they tell whether `contiguous` is a copy."""
-    if is_wrapped(x) or x.is_conj() or x.is_neg() or copy.stride() == x.stride():
+    if is_wrapped(copy) or x.is_conj() or x.is_neg() or copy.stride() == x.stride():
         return
     if forward_ad._current_level < 0 and not overlaps(x):
         with torch.no_grad():

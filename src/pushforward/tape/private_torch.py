@@ -110,7 +110,7 @@ class OperatorMode(TorchDispatchMode):
 
     def __init__(self) -> None:
         """Do as PyTorch's, whose constructor has no types."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # a call by `super` is not excluded as others are
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
