@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.func as tf
+from compiling.example import W, mixed, scalar
 from torch import nn
 
 import pushforward as pf
@@ -17,17 +18,6 @@ f64 = torch.float64
 def randn(*shape, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=f64, **options)
-
-
-W = randn(4, 4, seed=1)
-
-
-def mixed(x):
-    return torch.sin(W @ x) * x.roll(1) + torch.stack([x[0], x[1] * x[2], x.sum(), x.prod()])
-
-
-def scalar(x):
-    return mixed(x).square().sum()
 
 
 TRANSFORMS = {

@@ -5,19 +5,9 @@ import warnings
 import pytest
 import torch
 import torch.func as tf
+from compiling.example import mixed, scalar
 
 import pushforward as pf
-
-W = torch.linspace(-1, 1, 16).reshape(4, 4).double()
-
-
-def mixed(x):
-    return torch.sin(W @ x) * x.roll(1) + torch.stack([x[0], x[1] * x[2], x.sum(), x.prod()])
-
-
-def scalar(x):
-    return mixed(x).square().sum()
-
 
 CALLS = {
     "jacfwd": lambda lib: lib.jacfwd(mixed),
