@@ -1,5 +1,7 @@
 """The Python blocks of README.md and of every page run, in order, in one namespace a page; links lead somewhere."""
 
+import re
+
 import pytest
 import yaml
 from pages import DOCS, PAGES, README, ROOT, anchors, links, name_of, python_blocks, slug
@@ -68,6 +70,22 @@ def test_the_reference_has_every_public_name():
     solvers = [n for n, found in vars(pushforward.scipy).items() if callable(found)]
     assert len(solvers) == 12
     assert {f"pushforward.scipy.{name}" for name in solvers} <= documented
+
+
+def test_what_the_reference_names_is_no_module():
+    """Of a function and a module of one name, the site shows the module."""
+    named = [
+        name
+        for page in (DOCS / "reference").glob("*.md")
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert "pushforward.distributed.jacobian" in named
+    modules = [
+        name
+        for name in named
+        if (ROOT / "src" / name.replace(".", "/")).with_suffix(".py").exists()
+    ]
+    assert modules == []
 
 
 def test_a_block_keeps_the_line_numbers_of_its_page():

@@ -98,7 +98,7 @@ def gauss_newton_operator(
         UnsupportedError: Another transform is around it.
 
     Example:
-        In a process of a group::
+        In a process of a group:
 
             G = gauss_newton_operator(residuals_of_my_data, x, mesh=mesh)
             step = conjugate_gradients(G.add_diagonal(damping), -G.gradient)

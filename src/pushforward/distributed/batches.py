@@ -52,7 +52,7 @@ def vmap(
         ValueError: Arguments lie differently, or some process has no sample.
 
     Example:
-        In a process of a group::
+        In a process of a group:
 
             x = distribute_tensor(samples, mesh, [Shard(0)])
             J = vmap(jacfwd(network))(x)  # J.placements == (Shard(0),)

@@ -93,7 +93,7 @@ def jacobian(
         UnsupportedError: Another transform is around it; and as `jacobian`.
 
     Example:
-        In a process of a group::
+        In a process of a group:
 
             mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
             J = jacobian(residuals, mesh=mesh, share="rows")(x)  # J.to_local() are the rows of this process
