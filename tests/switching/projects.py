@@ -25,7 +25,9 @@ class Project:
 
 
 PROJECTS = (
-    Project(  # Hessians, Gauss-Newton matrices and Jacobians of networks as linear operators
+    # Hessians, Gauss-Newton matrices and Jacobians of networks as linear operators. Left out are its Monte Carlo tests,
+    # up to 10,000 draws each, which are optional there, and those of KFAC, of inverses, and of the base class.
+    Project(
         name="curvlinops_for_pytorch-3.0.1",
         sha256="916dd1f1a145d2fed062fcbbcc860561164bbe28b3e02174f8c7d78a006f54a7",
         package="curvlinops-for-pytorch",
@@ -35,7 +37,21 @@ PROJECTS = (
             "test/test_ggn.py",
             "test/test_gradient_moments.py",
             "test/test_jacobian.py",
-            "test/test_fisher.py",
+            "test/test_submatrix.py",
+        ),
+    ),
+    Project(  # eigenvalues of Hessians, Gauss-Newton and Fisher matrices of networks
+        name="hessian_eigenthings-1.0.0a5",
+        sha256="741ec286623875d16006cd8a72b53738a6db2584b2135da922d17f396910c18c",
+        package="hessian-eigenthings",
+        source=".",
+        tests=(
+            "tests/test_ggn_operator.py",
+            "tests/test_fisher_operator.py",
+            "tests/test_hessian_operator.py",
+            "tests/test_trace.py",
+            "tests/test_batching.py",
+            "tests/test_loss_fns.py",
         ),
     ),
     Project(  # finite elements: stiffness matrices of hyperelastic materials by jacrev under vmap
