@@ -19,7 +19,7 @@ IMPLICIT = (integrate.Radau, integrate.BDF, integrate.LSODA)
 
 
 def solve_ivp(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | Rates,
     t_span: Any,
     y0: Any,
     method: Any = "RK45",

@@ -24,7 +24,7 @@ WITH_JACOBIAN = ("hybr", "lm")
 
 
 def least_squares(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | VectorFunction,
     x0: Any,
     *,
     args: tuple[Any, ...] = (),
@@ -70,7 +70,7 @@ def least_squares(
 
 
 def root(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | VectorFunction,
     x0: Any,
     args: tuple[Any, ...] = (),
     method: str = "hybr",
@@ -112,7 +112,7 @@ def root(
 
 
 def minimize(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | ScalarFunction,
     x0: Any,
     args: tuple[Any, ...] = (),
     method: str | Callable[..., Any] | None = None,
@@ -174,7 +174,7 @@ def minimize(
 
 
 def NonlinearConstraint(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | VectorFunction,
     lb: Any,
     ub: Any,
     *,
@@ -223,7 +223,7 @@ def NonlinearConstraint(
 
 
 def curve_fit(
-    f: Callable[..., Any],
+    f: Callable[..., Any] | Curve,
     xdata: Any,
     ydata: Any,
     p0: Any = None,

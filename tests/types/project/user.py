@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 import pushforward as pf
 from pushforward import distributed
+from pushforward.scipy import Rates, ScalarFunction, least_squares, minimize, solve_ivp
 
 
 def residuals(x: Tensor, scale: float, *, power: int = 2) -> Tensor:
@@ -61,6 +62,20 @@ assert_type(operator.shape, tuple[int, int])
 assert_type(operator.to_dense(), Tensor)
 pattern = pf.Pattern.from_matrix(torch.eye(3))
 assert_type(pf.coloring(pattern).num_colors, int)
+
+pf.spy(pattern)
+assert_type(pf.explain(residuals, x, 2.0).rows[-1].operator, str)
+
+
+# SciPy's solvers return what SciPy does.
+def rates(t: Tensor, y: Tensor) -> Tensor:
+    return -y * t
+
+
+fitted = least_squares(residuals, [1.0, 2.0], args=(2.0,), output="csr")
+least_squares(residuals, [1.0, 2.0], output="cube")  # expect: error
+lowest = minimize(ScalarFunction(residuals), [1.0], args=(2.0,))
+solution = solve_ivp(Rates(rates, compile="eager"), (0.0, 1.0), [1.0], method="BDF")
 
 
 def shared(mesh: DeviceMesh) -> None:
