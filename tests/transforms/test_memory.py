@@ -195,6 +195,19 @@ def test_a_limit_that_cannot_be_kept_is_refused() -> None:
         pf.jacrev(NET, memory_limit=1000)(torch.randn(30, dtype=F64))
 
 
+@pytest.mark.parametrize("name", [*TRANSFORMS, "value_and_jacobian", "hessian"])
+def test_errors_name_the_function_that_was_called(name: str) -> None:
+    transform = getattr(pf, name)
+    func, x = (energy if name == "hessian" else chain), torch.randn(60, dtype=F64)
+    with pytest.raises(MemoryLimitError, match=f"^{name}: memory_limit: got 1000"):
+        transform(func, memory_limit=1000)(x)
+    with pytest.raises(ArgumentValueError, match=f"^{name}: "):
+        transform(func, (0, 0))(x)
+    if name in ("jacobian", "value_and_jacobian", "hessian"):
+        with pytest.raises(ArgumentValueError, match=f"^{name}: output"):
+            transform(func, output="square")(x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("shape", [(0,), (2, 0, 3)])
 def test_empty_inputs_have_empty_jacobians(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -252,7 +265,7 @@ def test_bad_options_are_refused_before_any_work(
     name: str, options: dict[str, Any], error: type[Exception]
 ) -> None:
     option = "memory_limit" if "memory_limit" in options else next(iter(options))
-    with pytest.raises(error, match=rf"{name.removeprefix('value_and_')}: `?{option}.*got"):
+    with pytest.raises(error, match=rf"{name}: `?{option}.*got"):
         getattr(pf, name)(never, **options)(torch.ones(3))
 
 
@@ -292,7 +305,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
     return Bar.bars
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMS, "hessian"])
+@pytest.mark.parametrize("name", [*TRANSFORMS, "value_and_jacobian", "hessian"])
 def test_progress_is_shown_if_asked(name: str, bars: list[Bar]) -> None:
     x = torch.randn(60, dtype=F64)
     func = energy if name == "hessian" else chain
@@ -301,6 +314,7 @@ def test_progress_is_shown_if_asked(name: str, bars: list[Bar]) -> None:
     transform(func, chunk_size=25)(x)
     assert not bars
     torch.testing.assert_close(transform(func, chunk_size=25, progress=True)(x), whole)
+    assert {b.desc for b in bars} == {name}
     torch.testing.assert_close(transform(func, progress=True)(x), whole)
     assert [(b.total, b.steps) for b in bars] == [(60, [25, 25, 10]), (60, [60])]
     assert not any(b.is_open for b in bars)

@@ -62,7 +62,7 @@ def explain(
     explained = getattr(func, "explained", None)
     if explained is not None:  # of `compile`
         return cast("Explanation", explained(args, kwargs))
-    check_mode(mode)
+    check_mode(NAME, mode)
     Chunks(limit=memory_limit).check(NAME)
     selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
     with noting_lines():

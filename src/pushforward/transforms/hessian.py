@@ -15,7 +15,7 @@ from pushforward.transforms.arguments import (
 from pushforward.transforms.chunks import ChunkSize, chunks_of
 from pushforward.transforms.compressed import Symmetric
 from pushforward.transforms.grad import grad_and_value
-from pushforward.transforms.jacobian import jacobian
+from pushforward.transforms.jacobian import Asked, computing
 from pushforward.transforms.jacrev import jacrev
 from pushforward.transforms.jvp import check_primals, jvp
 from pushforward.transforms.sparse_output import Output
@@ -66,23 +66,20 @@ def hessian(
         Griewank and Walther, Evaluating Derivatives (2008), section 5 (second derivatives).
     """
     chunks = chunks_of(chunk_size, memory_limit, progress)
-    rows = jacrev(func, argnums, has_aux=has_aux)
-    nested = jacobian(
-        rows,
+    asked = Asked(
+        NAME,
         argnums,
-        mode="forward",
-        has_aux=has_aux,
-        output=output,
-        pattern=None if pattern is None else Symmetric(pattern),
-        randomness="same",
-        chunk_size=chunk_size,
-        memory_limit=memory_limit,
-        progress=progress,
+        "forward",
+        has_aux,
+        output,
+        None if pattern is None else Symmetric(pattern),
+        chunks,
+        "same",
     )
+    nested = computing(jacrev(func, argnums, has_aux=has_aux), asked)
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         check_function(NAME, func)
-        chunks.check(NAME)
         return nested(*args, **kwargs)
 
     return named_after(func, compute)

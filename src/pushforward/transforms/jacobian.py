@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -100,31 +101,9 @@ def jacobian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    is_dense = output == "dense" and pattern is None
     chunks = chunks_of(chunk_size, memory_limit, progress)
-    key = key_of(NAME, argnums, randomness, chunks.is_whole, has_aux, mode) if is_dense else None
-
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        known = repeated(key, func, args, kwargs)
-        if isinstance(known, Answer):
-            return known.jacobian(argnums)
-        result, tape = _compute(
-            func,
-            argnums,
-            mode,
-            output,
-            pattern,
-            has_aux,
-            chunks,
-            randomness,
-            args,
-            kwargs,
-            key,
-            known,
-        )
-        return (result, tape.aux) if has_aux else result
-
-    return named_after(func, compute)
+    asked = Asked(NAME, argnums, mode, has_aux, output, pattern, chunks, randomness)
+    return named_after(func, computing(func, asked))
 
 
 @left_alone_by_dynamo
@@ -171,69 +150,82 @@ def value_and_jacobian(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), chapters 3, 9 and 10.
     """
-    is_dense = output == "dense" and pattern is None
     chunks = chunks_of(chunk_size, memory_limit, progress)
-    key = key_of(NAME, argnums, randomness, chunks.is_whole, has_aux, mode) if is_dense else None
+    name = "value_and_jacobian"
+    asked = Asked(name, argnums, mode, has_aux, output, pattern, chunks, randomness)
+    return named_after(func, computing(func, asked, with_value=True))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What the caller said, to the transform of this name."""
+
+    name: str
+    argnums: Argnums
+    mode: str
+    has_aux: bool
+    output: Output
+    pattern: Any
+    chunks: Chunks
+    randomness: str
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether all entries are wanted, and computed."""
+        return self.output == "dense" and self.pattern is None
+
+
+def computing(
+    func: Callable[..., Any], asked: Asked, *, with_value: bool = False
+) -> Callable[..., Any]:
+    """Return the function that computes the Jacobian of ``func``, and the value too if that is wanted."""
+    argnums, has_aux, key = asked.argnums, asked.has_aux, None
+    if asked.is_dense:
+        is_whole = asked.chunks.is_whole
+        key = key_of(asked.name, argnums, asked.randomness, is_whole, has_aux, asked.mode)
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
-            return known.value, known.jacobian(argnums)
-        result, tape = _compute(
-            func,
-            argnums,
-            mode,
-            output,
-            pattern,
-            has_aux,
-            chunks,
-            randomness,
-            args,
-            kwargs,
-            key,
-            known,
-        )
+            result = known.jacobian(argnums)
+            return (known.value, result) if with_value else result
+        result, tape = _compute(func, asked, args, kwargs, key, known)
+        if not with_value:
+            return (result, tape.aux) if has_aux else result
         value = unflatten(tape.results, tape.spec)
         return (value, result, tape.aux) if has_aux else (value, result)
 
-    return named_after(func, compute)
+    return compute
 
 
 def _compute(
     func: Callable[..., Any],
-    argnums: Argnums,
-    mode: str,
-    output: Output,
-    pattern: Any,
-    has_aux: bool,
-    chunks: Chunks,
-    randomness: str,
+    asked: Asked,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     key: Key | None,
     begun: Begun | None,
 ) -> tuple[Any, Tape]:
-    check_function(NAME, func)
-    chunks.check(NAME)
-    check_mode(mode, chunks.size)
-    check_output(NAME, output, mode, chunks, pattern)
-    check_randomness(NAME, randomness)
-    selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-    is_dense = output == "dense" and pattern is None
+    name, mode, chunks, is_dense = asked.name, asked.mode, asked.chunks, asked.is_dense
+    check_function(name, func)
+    chunks.check(name)
+    check_mode(name, mode, chunks.size)
+    check_output(name, asked.output, mode, chunks, asked.pattern)
+    check_randomness(name, asked.randomness)
+    selected = Selected(name, args, normalize_argnums(name, asked.argnums, len(args)))
     is_whole = chunks.is_whole
-    takes_apart = is_whole and mode != "cross" and is_dense
     with Tape(
-        NAME,
+        name,
         func,
         selected,
         kwargs,
-        has_aux=has_aux,
-        randomness=randomness,
-        takes_apart=takes_apart,
+        has_aux=asked.has_aux,
+        randomness=asked.randomness,
+        takes_apart=is_whole and mode != "cross" and is_dense,
         begun=begun,
     ) as tape:
         if not is_dense:
-            rows = sparse_rows(NAME, tape, output, pattern)
+            rows = sparse_rows(name, tape, asked.output, asked.pattern)
         else:
             few = by_entries(tape) if is_whole and mode in ("auto", "forward") else None
             if few is not None:
@@ -243,7 +235,7 @@ def _compute(
             else:
                 rows = _sized(tape, mode, chunks, there_before(func, args, kwargs))
     learn(key, tape, selected, args)
-    return arranged(rows, tape, selected, argnums), tape
+    return arranged(rows, tape, selected, asked.argnums), tape
 
 
 def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:
@@ -252,16 +244,16 @@ def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:
     return tape.swept((NAME, mode), rows, functools.partial(_lifetime, tape, mode))
 
 
-def check_mode(mode: Any, chunk_size: ChunkSize = None) -> None:
+def check_mode(name: str, mode: Any, chunk_size: ChunkSize = None) -> None:
     """Refuse an unknown mode, and chunks of what has no columns."""
     if mode not in MODES:
         raise ArgumentValueError(
-            message(NAME, "mode", repr(mode), f"one of {MODES}", "Leave it out to have it chosen.")
+            message(name, "mode", repr(mode), f"one of {MODES}", "Leave it out to have it chosen.")
         )
     if mode == "cross" and isinstance(chunk_size, int):
         raise ArgumentValueError(
             message(
-                NAME,
+                name,
                 "chunk_size",
                 chunk_size,
                 "None with mode='cross', which carries no columns",
@@ -275,7 +267,7 @@ def _sized(tape: Tape, mode: str, chunks: Chunks, outside: Iterable[Tensor]) -> 
     way = _way(tape) if mode == "auto" else mode
     whole = functools.partial(_rows, way)
     is_forward = _is_forward(tape, way)
-    return sized_rows(NAME, chunks, tape, outside, (NAME, way), whole, is_forward=is_forward)
+    return sized_rows(tape.name, chunks, tape, outside, (NAME, way), whole, is_forward=is_forward)
 
 
 def planned_need(tape: Tape, plan: Plan, outside: Iterable[Tensor]) -> Need:
@@ -352,7 +344,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         if tape.reading.is_distributed:
             raise UnsupportedError(
                 message(
-                    NAME,
+                    tape.name,
                     "mode='cross'",
                     "a function with distributed tensors in it",
                     "plain ones",
@@ -362,7 +354,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         if not (is_uniform and can_cross(tape.program)):
             raise UnsupportedError(
                 message(
-                    NAME,
+                    tape.name,
                     "mode='cross'",
                     "a function with complex numbers or several dtypes",
                     "one real dtype throughout",
