@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed-$(subst =,-,$(firstword $(TORCH)))
 DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-scalar bench-sparse peers bench-scipy bench-distributed package switch fuzz clean
+.PHONY: help demo examples gallery docs test tests test-newest test-oldest lint coverage bench bench-memory bench-scalar bench-sparse peers bench-scipy bench-distributed package switch fuzz clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,10 @@ fuzz: $(STAMP) ## Run random programs for SECONDS from SEED on; print failures c
 bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same run.
 	@echo "== bench: medians in one process, one thread"
 	$(BIN)/python benchmarks/run.py
+
+bench-memory: $(STAMP) ## Measure peaks of memory, as ratios to torch.func's, and what was expected.
+	@echo "== bench-memory: allocated bytes of repeated calls, each in a process of its own (ten minutes)"
+	KINETO_LOG_LEVEL=99 PYTHONPATH=tests $(BIN)/python benchmarks/memory.py $(ARGS)
 
 bench-scalar: $(STAMP) ## Count multiplications of scalar codes beside published counts, and time them.
 	@echo "== bench-scalar: orders of elimination; medians in one process, one thread"

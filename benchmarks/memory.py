@@ -16,6 +16,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+import memory_cases
 import torch
 from peaks import bytes_of
 from peer_cases import nets, small
@@ -26,10 +27,9 @@ import pushforward
 from pushforward.planning.plans import PLANS
 from pushforward.transforms.memory import NEEDS
 
-MODULES = (nets, small)  # which register their workloads
+MODULES = (nets, small, memory_cases)  # which register their workloads
 KINDS = ("jacfwd", "jacrev", "hessian")
 SMALL = 2**18  # bytes
-WIDTHS = (8, 8, 6, 6)
 
 
 def derivative(library: Any, w: Workload, chunk_size: Any) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from pushforward.transforms import memory
 F64 = torch.float64
 torch.manual_seed(0)
 WEIGHT = torch.randn(60, 60, dtype=F64) / 8
+IMAGE = torch.rand(1, 1, 18, 19, dtype=F64)
 NET = nn.Sequential(nn.Linear(30, 60), nn.Tanh(), nn.Linear(60, 20), nn.Softplus()).double()
 CONV = nn.Sequential(nn.Conv2d(2, 6, 3), nn.GELU(), nn.Conv2d(6, 3, 3, stride=2)).double()
 SINGLE = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
@@ -60,6 +61,11 @@ def wave(x: Tensor) -> Tensor:
     return torch.fft.rfft(x * x).abs()
 
 
+def warped(affine: Tensor) -> Tensor:
+    grid = nn.functional.affine_grid(affine.view(1, 2, 3), [1, 1, 20, 21], align_corners=False)
+    return nn.functional.grid_sample(IMAGE, grid, align_corners=False)
+
+
 def energy(x: Tensor) -> Tensor:
     return ((x[1:] - x[:-1]).cos() * x[1:]).sum() + (WEIGHT @ x).tanh().square().sum()
 
@@ -72,6 +78,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Tensor]] = {
     "mixed": (mixed, torch.randn(60, dtype=F64)),
     "written": (written, torch.randn(60, dtype=F64)),
     "complex": (wave, torch.rand(90, dtype=F64)),
+    "warp": (warped, torch.tensor([1, 0.1, 0, -0.1, 1, 0.1], dtype=F64)),
     "network": (NET, torch.randn(8, 30, dtype=F64)),
     "convolutions": (CONV, torch.randn(2, 2, 12, 11, dtype=F64)),
     "single precision": (SINGLE, torch.randn(2, 2, 14, 13)),
@@ -146,6 +153,21 @@ def test_limits_are_kept_and_change_no_numbers(name: str, func: str) -> None:
             torch.testing.assert_close(
                 call(x), whole, rtol=1e-12 if x.dtype is F64 else 1e-5, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("size", [None, 1, 3])
+@pytest.mark.parametrize("name", ["jacfwd", "jacrev"])
+def test_what_vmap_makes_of_it_needs_what_is_expected(name: str, size: int | None) -> None:
+    net = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 5)).requires_grad_(False)
+    xs, transform = torch.randn(100, 6), TRANSFORMS[name]
+    pf.clear_plans()
+    torch.func.vmap(transform(net, chunk_size="auto"))(xs)
+    (need,) = PLANS.of_kind(memory.NEEDS)
+    call = torch.func.vmap(transform(net, chunk_size=size))
+    call(xs)
+    peak, _ = bytes_of(lambda: call(xs), keeps_plans=True)
+    assert not need.is_kept
+    assert peak / 2 <= need.peak(size) <= 2 * peak, (peak, need)
 
 
 def test_more_memory_means_larger_chunks() -> None:

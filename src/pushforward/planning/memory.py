@@ -140,6 +140,14 @@ def peak_bytes(compute: Callable[[], Any], is_recording: bool = False) -> int:
     return max(seen.total, seen.peak) if is_recording else seen.peak
 
 
+def peak_of_making(make: Callable[[], LinearProgram]) -> int:
+    """Return the most that is held at once while maps are made: some take more than they keep."""
+    seen = _Allocations()
+    with seen:
+        make()
+    return seen.peak
+
+
 def storage_bytes(tensors: Iterable[Tensor], but: Iterable[Tensor] = ()) -> int:
     """Return how much memory lies behind ``tensors``, leaving out what lies behind others."""
     left_out = {_place(t) for t in _with_storage(but)}

@@ -18,10 +18,12 @@ from pushforward.planning.memory import (
     maps_in,
     num_copies,
     peak_bytes,
+    peak_of_making,
     storage_bytes,
 )
 from pushforward.planning.plans import PLANS
 from pushforward.tape.modules import parameters_of, tensors_of
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.randomness import STATE_BYTES
 from pushforward.transforms.assemble import directions, jacobian_dtype
@@ -113,7 +115,7 @@ def need_of(
         whole: Computes the result in one sweep.
         is_forward: Whether chunks are pushed.
     """
-    is_kept = torch.is_grad_enabled() and tape.reading.is_followed
+    is_kept = _is_kept(tape)
     key = (kind, is_forward, is_kept, tape.signature)
     found: Need | None = PLANS.find(NEEDS, key)
     if found is None:
@@ -122,12 +124,20 @@ def need_of(
     return found
 
 
+def _is_kept(tape: Tape) -> bool:
+    """Tell whether autograd records the sweeps: in a level of torch.func what was saved tells, followed or not."""
+    if not (torch.is_grad_enabled() and tape.reading.is_followed):
+        return False
+    return functorch_level() is None or any(t.requires_grad for t in tape.reading.all_saved())
+
+
 def _estimated(
     tape: Tape, outside: list[Tensor], whole: Whole, is_forward: bool, is_kept: bool
 ) -> Need:
     saved = tape.reading.all_saved()
     made = storage_bytes([*saved, *tape.outputs], but=outside)
     maps = storage_bytes(maps_in(tape.program), but=[*outside, *saved])
+    making = peak_of_making(tape.new_program) if functorch_level() is None else maps
     shadow = tape.shadow()
     pairs = [(y, x) for y in tape.outputs for x in tape.inputs]
     numbers = [
@@ -141,14 +151,13 @@ def _estimated(
 
     def chunk(size: int) -> int:
         size = min(size, counts[widest])
-        return maps + copies * peak_bytes(
-            lambda: sweep(shadow, widest, units(ends[widest], 0, size)), is_kept
-        )
+        peak = peak_bytes(lambda: sweep(shadow, widest, units(ends[widest], 0, size)), is_kept)
+        return max(making, maps + copies * peak)
 
     return Need(
         tape=made,
         run=STATE_BYTES if tape.randomness == "error" else 0,
-        whole=maps + copies * peak_bytes(lambda: whole(shadow), is_kept),
+        whole=max(making, maps + copies * peak_bytes(lambda: whole(shadow), is_kept)),
         result=copies * sum(numbers),
         num_seeds=counts[widest],
         one=chunk(1),

@@ -221,8 +221,12 @@ class Tape:
     def program(self) -> LinearProgram:
         """The linear program."""
         if self._program is None:
-            self._program = lower(self.name, self.reading.typed())
+            self._program = self.new_program()
         return self._program
+
+    def new_program(self) -> LinearProgram:
+        """Make the linear program."""
+        return lower(self.name, self.reading.typed())
 
     @property
     def signature(self) -> tuple[Any, ...]:
