@@ -22,6 +22,10 @@ class ChangedError(Exception):
     """The index tensors of a program are not those that its plan was made for."""
 
 
+class DependentError(Exception):
+    """Structure depends on the elements of index tensors, and must not."""
+
+
 @dataclasses.dataclass(slots=True)
 class Answers:
     """The answers to all questions about structure that the sweeps of a plan ask, in the order of asking."""
@@ -47,8 +51,9 @@ class Symbolic:
     same signature and index tensors with the same elements, and get the answers that were kept.
     """
 
-    def __init__(self, kept: Answers) -> None:
-        """Start a sweep."""
+    def __init__(self, kept: Answers, *, may_depend: bool = True) -> None:
+        """Start a sweep, which may meet index tensors, or may not."""
+        self._may_depend = may_depend
         self.met: list[Tensor] = []  # index tensors
         self._kept = kept
         self._next = 0
@@ -78,6 +83,8 @@ class Symbolic:
         """Return a copy of an index tensor, on which answers to come depend; raise if it is not what it was."""
         if is_table(index):
             return index
+        if not self._may_depend:
+            raise DependentError
         kept, number = self._kept, len(self.met)
         self.met.append(index)
         with bare():

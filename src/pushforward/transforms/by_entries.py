@@ -18,13 +18,16 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.planning.calls import PLAIN
 from pushforward.planning.plans import PLANS
 from pushforward.sparse.sweep import TooManyTermsError
+from pushforward.sparse.symbolic import DependentError
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.transforms.assemble import directions
 from pushforward.transforms.record import Tape
-from pushforward.transforms.sparse_output import dense_of, entries_of
+from pushforward.transforms.sparse_output import SparsePlan, dense_of, entries_of
+from pushforward.transforms.unbuilt import is_put_off
 
 MIN_ENTRIES = 2**16  # of a Jacobian, below which blocks are as fast
+MIN_COMPILED = 2**13  # where it is compiled
 MAX_DENSITY = 1 / 16
 
 FEW = "few entries"
@@ -37,14 +40,18 @@ _MOVING = (Concat, Convolve, Gather, Scan, Select, Slice, TakeAlong)
 def by_entries(tape: Tape) -> list[list[Tensor]] | None:
     """Return the dense Jacobians of a tape by their entries; None where blocks are the better way.
 
-    Decided at the second call of a structure: what is called once does not pay for it.
+    Decided at the second call of a structure: what is called once does not pay for it. At once where it is compiled.
     """
+    is_compiled = is_put_off()
     sizes = [y.numel() * math.prod(directions(x)) for y in tape.outputs for x in tape.inputs]
-    if tape.batch is not None or sum(sizes) < MIN_ENTRIES:
+    if tape.batch is not None or sum(sizes) < (MIN_COMPILED if is_compiled else MIN_ENTRIES):
         return None
-    if functorch_level() is not None or num_dispatch_modes() or tape.reading.calls_back:
+    if functorch_level() is not None or tape.reading.calls_back:
         return None
-    if not all(type(t) in PLAIN for t in (*tape.inputs, *tape.outputs)):
+    if is_compiled:
+        found = _few(tape, sum(sizes))
+        return None if found is None else _dense(tape, *found)
+    if num_dispatch_modes() or not all(type(t) in PLAIN for t in (*tape.inputs, *tape.outputs)):
         return None
     key = tape.signature
     state = PLANS.find(FEW, key)
@@ -54,17 +61,23 @@ def by_entries(tape: Tape) -> list[list[Tensor]] | None:
         moves = any(_moves(t.linear_map) for e in tape.program.equations for t in e.terms)
         PLANS.keep(FEW, key, _SEEN if moves else _NO)
         return None
+    found = _few(tape, sum(sizes))
+    if state == _SEEN or found is None:
+        PLANS.keep(FEW, key, _NO if found is None else _YES)
+    return None if found is None else _dense(tape, *found)
+
+
+def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
+    """Return the entries and where they stand; None where they are not few, or that depends on what is compiled."""
     try:
         values, plan = entries_of(tape, bounded=True)
-    except (TooManyTermsError, UnsupportedError):
-        PLANS.keep(FEW, key, _NO)
+    except (TooManyTermsError, DependentError, UnsupportedError):
         return None
-    if state == _SEEN:
-        count = sum(v.numel() for row in values for v in row)
-        state = _YES if count <= MAX_DENSITY * sum(sizes) else _NO
-        PLANS.keep(FEW, key, state)
-        if state == _NO:
-            return None
+    count = sum(v.numel() for row in values for v in row)
+    return (values, plan) if count <= MAX_DENSITY * size else None
+
+
+def _dense(tape: Tape, values: list[list[Tensor]], plan: SparsePlan) -> list[list[Tensor]]:
     return [
         [
             dense_of(found, known, y, x)

@@ -25,7 +25,7 @@ from pushforward.transforms.assemble import directions, jacobian_dtype
 from pushforward.transforms.chunks import Chunks
 from pushforward.transforms.compressed import compressed, given_pattern
 from pushforward.transforms.record import Tape
-from pushforward.transforms.unbuilt import built, depend
+from pushforward.transforms.unbuilt import built, depend, is_put_off
 
 Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
 OUTPUTS = ("dense", "coo", "csr", "csc", "bsr", "auto")
@@ -108,6 +108,7 @@ def entries_of(tape: Tape, bounded: bool = False) -> tuple[list[list[Tensor]], S
 
     Raises:
         TooManyTermsError: ``bounded``, and there are more terms than entries are likely to be few for.
+        DependentError: ``bounded``, and a graph that is compiled would depend on the elements of index tensors.
     """
     return _values(tape, False, bounded)
 
@@ -135,7 +136,7 @@ def _values(
     if plan is not None:
         try:
             *rows, met = tape.swept(
-                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan)
+                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan, bounded)
             )
             plan.answers.check(met)
         except ChangedError:
@@ -154,7 +155,7 @@ def _sweep(
     tape: Tape, by_columns: bool, plan: SparsePlan, bounded: bool = False
 ) -> list[list[Tensor]]:
     """Return the values of each matrix, and at the end the index tensors on which the plan depends."""
-    symbolic = Symbolic(plan.answers)
+    symbolic = Symbolic(plan.answers, may_depend=not (bounded and is_put_off()))
     starts = [identity(tuple(x.shape), x, i) for i, x in enumerate(tape.inputs)]
     limit = MAX_TERMS if bounded else None
     outputs = pushed(tape.program, starts, symbolic, limit)

@@ -58,6 +58,11 @@ def put_off() -> Iterator[Checked]:
         _local.checked = before
 
 
+def is_put_off() -> bool:
+    """Tell whether a graph is traced to be compiled."""
+    return _local.checked is not None
+
+
 def built(values: Tensor, build: Callable[[Tensor], Tensor]) -> Any:
     """Return the matrix, or put it off."""
     return build(values) if _local.checked is None else Unbuilt(values, build)
