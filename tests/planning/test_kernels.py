@@ -131,6 +131,42 @@ def test_temporaries_are_overwritten_only_where_nobody_else_holds_them() -> None
     torch.testing.assert_close(gradient, 2 * b)
 
 
+def test_what_no_value_has_a_part_in_is_made_once() -> None:
+    def compute(a: Tensor) -> Rows:
+        seed = torch.eye(3)
+        return [[a * (seed.select(1, 0) - seed.select(1, 2)), torch.ones(3)]]
+
+    replay = _check(compute, (3,))
+    assert "sub" not in _names(replay)
+    ones = [replay([torch.ones(3)])[0][1] for _ in range(2)]
+    assert ones[0].data_ptr() != ones[1].data_ptr(), "what the caller gets is the caller's"
+
+
+def test_products_are_added_as_they_are_made() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        return [[(a.sin() * b + b.square() * a) + b * b]]
+
+    replay = _written(compute, torch.randn(3, 4), torch.randn(4))
+    assert replay is not None
+    names = _names(replay)
+    assert "addcmul_" in names
+    assert "add" not in names
+    a, b = torch.randn(3, 4), torch.randn(4)
+    torch.testing.assert_close(replay([a, b])[0][0], compute(a, b)[0][0])
+
+
+def test_products_that_are_needed_or_of_another_dtype_are_made_apart() -> None:
+    def needed(a: Tensor) -> Rows:
+        product = a * a
+        return [[a + product, product]]
+
+    def mixed(a: Tensor) -> Rows:
+        return [[a.double() + a * a]]
+
+    for compute in (needed, mixed):
+        assert "addcmul" not in _names(_check(compute, (3,)))
+
+
 def test_a_temporary_that_is_read_later_is_kept() -> None:
     def compute(a: Tensor) -> Rows:
         square = a.square()
@@ -168,3 +204,7 @@ def test_views_of_what_is_gone_are_known() -> None:
 
 def _functions(replay: Replay) -> list[object]:
     return list(replay.__globals__.values())  # type: ignore[attr-defined]
+
+
+def _names(replay: Replay) -> set[str]:
+    return {getattr(value, "__name__", "") for value in _functions(replay)}

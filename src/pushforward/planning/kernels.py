@@ -29,6 +29,7 @@ from pushforward.planning.simplifying import (
     in_time,
     may_write,
     targets,
+    with_added_products,
     with_stacks,
     without_negations,
     without_repetitions,
@@ -49,6 +50,11 @@ _SIMPLIFYING = (
     with_stacks,
 )
 
+_IN_PLACE: dict[Any, Any] = {
+    **dict.fromkeys(PRODUCTS, Tensor.mul_),
+    **dict.fromkeys(SUMS, Tensor.add_),
+    torch.addcmul: Tensor.addcmul_,
+}
 MAX_CONSTANT_BYTES = 2**20  # of all that a kernel keeps instead of making it at each call
 
 
@@ -69,6 +75,7 @@ def compiled(found: Noted) -> Replay:
     calls = without_unused(calls, refs_in(rows))
     calls = in_time(calls)
     calls = _with_dtypes(calls, tensors)
+    calls = with_added_products(calls, refs_in(rows), tensors)
     calls = _in_place(calls, refs_in(rows), tensors)
     return _function(calls, rows, constants)
 
@@ -118,8 +125,7 @@ def _is_keepable(tensor: Tensor, left: int) -> bool:
     """Tell whether a kernel may hold a constant: a small plain tensor."""
     return (
         type(tensor) is Tensor
-        and not (is_wrapped(tensor) or tensor.is_meta)
-        and not tensor.requires_grad
+        and not (is_wrapped(tensor) or tensor.requires_grad)
         and tensor.nbytes <= left
     )
 
@@ -150,7 +156,7 @@ def _is_float(tensor: Any) -> bool:
 
 
 def _in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> list[Call]:
-    """Write products and sums over their first operand, where it is a temporary that is not needed any more.
+    """Write over the first operand, where it is a temporary that is not needed any more.
 
     Only where all tensors are plain: autograd would hold on to temporaries.
     """
@@ -167,9 +173,7 @@ def _in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
     for i, call in enumerate(calls):
         if call.is_fresh:
             fresh.add(call.result)
-        method = (
-            Tensor.mul_ if call.func in PRODUCTS else Tensor.add_ if call.func in SUMS else None
-        )
+        method = _IN_PLACE.get(call.func)
         if method is not None and call.is_fresh and isinstance(call.args[0], Ref):
             first = call.args[0]
             if first in fresh and first in read and last[first] == i and first not in call.args[1:]:

@@ -214,6 +214,50 @@ def _transposed_stack(call: Call, made: dict[Ref, Call]) -> Call:
     return Call(torch.stack, (parts, 1 - dim), {}, call.result, [*parts])
 
 
+def with_added_products(
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+) -> list[Call]:
+    """Add a product in one call with making it, where nothing else is done with it."""
+    values = [t for ref, t in tensors.items() if ref.is_value and isinstance(t, Tensor)]
+    if any(may_write(call) for call in calls) or len({t.device for t in values}) > 1:
+        return calls
+    uses = collections.Counter(ref for call in calls for ref in call.refs)
+    uses.update(returned)
+    products: dict[Ref, Call] = {}
+    merged: set[Ref] = set()
+    kept = []
+    for call in calls:
+        if not call.kwargs and len(call.refs) == len(call.args) == 2:
+            if call.func in PRODUCTS and uses[call.result] == 1 and _is_light(call):
+                products[call.result] = call
+            elif call.func in SUMS:
+                call = _with_product(call, products, tensors, merged)
+        kept.append(call)
+    return [call for call in kept if call.result not in merged]
+
+
+def _is_light(product: Call) -> bool:
+    """Tell whether no more memory is held if a product is made later: one factor is there until the end anyway."""
+    return any(ref.is_value for ref in product.refs)
+
+
+def _with_product(
+    total: Call, products: dict[Ref, Call], tensors: dict[Ref, Tensor], merged: set[Ref]
+) -> Call:
+    """Return a sum that makes one of its terms."""
+    dtype = tensors[total.result].dtype
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return total
+    for term, other in (total.refs[::-1], total.refs):
+        product = products.get(term)
+        if product is not None:
+            refs = [other, *product.refs]
+            if all(tensors[ref].dtype is dtype for ref in refs):
+                merged.add(term)
+                return Call(torch.addcmul, tuple(refs), {}, total.result, refs)
+    return total
+
+
 def without_unused(calls: list[Call], returned: list[Ref]) -> list[Call]:
     """Leave out results that nobody uses; all calls stay where one might write to its arguments."""
     needed = {ref.number for ref in returned if not ref.is_value}

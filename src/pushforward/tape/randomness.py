@@ -49,11 +49,11 @@ def generator_state(inputs: Sequence[Tensor]) -> State:
     """Return the states of the default generators of the CPU, and of the CUDA devices where ``inputs`` lie."""
     if num_function_modes() or num_dispatch_modes():
         with bare():
-            return _state(inputs)
+            return bare_generator_state(inputs)
     if functorch_level() is not None:
         with without_functorch():
-            return _state(inputs)
-    return _state(inputs)
+            return bare_generator_state(inputs)
+    return bare_generator_state(inputs)
 
 
 def put_back(state: State, inputs: Sequence[Tensor]) -> None:
@@ -64,7 +64,8 @@ def put_back(state: State, inputs: Sequence[Tensor]) -> None:
             generator.set_state(torch.frombuffer(bytearray(each), dtype=torch.uint8))
 
 
-def _state(inputs: Sequence[Tensor]) -> State:
+def bare_generator_state(inputs: Sequence[Tensor]) -> State:
+    """Return them where no mode and no transform of ``torch.func`` is around."""
     for x in inputs:
         if x.is_cuda:
             return tuple([_bytes_of(generator) for generator in _generators(inputs)])

@@ -33,7 +33,7 @@ from pushforward.tape.private_torch import (
     num_function_modes,
     set_grad_enabled,
 )
-from pushforward.tape.randomness import generator_state
+from pushforward.tape.randomness import bare_generator_state
 from pushforward.tape.reader import ends_of, oldest_of
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Argnums, Selected
@@ -182,7 +182,7 @@ def repeated(
     leaves = repeats[0].leaves(args) if repeats else None
     if leaves is None:
         return None
-    begun = Begun(generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
+    begun = Begun(bare_generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
     try:
         answer = _run(record, repeats, key, func, leaves, args, kwargs, begun)
     except BaseException:  # an interrupt, while things were put back
@@ -242,7 +242,7 @@ def _run(
             return None
         if repeat is not repeats[0]:
             record.repeats[key] = [repeat, *[each for each in repeats if each is not repeat]]
-        if key.randomness == "error" and begun.state != generator_state(leaves):
+        if key.randomness == "error" and begun.state != bare_generator_state(leaves):
             return None
         set_grad_enabled(repeat.is_recording)
         rows = replay(values)
