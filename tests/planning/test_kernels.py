@@ -155,6 +155,18 @@ def test_products_are_added_as_they_are_made() -> None:
     torch.testing.assert_close(replay([a, b])[0][0], compute(a, b)[0][0])
 
 
+def test_matrices_of_one_row_are_vectors() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        row = torch.mm(a.reshape(1, 4), b.t())
+        return [[row.reshape(3), torch.mm(a.reshape(2, 2), b[:2, :2].t()).reshape(4)]]
+
+    replay = _written(compute, torch.randn(4), torch.randn(3, 4))
+    assert replay is not None
+    assert {"mv", "mm"} <= _names(replay)
+    a, b = torch.randn(4), torch.randn(3, 4)
+    torch.testing.assert_close(replay([a, b])[0], compute(a, b)[0])
+
+
 def test_products_that_are_needed_or_of_another_dtype_are_made_apart() -> None:
     def needed(a: Tensor) -> Rows:
         product = a * a

@@ -31,6 +31,7 @@ from pushforward.planning.simplifying import (
     targets,
     with_added_products,
     with_stacks,
+    with_vectors,
     without_negations,
     without_repetitions,
     without_reshapes,
@@ -48,6 +49,7 @@ _SIMPLIFYING = (
     without_reshapes,
     without_negations,
     with_stacks,
+    with_vectors,
 )
 
 _IN_PLACE: dict[Any, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -212,6 +213,38 @@ def _transposed_stack(call: Call, made: dict[Ref, Call]) -> Call:
     if dim not in (0, 1):
         return call
     return Call(torch.stack, (parts, 1 - dim), {}, call.result, [*parts])
+
+
+def with_vectors(
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+) -> Simplified:
+    """Multiply by vectors what is multiplied by matrices of one row, as ``linear`` of a vector does."""
+    uses = collections.Counter(ref for call in calls for ref in call.refs)
+    uses.update(returned)
+    made: dict[Ref, Call] = {}
+    kept = []
+    for call in calls:
+        kept.append(_vector_product(call, made, uses, tensors))
+        made[call.result] = kept[-1]
+    return kept, {}
+
+
+def _vector_product(
+    call: Call, made: dict[Ref, Call], uses: Mapping[Ref, int], tensors: dict[Ref, Tensor]
+) -> Call:
+    product = made.get(call.refs[0]) if call.func is Tensor.reshape and call.refs else None
+    if product is None or product.func is not torch.mm or uses[product.result] > 1:
+        return call
+    row, matrix = product.args
+    reshape, transpose = made.get(row), made.get(matrix)
+    if reshape is None or reshape.func is not Tensor.reshape:
+        return call
+    if transpose is None or transpose.func is not Tensor.t:
+        return call
+    vector, source = reshape.refs[0], transpose.refs[0]
+    if tensors[vector].dim() != 1 or tensors[call.result].dim() != 1 or tensors[row].shape[0] != 1:
+        return call
+    return Call(torch.mv, (source, vector), {}, call.result, [source, vector])
 
 
 def with_added_products(
