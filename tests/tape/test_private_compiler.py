@@ -57,3 +57,25 @@ def test_empty_strided_cpu_makes_tensors_of_shape_strides_and_dtype():
     assert made.shape == (2, 3)
     assert made.stride() == (1, 2)
     assert made.dtype is torch.float32
+
+
+OTHERS = {
+    "a shape": lambda x: x[:1],
+    "strides": lambda x: x.t().contiguous().t(),
+    "a dtype": lambda x: x.double(),
+    "a device": lambda x: x.to("meta"),
+    "a class": lambda x: torch.nn.Parameter(x, requires_grad=False),
+    "whether gradients are wanted": lambda x: x.clone().requires_grad_(),
+    "a sign": lambda x: torch.complex(x, x).conj().imag,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_alike_tells_tensors_apart(name):
+    x, y = torch.ones(2, 3), torch.ones(4, dtype=torch.int64)
+    are_alike = private.alike([x, y])
+    for mode in (torch.no_grad(), torch.enable_grad()):
+        with mode:
+            assert are_alike(torch.zeros(2, 3), y)
+    assert not are_alike(OTHERS[name](x), y)
+    assert not are_alike(y, x)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.compiling.signature import PLAIN
+from pushforward.tape.private_compiler import alike
 
 MAX_PLACES = 2**14
 MAX_DEPTH = 40  # of functions and objects within each other
@@ -121,30 +122,22 @@ class Captured:
         lines += [f"    if len({constant(c)}) != {n}: return" for c, n in self.lengths]
         numbers = {id(t): i for i, t in enumerate(wanted)}
         found: dict[int, str] = {}
-        for place, tensor in self.tensors:
-            lines += [
-                f"    x = {fetched(place)}",
-                f"    if type(x) is not {constant(type(tensor))}: return",
-                f"    if {_METADATA} != {constant(metadata(tensor))}: return",
-            ]
+        there = [f"x{i}" for i in range(len(self.tensors))]
+        repeated: list[str] = []
+        for x, (place, tensor) in zip(there, self.tensors, strict=True):
+            lines.append(f"    {x} = {fetched(place)}")
             if id(tensor) in found:  # one tensor at two places: it has to stay one
-                lines.append(f"    if x is not {found[id(tensor)]}: return")
+                repeated.append(f"    if {x} is not {found[id(tensor)]}: return")
             elif id(tensor) in numbers:
-                found[id(tensor)] = f"t{numbers[id(tensor)]}"
-                lines.append(f"    {found[id(tensor)]} = x")
+                found[id(tensor)] = x
+        if there:
+            scope["are_alike"] = alike([tensor for _, tensor in self.tensors])
+            lines += [f"    if not are_alike({', '.join(there)}): return", *repeated]
         result = ", ".join(found.get(id(t)) or constant(t) for t in wanted)
         lines += [f"    return [{result}]", "  except (ValueError, LookupError): return"]
         exec("\n".join(lines), scope)  # the source is ours alone
         guard: Guard = scope["guard"]
         return guard
-
-
-_METADATA = "(x.shape, x.stride(), x.dtype, x.device, x.requires_grad)"
-
-
-def metadata(x: Tensor) -> tuple[Any, ...]:
-    """Return what a graph depends on of a tensor."""
-    return (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
 
 
 def _now(place: Place) -> Any:

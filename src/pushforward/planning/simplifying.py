@@ -215,9 +215,7 @@ def _transposed_stack(call: Call, made: dict[Ref, Call]) -> Call:
     return Call(torch.stack, (parts, 1 - dim), {}, call.result, [*parts])
 
 
-def with_vectors(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
+def with_vectors(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> Simplified:
     """Multiply by vectors what is multiplied by matrices of one row, as ``linear`` of a vector does."""
     uses = collections.Counter(ref for call in calls for ref in call.refs)
     uses.update(returned)

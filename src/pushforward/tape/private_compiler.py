@@ -57,3 +57,15 @@ def empty_strided_cpu() -> Callable[..., Tensor]:
     guards: Any = importlib.import_module("torch._C._dynamo.guards")
     made: Callable[..., Tensor] = guards._empty_strided_cpu
     return made
+
+
+def alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """Return what tells whether tensors have the classes, shapes, strides, dtypes, devices and flags of these.
+
+    In C++, which takes a seventh of the time of Python for each. Whether one is conjugated or negated when it is read
+    counts, too, and inference mode.
+    """
+    guards: Any = importlib.import_module("torch._C._dynamo.guards")
+    made = guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+    check: Callable[..., bool] = made.check
+    return check
