@@ -11,8 +11,10 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pushforward.distributed.meshes import anchored, check_mesh, entered, summed
 from pushforward.errors import UnsupportedError, message
-from pushforward.operators.gauss_newton_operator import GaussNewtonOperator
-from pushforward.operators.gauss_newton_operator import gauss_newton_operator as of_one
+from pushforward.operators.gauss_newton_operator import (
+    GaussNewtonOperator,
+    named_gauss_newton_operator,
+)
 from pushforward.operators.symmetric_operator import SymmetricOperator
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, check_function
@@ -109,5 +111,5 @@ def gauss_newton_operator(
     check_function(NAME, func)
     check_mesh(NAME, mesh)
     (args, kwargs), anchor = entered(NAME, mesh, (args, kwargs))
-    local = of_one(func, *args, loss=loss, argnums=argnums, **kwargs)
+    local = named_gauss_newton_operator(NAME, func, args, loss, argnums, kwargs)
     return SummedGaussNewtonOperator(local, mesh, anchor)

@@ -22,7 +22,7 @@ from pushforward.distributed.meshes import (
 from pushforward.distributed.parts import Along, Part, along_best_axis, flat_part
 from pushforward.distributed.sharded_matrix import ShardedMatrix
 from pushforward.errors import ArgumentValueError, message
-from pushforward.sparse.pattern import Pattern
+from pushforward.sparse.pattern import pattern_of
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
@@ -35,8 +35,8 @@ from pushforward.transforms.arguments import (
     split_aux,
 )
 from pushforward.transforms.assemble import directions
-from pushforward.transforms.chunks import ChunkSize
-from pushforward.transforms.jacobian import jacobian as jacobian_of_one
+from pushforward.transforms.chunks import ChunkSize, chunks_of
+from pushforward.transforms.jacobian import Asked, computing
 from pushforward.trees import flatten, map_tensors, unflatten
 
 NAME = "distributed.jacobian"
@@ -105,7 +105,7 @@ def jacobian(
     check_mesh(NAME, mesh)
     _check_options(share, output, pattern)
     is_sparse = output != "dense"
-    colors = None if pattern is None else Colors(NAME, Pattern.from_matrix(pattern), share, mesh)
+    colors = None if pattern is None else Colors(NAME, pattern_of(NAME, pattern), share, mesh)
 
     def part_of(whole: Tensor) -> Part:
         if colors is not None:
@@ -135,16 +135,18 @@ def jacobian(
             found = [part.of(y) for part, y in zip(parts, found, strict=True)]
         return found, (spec, ends, parts, aux)
 
-    of_part = jacobian_of_one(
+    of_part = computing(
         partial,
-        mode=mode,
-        has_aux=True,
-        output=output,
-        pattern=None if colors is None else colors.pattern,
-        chunk_size=chunk_size,
-        memory_limit=memory_limit,
-        progress=progress,
-        randomness=randomness,
+        Asked(
+            NAME,
+            0,
+            mode,
+            True,
+            output,
+            None if colors is None else colors.pattern,
+            chunks_of(chunk_size, memory_limit, progress),
+            randomness,
+        ),
     )
 
     def compute(*args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.operators.csr import adjoint_csr, csr_product
-from pushforward.operators.hessian_operator import HessianOperator, hessian_operator
+from pushforward.operators.hessian_operator import HessianOperator, named_hessian_operator
 from pushforward.operators.recorded import Recorded
 from pushforward.operators.symmetric_operator import SymmetricOperator
 from pushforward.tape.private_torch import left_alone_by_dynamo
@@ -95,7 +95,20 @@ def gauss_newton_operator(
         Schraudolph, Fast curvature matrix-vector products for second-order gradient descent, Neural Computation 14
         (2002). Martens, New insights and perspectives on the natural gradient method, JMLR 21 (2020), sections 5 and 9.
     """
-    recorded = Recorded(NAME, func, args, argnums, kwargs)
-    return GaussNewtonOperator(
-        recorded, None if loss is None else hessian_operator(loss, recorded.value)
-    )
+    return named_gauss_newton_operator(NAME, func, args, loss, argnums, kwargs)
+
+
+def named_gauss_newton_operator(
+    name: str,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    loss: Callable[[Any], Tensor] | None,
+    argnums: Argnums,
+    kwargs: dict[str, Any],
+) -> GaussNewtonOperator:
+    """Return `gauss_newton_operator`; errors say ``name``."""
+    recorded = Recorded(name, func, args, argnums, kwargs)
+    if loss is None:
+        return GaussNewtonOperator(recorded, None)
+    curvature = named_hessian_operator(name, loss, (recorded.value,), 0, {})
+    return GaussNewtonOperator(recorded, curvature)

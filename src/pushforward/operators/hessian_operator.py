@@ -11,7 +11,7 @@ from pushforward.operators.recorded import Recorded
 from pushforward.operators.symmetric_operator import SymmetricOperator
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, check_function, normalize_argnums
-from pushforward.transforms.grad import grad_and_value
+from pushforward.transforms.grad import named_grad_and_value
 
 NAME = "hessian_operator"
 
@@ -75,7 +75,19 @@ def hessian_operator(
     References:
         Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
     """
-    check_function(NAME, func)
-    positions = normalize_argnums(NAME, argnums, len(args))
-    gradient = grad_and_value(func, argnums if isinstance(argnums, int) else positions)
-    return HessianOperator(Recorded(NAME, gradient, args, argnums, kwargs, has_aux=True))
+    return named_hessian_operator(NAME, func, args, argnums, kwargs)
+
+
+def named_hessian_operator(
+    name: str,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    argnums: Argnums,
+    kwargs: dict[str, Any],
+) -> HessianOperator:
+    """Return `hessian_operator`; errors say ``name``."""
+    check_function(name, func)
+    positions = normalize_argnums(name, argnums, len(args))
+    chosen = argnums if isinstance(argnums, int) else positions
+    gradient = named_grad_and_value(name, func, chosen)
+    return HessianOperator(Recorded(name, gradient, args, argnums, kwargs, has_aux=True))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 
@@ -135,8 +136,7 @@ def elementwise(
 def nondifferentiable(*operators: Operator) -> None:
     """Declare operators whose derivative is zero wherever it exists, or whose output has no derivative."""
     for operator in operators:
-        if operator in _RULES or operator in _CONSTANT:
-            raise ValueError(f"nondifferentiable: {operator} has a rule already.")
+        _check_new("nondifferentiable", operator)
         _CONSTANT.add(operator)
         for listener in listeners:
             listener(operator)
@@ -148,8 +148,17 @@ def _register(
     named: dict[str, Partial],
     is_elementwise: bool,
 ) -> None:
-    if operator in _RULES or operator in _CONSTANT:
-        raise ValueError(f"rule: {operator} has a rule already: {_RULES.get(operator)}.")
+    name = "elementwise" if is_elementwise else "rule"
+    _check_new(name, operator)
+    for given in (*partials, *named.values()):
+        if given is not None and not callable(given):
+            got, expected = (
+                f"{type(given).__name__} {given!r:.60}",
+                "a function of the operator's arguments",
+            )
+            raise ArgumentTypeError(
+                message(name, "a partial", got, expected, "Write lambda x: ....")
+            )
     table: dict[int | str, Partial] = {}
     names = _argument_names(operator)
     for position, partial in enumerate(partials):
@@ -168,6 +177,20 @@ def _register(
     _RULES[operator] = Rule(operator, table, is_elementwise, tuple(partials), is_own)
     for listener in listeners:
         listener(operator)
+
+
+def _check_new(name: str, operator: Any) -> None:
+    if not callable(operator):
+        got, expected = (
+            f"{type(operator).__name__} {operator!r:.60}",
+            "an operator of torch.ops, or a function",
+        )
+        way_out = "pushforward.primitive makes a function one that can have a rule."
+        raise ArgumentTypeError(message(name, "operator", got, expected, way_out))
+    if operator in _RULES or operator in _CONSTANT:
+        got, expected = f"{operator}, which has a rule already", "one without"
+        way_out = "Let a pushforward.primitive of yours call it, and give that a rule."
+        raise ArgumentValueError(message(name, "operator", got, expected, way_out))
 
 
 def with_output(partial: _Partial) -> _Partial:

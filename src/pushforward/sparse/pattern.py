@@ -117,9 +117,7 @@ class Pattern:
             density 25 %, 1 to 1 a row
             ⠑⢄
         """
-        if isinstance(matrix, Pattern):
-            return matrix
-        return cls.from_coo(*stored_entries(matrix, "Pattern.from_matrix"))
+        return pattern_of("Pattern.from_matrix", matrix)
 
     @property
     def nnz(self) -> int:
@@ -260,6 +258,13 @@ class Pattern:
             lines.append(f"density {density:.3g} %, {counts.min()} to {counts.max()} a row")
             lines += picture(self.shape, self.rows, self.cols)
         return "\n".join(lines)
+
+
+def pattern_of(name: str, matrix: Any) -> Pattern:
+    """Return the pattern of a matrix as `Pattern.from_matrix` does; errors say ``name``."""
+    if isinstance(matrix, Pattern):
+        return matrix
+    return Pattern.from_coo(*stored_entries(matrix, name))
 
 
 def _starts(sorted_index: Tensor, size: int) -> Tensor:

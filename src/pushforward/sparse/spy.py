@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.sparse.coloring.result import Coloring
-from pushforward.sparse.pattern import Pattern
+from pushforward.sparse.pattern import Pattern, pattern_of
 
 FINEST = 400  # cells along an axis
 LARGEST_GRID = 64  # rows or columns between which lines are drawn
@@ -42,7 +42,7 @@ def spy(matrix: Any, ax: Any = None) -> Any:
     from matplotlib import pyplot
 
     coloring = matrix if isinstance(matrix, Coloring) else None
-    pattern = coloring.pattern if coloring is not None else Pattern.from_matrix(matrix)
+    pattern = coloring.pattern if coloring is not None else pattern_of("spy", matrix)
     num_rows, num_cols = pattern.shape
     title = f"{num_rows}×{num_cols}, {pattern.nnz} non-zeros"
     colors, num_colors = torch.zeros_like(pattern.cols), 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pushforward.errors import MissingRuleError
+from pushforward.errors import ArgumentTypeError, MissingRuleError, message
 from pushforward.linear.block import Block, seeds
 from pushforward.linear.block_sum import to_dense, to_rows
 from pushforward.linear.map import AbstractLinearMap
@@ -220,6 +220,7 @@ def primitive(func: Callable[..., Any]) -> Callable[..., Any]:
         transforms of ``torch.func`` follow the rule, too.
 
     Raises:
+        TypeError: It cannot be called.
         NotImplementedError: When it is differentiated without a rule.
 
     Example:
@@ -230,6 +231,10 @@ def primitive(func: Callable[..., Any]) -> Callable[..., Any]:
         tensor([[2., 0.],
                 [0., 6.]])
     """
+    if not callable(func):
+        got = f"{type(func).__name__} {func!r:.60}"
+        way_out = "Write @primitive above a def."
+        raise ArgumentTypeError(message("primitive", "func", got, "a function", way_out))
 
     @functools.wraps(func)
     def call(*args: Any, **kwargs: Any) -> Any:

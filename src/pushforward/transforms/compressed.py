@@ -13,7 +13,7 @@ from pushforward.planning.plans import PLANS
 from pushforward.sparse.coloring.choice import coloring
 from pushforward.sparse.coloring.result import Coloring
 from pushforward.sparse.layout import Layout
-from pushforward.sparse.pattern import Pattern
+from pushforward.sparse.pattern import Pattern, pattern_of
 from pushforward.sparse.placing import Placement
 from pushforward.tape.private_torch import bare, without_modes
 from pushforward.transforms.assemble import directions, jacobian_dtype
@@ -38,7 +38,7 @@ def given_pattern(name: str, given: Any) -> tuple[Pattern, bool] | None:
     if given is None:
         return None
     is_symmetric = isinstance(given, Symmetric)
-    pattern = Pattern.from_matrix(given.pattern if isinstance(given, Symmetric) else given)
+    pattern = pattern_of(name, given.pattern if isinstance(given, Symmetric) else given)
     if is_symmetric and not pattern.is_symmetric:
         expected, way_out = "a symmetric pattern", "Give pattern | pattern.transpose()."
         raise ArgumentValueError(message(name, "pattern", repr(pattern), expected, way_out))

@@ -86,10 +86,17 @@ def grad_and_value(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
+    return named_grad_and_value("grad_and_value", func, argnums, has_aux)
+
+
+def named_grad_and_value(
+    name: str, func: Callable[P, Any], argnums: Argnums, has_aux: bool = False
+) -> Callable[P, Any]:
+    """Return what computes gradient and value; errors say ``name``."""
     key = key_of("grad", argnums, "same", True, has_aux)
 
     def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
-        gradients, value, aux = _grad("grad_and_value", func, argnums, has_aux, args, kwargs, key)
+        gradients, value, aux = _grad(name, func, argnums, has_aux, args, kwargs, key)
         return gradients, ((value, aux) if has_aux else value)
 
     return named_after(func, gradient_and_value)
@@ -142,17 +149,17 @@ def _scalar(name: str, tape: Tape) -> Tensor:
     output = unflatten(tape.results, tape.spec)
     if not isinstance(output, Tensor):
         raise ArgumentTypeError(
-            f"{name}: {name}(f)(*args): Expected f(*args) to return a tensor, got {type(output).__name__}, expected "
+            f"{name}: Expected f(*args) to return a tensor, got {type(output).__name__}, expected "
             "one tensor. Return the rest beside it with has_aux=True."
         )
     if output.dim() != 0:
         raise ArgumentValueError(
-            f"{name}: {name}(f)(*args): Expected f(*args) to return a scalar tensor, got tensor with {output.dim()} "
+            f"{name}: Expected f(*args) to return a scalar tensor, got tensor with {output.dim()} "
             "dims, expected none. Use .sum(), or jacrev for a Jacobian."
         )
     if output.is_complex():
         raise ArgumentTypeError(
-            f"{name}: {name}(f)(*args): output: got {output.dtype}, expected a real tensor, as only a real function "
+            f"{name}: output: got {output.dtype}, expected a real tensor, as only a real function "
             "has a gradient. Use .real or .abs(), or jacrev for a Jacobian."
         )
     return output

@@ -12,12 +12,12 @@ from pushforward.transforms.arguments import (
     check_function,
     named_after,
 )
-from pushforward.transforms.chunks import ChunkSize, chunks_of
+from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.compressed import Symmetric
-from pushforward.transforms.grad import grad_and_value
+from pushforward.transforms.grad import named_grad_and_value
 from pushforward.transforms.jacobian import Asked, computing
-from pushforward.transforms.jacrev import jacrev
-from pushforward.transforms.jvp import check_primals, jvp
+from pushforward.transforms.jacrev import named_jacrev
+from pushforward.transforms.jvp import check_primals, named_jvp
 from pushforward.transforms.sparse_output import Output
 
 NAME = "hessian"
@@ -76,7 +76,7 @@ def hessian(
         chunks,
         "same",
     )
-    nested = computing(jacrev(func, argnums, has_aux=has_aux), asked)
+    nested = computing(named_jacrev(NAME, func, argnums, has_aux, Chunks()), asked)
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         check_function(NAME, func)
@@ -121,8 +121,8 @@ def hvp(
     argnums = tuple(range(len(primals)))
 
     def gradient(*args: Any) -> Any:
-        gradients, value = grad_and_value(func, argnums, has_aux)(*args)
+        gradients, value = named_grad_and_value("hvp", func, argnums, has_aux)(*args)
         return gradients, value
 
-    _, product, value = jvp(gradient, primals, vectors, has_aux=True)
+    _, product, value = named_jvp("hvp", gradient, primals, vectors, has_aux=True)
     return (value[0], product, value[1]) if has_aux else (value, product)

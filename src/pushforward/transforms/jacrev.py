@@ -19,7 +19,7 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.assemble import from_cotangents, start
-from pushforward.transforms.chunks import ChunkSize, chunks_of
+from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.record import Tape
@@ -69,7 +69,13 @@ def jacrev(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
-    chunks = chunks_of(chunk_size, memory_limit, progress)
+    return named_jacrev(NAME, func, argnums, has_aux, chunks_of(chunk_size, memory_limit, progress))
+
+
+def named_jacrev(
+    name: str, func: Callable[P, Any], argnums: Argnums, has_aux: bool, chunks: Chunks
+) -> Callable[P, Any]:
+    """Return what computes the Jacobian in reverse mode; errors say ``name``."""
     is_whole = chunks.is_whole
     key = key_of(NAME, argnums, "same", is_whole, has_aux)
 
@@ -77,18 +83,18 @@ def jacrev(
         known = repeated(key, func, args, kwargs)
         if isinstance(known, Answer):
             return known.jacobian(argnums)
-        check_function(NAME, func)
-        chunks.check(NAME)
-        positions = normalize_argnums(NAME, argnums, len(args))
-        selected = Selected(NAME, args, positions)
+        check_function(name, func)
+        chunks.check(name)
+        positions = normalize_argnums(name, argnums, len(args))
+        selected = Selected(name, args, positions)
         with Tape(
-            NAME, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
+            name, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
         ) as tape:
             if is_whole:
                 rows = tape.swept(NAME, functools.partial(pulled_rows, tape))
             else:
                 outside = there_before(func, args, kwargs)
-                rows = sized_rows(NAME, chunks, tape, outside, NAME, pulled_rows, is_forward=False)
+                rows = sized_rows(name, chunks, tape, outside, NAME, pulled_rows, is_forward=False)
         learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result

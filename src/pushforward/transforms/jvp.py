@@ -73,12 +73,25 @@ def jvp(
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.1.
     """
-    check_function(NAME, func)
-    check_primals(NAME, primals)
-    selected = Selected(NAME, primals, tuple(range(len(primals))))
-    directions = match_tangents(NAME, primals, tangents, selected.leaves, num_batch_axes=0)
+    return named_jvp(NAME, func, primals, tangents, strict=strict, has_aux=has_aux)
+
+
+def named_jvp(
+    name: str,
+    func: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: bool,
+) -> Any:
+    """Compute ``func`` and its derivative along ``tangents``; errors say ``name``."""
+    check_function(name, func)
+    check_primals(name, primals)
+    selected = Selected(name, primals, tuple(range(len(primals))))
+    directions = match_tangents(name, primals, tangents, selected.leaves, num_batch_axes=0)
     with Tape(
-        NAME,
+        name,
         func,
         selected,
         {},

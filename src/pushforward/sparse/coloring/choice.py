@@ -16,7 +16,7 @@ from pushforward.sparse.coloring.candidates import (
 from pushforward.sparse.coloring.graph import adjacency_graph, bipartite_graph
 from pushforward.sparse.coloring.orders import ORDERS
 from pushforward.sparse.coloring.result import Coloring
-from pushforward.sparse.pattern import Pattern
+from pushforward.sparse.pattern import Pattern, pattern_of
 
 STRUCTURES = ("column", "row", "bidirectional", "symmetric")
 RECOVERIES = ("direct", "substitution")
@@ -57,7 +57,7 @@ def coloring(
         Gebremedhin, Manne, Pothen: What color is your Jacobian? Graph coloring for computing derivatives, SIAM
         Review 47 (2005), table 1.1, whose cases these are.
     """
-    pattern = Pattern.from_matrix(pattern)
+    pattern = pattern_of("coloring", pattern)
     _check(pattern, structure, recovery, order)
     orders = ORDERS if order == "best" else (order,)
     match structure:
