@@ -205,5 +205,5 @@ def test_what_has_no_hessian_is_refused():
         hessian_operator(None, rand(3))
     with pytest.raises(ValueError, match=r"scalar"):
         gauss_newton_operator(torch.sin, rand(3), loss=torch.sin)
-    with pytest.raises(TypeError, match=r"hessian_operator: func"):
+    with pytest.raises(TypeError, match=r"gauss_newton_operator: loss"):
         gauss_newton_operator(torch.sin, rand(3), loss=2)

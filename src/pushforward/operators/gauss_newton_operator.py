@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pushforward.errors import ArgumentTypeError, message
 from pushforward.operators.csr import adjoint_csr, csr_product
 from pushforward.operators.hessian_operator import HessianOperator, named_hessian_operator
 from pushforward.operators.recorded import Recorded
@@ -107,6 +108,9 @@ def named_gauss_newton_operator(
     kwargs: dict[str, Any],
 ) -> GaussNewtonOperator:
     """Return `gauss_newton_operator`; errors say ``name``."""
+    if loss is not None and not callable(loss):
+        got, way_out = f"{type(loss).__name__} {loss!r:.60}", "Leave it out for least squares."
+        raise ArgumentTypeError(message(name, "loss", got, "a function of the output", way_out))
     recorded = Recorded(name, func, args, argnums, kwargs)
     if loss is None:
         return GaussNewtonOperator(recorded, None)
