@@ -71,7 +71,7 @@ coverage: $(STAMP) ## Differentiate every operator of PyTorch's database; print 
 	@echo "== coverage: all samples of op_db, $(JOBS) processes (five minutes)"
 	$(BIN)/python tests/coverage/report.py --jobs $(JOBS)
 
-switch: ## Run five projects' own tests with torch.func and with ours, in .venv-switch (gigabyte, half an hour).
+switch: ## Run five projects' own tests with torch.func and with ours, in .venv-switch (gigabyte, ten minutes).
 	@echo "== switch: tests of projects that use torch.func, as they are and with the import swapped"
 	$(MAKE) .venv-switch/.installed-projects VENV=.venv-switch
 	PYTHONPATH=tests .venv-switch/bin/python -m switching

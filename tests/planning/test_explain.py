@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 import pushforward
 from pushforward import explain
+from pushforward.planning.explain import size_text
 from pushforward.tape.lines import Line, depth_here, line_of, noting_lines
 
 X = torch.tensor([0.3, -0.7, 1.1])
@@ -196,3 +197,15 @@ def test_new_axes_are_made_in_a_size_that_fits():
     ax = explain(program, X).plot()
     assert all(math.isfinite(size) and size > 1 for size in ax.figure.get_size_inches())
     pyplot.close(ax.figure)
+
+
+SIZES = {0: "0 B", 80: "80 B", 1000: "1000 B", 1023: "1023 B", 1024: "1 KiB", 1500: "1.46 KiB"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("factor", "unit"), [(1, "B"), (1024, "KiB"), (1024**2, "MiB")])
+def test_sizes_are_no_powers_of_ten(size, factor, unit):
+    larger = {"B": "KiB", "KiB": "MiB", "MiB": "GiB", "GiB": "TiB"}
+    number, own = SIZES[size].split()
+    expected = unit if own == "B" else larger[unit]
+    assert size_text(size * factor) == (f"{number} {expected}" if size else "0 B")

@@ -189,5 +189,10 @@ def _held(values: Tensor) -> int:
 def _scaled(value: float, unit: str) -> str:
     for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3)):
         if value >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value / 1e-6:.3g} µ{unit}" if value else f"0 {unit}"
+            return f"{three_digits(value / factor)} {prefix}{unit}"
+    return f"{three_digits(value / 1e-6)} µ{unit}" if value else f"0 {unit}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number in short, and never as a power of ten where it is a thousand."""
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"

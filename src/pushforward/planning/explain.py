@@ -10,6 +10,7 @@ from typing import Any
 
 from pushforward.linear.block import Block
 from pushforward.linear.program import LinearProgram
+from pushforward.planning.costs import three_digits
 from pushforward.planning.drawing import draw
 from pushforward.planning.memory import Need
 from pushforward.planning.orders import Plan
@@ -217,4 +218,4 @@ def size_text(size: int) -> str:
     if not size:
         return "0 B"
     power = min(int(math.log(size, 1024)), 3)
-    return f"{size / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+    return f"{three_digits(size / 1024**power)} {('B', 'KiB', 'MiB', 'GiB')[power]}"
