@@ -15,7 +15,8 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import elementwise, rule, with_output
+from pushforward.rules.elementwise import masked_scale
+from pushforward.rules.registry import elementwise, no_map, rule, with_output
 
 aten = torch.ops.aten
 
@@ -89,7 +90,7 @@ rule(aten.threshold, lambda x, threshold, value: _mask(x, ~(x <= threshold)))
 rule(
     aten.threshold_backward,
     lambda y_bar, x, threshold: _mask(y_bar, ~(x <= threshold)),
-    lambda y_bar, x, threshold: _scale(x, 0.0),
+    no_map,
 )
 _by_kernel(
     aten.leaky_relu,
@@ -100,7 +101,7 @@ _by_kernel(
 elementwise(
     aten.leaky_relu_backward,
     lambda y_bar, x, negative_slope, self_is_result: _leaky(x, negative_slope),
-    lambda y_bar, x, negative_slope, self_is_result: 0.0,
+    no_map,
 )
 _by_kernel(
     aten.hardtanh,
@@ -111,14 +112,14 @@ _by_kernel(
 rule(
     aten.hardtanh_backward,
     lambda y_bar, x, min_val, max_val: _mask(y_bar, (x > min_val) & (x < max_val)),
-    lambda y_bar, x, min_val, max_val: _scale(x, 0.0),
+    no_map,
 )
-elementwise(aten.hardsigmoid, lambda x: ((x > -3) & (x < 3)) / 6)
+rule(aten.hardsigmoid, lambda x: masked_scale(x, x, (x > -3) & (x < 3), 1 / 6))
 _by_kernel(aten.hardswish, lambda x_dot, y, x: aten.hardswish_backward.default(x_dot, x))
-elementwise(
+rule(
     aten.hardswish_backward,
-    lambda y_bar, x: _hardswish(x),
-    lambda y_bar, x: torch.where((x > -3) & (x < 3), y_bar / 3, 0),
+    lambda y_bar, x: _scale(y_bar, _hardswish(x)),
+    lambda y_bar, x: masked_scale(x, x, (x > -3) & (x < 3), y_bar / 3),
 )
 _by_kernel(
     aten.softshrink,
@@ -127,7 +128,7 @@ _by_kernel(
 rule(
     aten.softshrink_backward,
     lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
-    lambda y_bar, x, lambd: _scale(x, 0.0),
+    no_map,
 )
 _by_kernel(
     aten.hardshrink,
@@ -136,24 +137,21 @@ _by_kernel(
 rule(
     aten.hardshrink_backward,
     lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
-    lambda y_bar, x, lambd: _scale(x, 0.0),
+    no_map,
 )
-elementwise(
+rule(
     aten._prelu_kernel,
-    lambda x, weight: _below(x, weight),
-    lambda x, weight: torch.where(x > 0, 0, x),
+    lambda x, weight: _scale(x, _below(x, weight)),
+    lambda x, weight: masked_scale(weight, x, ~(x > 0), x),
 )
 rule(
     aten._prelu_kernel_backward,
     lambda y_bar, x, weight: (
         _scale(y_bar, _below(x, weight)),
-        _scale(y_bar, torch.where(x > 0, 0, x)),
+        masked_scale(y_bar, x, ~(x > 0), x),
     ),
-    lambda y_bar, x, weight: (None, _scale(x, torch.where(x > 0, 0, y_bar))),
-    lambda y_bar, x, weight: (
-        Scale(tuple(weight.shape), tuple(x.shape), torch.where(x > 0, 0, y_bar)),
-        None,
-    ),
+    lambda y_bar, x, weight: (None, masked_scale(x, x, ~(x > 0), y_bar)),
+    lambda y_bar, x, weight: (masked_scale(weight, x, ~(x > 0), y_bar), None),
 )
 
 
@@ -183,7 +181,7 @@ elementwise(
     lambda y_bar, x, noise, lower, upper, training, self_is_result: _rrelu_coef(
         x, noise, lower, upper, training
     ),
-    lambda y_bar, x, noise, lower, upper, training, self_is_result: 0.0,
+    no_map,
 )
 
 # Exponential linear units

@@ -18,7 +18,7 @@ from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules import indexing, losses, padding
 from pushforward.rules.convolution import convolution_map, convolution_weight_map
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import no_map, rule
 
 aten = torch.ops.aten
 
@@ -178,7 +178,7 @@ def _declare_padding(operator: Any, forward: Callable[..., AbstractLinearMap]) -
     rule(
         operator,
         lambda grad_output, self, padding: transpose(forward(self, padding)),
-        lambda *args, **kwargs: None,
+        no_map,
         like=1,
     )
 

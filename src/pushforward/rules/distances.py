@@ -27,8 +27,6 @@ def _distance_slopes(x1: Tensor, x2: Tensor, p: float) -> Tensor:
     Ties of the largest difference at p = ∞ each count in full, as PyTorch has it.
     """
     difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
-    if p == 0:
-        return torch.zeros_like(difference)
     if p == 1:
         return difference.sgn()
     size = difference.abs()
@@ -55,7 +53,9 @@ def _cdist(
     compute_mode: int | None = None,
     *,
     out: Tensor,
-) -> AbstractLinearMap:
+) -> AbstractLinearMap | None:
+    if p == 0:  # a count
+        return None
     batch = tuple(out.shape[:-2])
     letters = string.ascii_lowercase[13 : 13 + len(batch)]  # apart from i, j and m
     own = (x1, x2)[which]
@@ -81,8 +81,10 @@ rule(
 )
 
 
-def _pdist(self: Tensor, p: float = 2) -> AbstractLinearMap:
+def _pdist(self: Tensor, p: float = 2) -> AbstractLinearMap | None:
     """Take the rows above the diagonal of all distances: ḋ_ij = s_ij · (ẋ_i - ẋ_j)."""
+    if p == 0:
+        return None
     i, j = torch.triu_indices(self.shape[0], self.shape[0], 1, device=self.device)
     slopes = _distance_slopes(self, self, p)[i, j]
     shape = tuple(self.shape)

@@ -13,25 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import elementwise, rule, with_output
+from pushforward.rules.registry import elementwise, no_map, rule, with_output
 
 aten = torch.ops.aten
 
 Number = complex  # also float and int
 
 
-def _zero(*args: Any, **kwargs: Any) -> float:
-    """Return the derivative of an argument on which the output depends by steps only."""
-    return 0.0
-
-
 def mask_map(x: Any, out: Tensor, mask: Tensor) -> Mask:
     """Return the map of an argument ``x`` that is the output where ``mask`` says."""
     return Mask(tuple(x.shape), tuple(out.shape), mask)
+
+
+def masked_scale(x: Any, out: Tensor, mask: Tensor, coef: Tensor | float) -> AbstractLinearMap:
+    """Return the map that scales where ``mask`` says, and gives zeros elsewhere, whatever comes in."""
+    shape = tuple(out.shape)
+    return compose(Scale(tuple(x.shape), shape, coef), Mask(shape, shape, mask))
 
 
 def _like(value: Any, x: Tensor) -> Tensor:
@@ -64,9 +66,9 @@ elementwise(aten.rsub, lambda x, y, alpha=1: -alpha, lambda x, y, alpha=1: 1)
 elementwise(aten.mul, lambda x, y: y, lambda x, y: x)
 elementwise(
     aten.div,
-    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else _inverse(y, x),
+    lambda x, y, rounding_mode=None: None if rounding_mode else _inverse(y, x),
     # Not by the output, which is not saved.
-    lambda x, y, rounding_mode=None: 0.0 if rounding_mode else -(x / y) / y,
+    lambda x, y, rounding_mode=None: None if rounding_mode else -(x / y) / y,
 )
 elementwise(aten.reciprocal, with_output(lambda x, *, out: -out * out))
 elementwise(
@@ -104,17 +106,20 @@ elementwise(aten.rad2deg, lambda x: 180 / math.pi)
 # Powers and roots
 
 
-def _pow_base(x: Any, y: Tensor) -> Tensor:
-    # y xʸ⁻¹, but 0 at y = 0 where 1/x is not finite: there 0¹ stands for x⁻¹, so that neither the value
-    # nor its derivatives are NaN.
-    x = _like(x, y)
-    is_singular = (y == 0) & ~(x.abs() >= torch.finfo(x.dtype).tiny)
-    return y * torch.pow(torch.where(is_singular, 0, x), torch.where(is_singular, 1, y - 1))
+@with_output
+def _pow_base(x: Tensor, y: Tensor, *, out: Tensor) -> AbstractLinearMap:
+    # y xʸ⁻¹, but nothing at y = 0. Where 1/x is not finite there, 0¹ stands for x⁻¹, so that neither the
+    # value nor its derivatives are NaN.
+    base = _like(x, y)
+    is_flat = y == 0
+    is_singular = is_flat & ~(base.abs() >= torch.finfo(base.dtype).tiny)
+    power = torch.pow(torch.where(is_singular, 0, base), torch.where(is_singular, 1, y - 1))
+    return masked_scale(x, out, torch.logical_not(is_flat), y * power)
 
 
-def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number:
+def _pow_base_scalar(x: Tensor, y: Number) -> Tensor | Number | None:
     if y == 0:
-        return 0.0
+        return None
     if y == 1:
         return 1.0
     return x + x if y == 2 else y * x.pow(y - 1)
@@ -245,11 +250,11 @@ elementwise(aten.sinc, _sinc)
 
 
 @with_output
-def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
+def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap | None:
     # For y = z / |z|: ẏ = (ż - y Re(ȳ ż)) / |z|, self-adjoint; 0 at z = 0, and for real z.
-    shape = tuple(x.shape)
     if not x.is_complex():
-        return Scale(shape, shape, 0.0)
+        return None
+    shape = tuple(x.shape)
     size = torch.where(out == 0, math.inf, x.abs())
 
     def apply(tangent: Tensor) -> Tensor:
@@ -273,16 +278,16 @@ elementwise(
             torch.isnan(x), math.nan, torch.sgn(x) * torch.copysign(torch.ones_like(x), out)
         )
     ),
-    _zero,
+    no_map,
 )
 rule(
     aten.heaviside,
-    with_output(lambda x, values, *, out: Scale(tuple(x.shape), tuple(out.shape), 0.0)),
+    no_map,
     with_output(lambda x, values, *, out: mask_map(values, out, x == 0)),
 )
 
 # The next number towards y moves with x, unless it is y: PyTorch's convention.
-elementwise(aten.nextafter, lambda x, y: (x != y).to(x.dtype), lambda x, y: 0.0)
+rule(aten.nextafter, with_output(lambda x, y, *, out: mask_map(x, out, x != y)), no_map)
 
 # Complex numbers
 
@@ -291,10 +296,10 @@ def _conjugate(x: Tensor) -> Scale:
     return Scale(tuple(x.shape), tuple(x.shape), 1, conjugate=True)
 
 
-def _angle(x: Tensor) -> Tensor | Number:
+def _angle(x: Tensor) -> Tensor | None:
     # θ = Im log z, so θ̇ = Re(-i ż / z); 0 at z = 0.
     if not x.is_complex():
-        return 0.0
+        return None
     return torch.where(x == 0, 0, -1j / torch.where(x == 0, 1, x))
 
 
@@ -324,12 +329,12 @@ elementwise(
 elementwise(aten.special_entr, lambda x: -(1 + x.log()))
 
 
-def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+def _logit(x: Tensor, eps: float | None = None) -> Tensor | AbstractLinearMap:
     if eps is None:
         return torch.where((x < 0) | (x > 1), math.nan, 1 / (x * (1 - x)))
     inside = (x >= eps) & (x <= 1 - eps)
     safe = torch.where(inside, x, 0.5)
-    return torch.where(inside, 1 / (safe * (1 - safe)), 0)
+    return masked_scale(x, x, inside, 1 / (safe * (1 - safe)))
 
 
 elementwise(aten.logit, _logit)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pushforward.linear.kinds.general import General
 from pushforward.linear.transposition import per_seed, transposed
-from pushforward.rules.registry import rule, with_output
+from pushforward.rules.registry import no_map, rule, with_output
 
 Formula = Callable[..., Any]
 
@@ -78,10 +78,6 @@ def rule_by_formula(
         return maps
 
     places = [argument.name for argument in arguments]
-    known = {name: partial(name) for name in names} | dict.fromkeys(constants, _no_map)
+    known = {name: partial(name) for name in names} | dict.fromkeys(constants, no_map)
     count = max((places.index(name) for name in known), default=-1) + 1
     rule(operator, *[known.get(name) for name in places[:count]], like=like)
-
-
-def _no_map(*_: Any, **__: Any) -> None:
-    return None

@@ -42,10 +42,6 @@ def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
     return identity_map(shape_of(x))
 
 
-def zero(*_: Any, **__: Any) -> None:
-    """Nothing of this argument is left in the output."""
-
-
 def masked(x: Tensor, keep: Tensor) -> AbstractLinearMap:
     """Return the map that keeps what ``keep``, which broadcasts to ``x``, says."""
     return Mask(shape_of(x), shape_of(x), keep)

@@ -15,7 +15,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import rule
+from pushforward.rules.registry import no_map, rule
 
 aten = torch.ops.aten
 
@@ -231,4 +231,4 @@ def _nll_backward(has_space: bool) -> Callable[..., AbstractLinearMap]:
 for _operator, _has_space in ((aten.nll_loss_forward, False), (aten.nll_loss2d_forward, True)):
     rule(_operator, _nll_forward(_has_space))
 for _operator, _has_space in ((aten.nll_loss_backward, False), (aten.nll_loss2d_backward, True)):
-    rule(_operator, _nll_backward(_has_space), lambda *_, **__: None, like=1)
+    rule(_operator, _nll_backward(_has_space), no_map, like=1)

@@ -18,7 +18,7 @@ from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.embedding import uses_of
-from pushforward.rules.registry import rule, with_output
+from pushforward.rules.registry import no_map, rule, with_output
 
 aten = torch.ops.aten
 
@@ -156,7 +156,7 @@ def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[
         lambda grad_output, self, *options, **named: transpose(
             _average(*shapes(self, grad_output), *options, **named)
         ),
-        lambda *args, **kwargs: None,
+        no_map,
         like=1,
     )
     rule(
@@ -166,7 +166,7 @@ def _declare_averages(num_space: int, pools: Sequence[Any], adaptives: Sequence[
     rule(
         adaptives[1],
         lambda grad_output, self: transpose(_adaptive_average(*shapes(self, grad_output))),
-        lambda *args, **kwargs: None,
+        no_map,
         like=1,
     )
 
@@ -217,7 +217,7 @@ def _max_pool_backward(num_space: int) -> Callable[..., Any]:
 
 def _declare_max_pool(num_space: int, operator: Any, backward: Any) -> None:
     rule(operator, _max_pool(num_space))
-    rule(backward, _max_pool_backward(num_space), lambda *args, **kwargs: None, like=1)
+    rule(backward, _max_pool_backward(num_space), no_map, like=1)
 
 
 _declare_max_pool(2, aten.max_pool2d_with_indices, aten.max_pool2d_with_indices_backward.default)

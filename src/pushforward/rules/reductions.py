@@ -25,6 +25,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.rules.elementwise import mask_map
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
@@ -188,7 +189,8 @@ def _std(
 ) -> AbstractLinearMap:
     # √v has derivative 1 / 2√v; 0 at v = 0.
     twice = 2 * over(x, torch.where(out == 0, math.inf, out), dim)
-    return weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
+    linear_map = weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
+    return compose(linear_map, mask_map(out, out, out != 0))
 
 
 @with_output
@@ -269,8 +271,10 @@ def _norm(
 ) -> AbstractLinearMap | None:
     if p == 0:
         return None
-    norm = over(x, out, dim)
-    return weighted_sum(x, out, _norm_weight(x, 2 if p is None else p, norm, dim), dim)
+    p = 2 if p is None else p
+    linear_map = weighted_sum(x, out, _norm_weight(x, p, over(x, out, dim), dim), dim)
+    mask = mask_map(out, out, out != 0)
+    return linear_map if p == 1 or math.isinf(p) else compose(linear_map, mask)
 
 
 @with_output
@@ -325,8 +329,13 @@ rule(aten.renorm, _renorm)
 
 
 @with_output
-def _extremum(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
-    return weighted_sum(x, out, _evenly(x, over(x, out, dim), dim), dim)
+def _extremum(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
+    shape = tuple(x.shape)
+    is_chosen = (x == out) | (torch.isnan(x) & torch.isnan(out))
+    share = 1 / is_chosen.sum().clamp(min=1).to(out.dtype)
+    return compose(
+        Mask(shape, shape, is_chosen), Sum(shape, (), tuple(range(x.ndim))), Scale((), (), share)
+    )
 
 
 @with_output

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, RuleError, message
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
 
@@ -32,7 +32,7 @@ class Rule:
     ``partials`` maps an argument, by position and by name, to a function of the operator's own arguments, and of
     its output if it is declared so (`with_output`). It returns the argument's linear map; for an operator with
     several outputs a tuple of maps, None where there is no derivative; for an argument that is a list of tensors
-    a list of those.
+    a list of those. Ours may say None: the derivative is zero, whatever comes in, and no 0 · ∞ arises (`no_map`).
     """
 
     operator: Operator
@@ -113,7 +113,7 @@ def rule(
 
 def elementwise(
     operator: Operator,
-    *coefs: Callable[..., Tensor | complex] | None,
+    *coefs: Callable[..., Tensor | complex | AbstractLinearMap | None] | None,
 ) -> None:
     """Declare an elementwise operator by its partial derivatives, one function for each argument.
 
@@ -203,6 +203,10 @@ def with_output(partial: _Partial) -> _Partial:
     return partial
 
 
+def no_map(*_: Any, **__: Any) -> None:
+    """Return the map of an argument that may be differentiated, and moves the output by steps or not at all."""
+
+
 def takes_output(partial: Partial) -> bool:
     """Tell whether a partial is declared to take the operator's output."""
     return getattr(partial, "takes_output", False)
@@ -224,6 +228,11 @@ def maps_of(
     if takes_output(partial):
         kwargs = {**kwargs, "out": out}
     result = partial(*args, **kwargs)
-    if rule.is_elementwise and not isinstance(result, AbstractLinearMap):
+    if result is None and not rule.is_own:
+        raise RuleError(
+            f"the rule of {rule.operator} gave None for argument {key!r}: expected a linear map or a coefficient, 0.0 "
+            "for a derivative that is zero. Correct the rule (docs/how-to/add-a-rule.md)."
+        )
+    if rule.is_elementwise and result is not None and not isinstance(result, AbstractLinearMap):
         return Scale(tuple(x.shape), tuple(out.shape), result)
     return result

@@ -1,7 +1,7 @@
 """Orthogonal polynomials, and special functions of which PyTorch has no derivative.
 
 The derivative of a polynomial of degree n is written as a sum of polynomials of the same kind of lower
-degree: it has no singularity, and can itself be differentiated.
+degree: it has no singularity, and can itself be differentiated. The degree is read as an integer: `no_map`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pushforward.linear.axes import broadcast
 from pushforward.rules.following import followed
-from pushforward.rules.registry import elementwise, with_output
+from pushforward.rules.registry import elementwise, no_map, with_output
 
 aten = torch.ops.aten
 
@@ -49,11 +49,6 @@ def _shifted(slope: Slope) -> Slope:
     return lambda x, n: 2 * slope(2 * x - 1, n)
 
 
-def _flat(x: Any, n: Degree) -> float:
-    """The degree is read as an integer."""
-    return 0.0
-
-
 _second = _lower(aten.special_chebyshev_polynomial_u, lambda k: 2.0 * (k + 1), step=2)
 
 
@@ -71,29 +66,29 @@ def _fourth(x: Tensor, n: Degree) -> Tensor:
 
 
 for _kind, _slope in (("t", _first), ("u", _second), ("v", _third), ("w", _fourth)):
-    elementwise(getattr(aten, f"special_chebyshev_polynomial_{_kind}"), _slope, _flat)
+    elementwise(getattr(aten, f"special_chebyshev_polynomial_{_kind}"), _slope, no_map)
     _operator = getattr(aten, f"special_shifted_chebyshev_polynomial_{_kind}")
-    elementwise(_operator, _shifted(_slope), _flat)
+    elementwise(_operator, _shifted(_slope), no_map)
 
 elementwise(
     aten.special_hermite_polynomial_h,
     lambda x, n: 2 * _degree(n) * followed(aten.special_hermite_polynomial_h, x, _degree(n) - 1),
-    _flat,
+    no_map,
 )
 elementwise(
     aten.special_hermite_polynomial_he,
     lambda x, n: _degree(n) * followed(aten.special_hermite_polynomial_he, x, _degree(n) - 1),
-    _flat,
+    no_map,
 )
 elementwise(
     aten.special_laguerre_polynomial_l,
     _lower(aten.special_laguerre_polynomial_l, lambda k: -1.0),
-    _flat,
+    no_map,
 )
 elementwise(
     aten.special_legendre_polynomial_p,
     _lower(aten.special_legendre_polynomial_p, lambda k: 2.0 * k + 1, step=2),
-    _flat,
+    no_map,
 )
 
 SMALL = 1e-1  # below, the quotients lose digits: 6 terms of the series are exact to 1e-17

@@ -13,8 +13,8 @@ from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.indexing import between, masked, one_axis_mask, zero
-from pushforward.rules.registry import nondifferentiable, rule, with_output
+from pushforward.rules.indexing import between, masked, one_axis_mask
+from pushforward.rules.registry import no_map, nondifferentiable, rule, with_output
 from pushforward.rules.views import (
     as_strided_index,
     as_strided_map,
@@ -188,7 +188,7 @@ def _fill_value(x: Tensor, value: Tensor) -> AbstractLinearMap:
     return Expand(shape_of(value), shape_of(x))
 
 
-rule(aten.copy, zero, _copy_src, like=0)
-rule(aten.fill.Tensor, zero, _fill_value, like=0)
+rule(aten.copy, no_map, _copy_src, like=0)
+rule(aten.fill.Tensor, no_map, _fill_value, like=0)
 
 nondifferentiable(aten.fill.Scalar)

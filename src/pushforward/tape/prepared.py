@@ -29,7 +29,7 @@ from pushforward.tape.unsaved import Unknown, Unsaved, UnsavedError
 ACTIVE, CONSTANT, NOTHING = range(3)  # what an edge leads to
 
 # Terms of a node of the same program, and what has its `id` in the key.
-Memo = dict[Any, tuple[list[Term], Any]]
+Memo = dict[Any, tuple[list[Term | None], Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,8 @@ class Prepared:
     """What gives the maps of nodes of one type."""
 
     origin: str  # who gives them
-    code: Callable[[Node, Sequence[Any], Sequence[Any], Any, Sequence[Any]], list[Term]]
+    # None for an input by which the output moves by steps only
+    code: Callable[[Node, Sequence[Any], Sequence[Any], Any, Sequence[Any]], list[Term | None]]
     edges: tuple[int, ...]  # those of the terms
     values: Callable[[Node], list[Any]] | None  # all that maps depend on but shapes; None: tensors
 
@@ -69,14 +70,14 @@ class Prepared:
                 known = key = None
             if known is not None:
                 same = zip(self.edges, known[0], strict=True)
-                return [Term(edges[i], t.linear_map, t.in_dtype) for i, t in same]
+                return [Term(edges[i], t.linear_map, t.in_dtype) for i, t in same if t]
         try:
             found = self.code(node, saved, sources, out, edges)
         except UnsavedError:
             return None
         if key is not None:
             memo[key] = found, (out, sources)
-        return found
+        return [term for term in found if term]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -138,7 +139,8 @@ def prepared(kind: NodeType, edges: tuple[int, ...], given: tuple[bool, ...]) ->
     for key, i, member in inputs:
         result = f"result_{keys.index(key)}" + ("" if member is None else f"[{member}]")
         made = f"made({result}, operator, sources[{i}], out)"
-        terms.append(f"Term(edges[{i}], {made}, sources[{i}].dtype)")
+        term = f"Term(edges[{i}], {made}, sources[{i}].dtype)"
+        terms.append(f"None if {result} is None else {term}" if rule.is_own else term)
     lines.append(f"    return [{', '.join(terms)}]")
     numbers = "".join(f"node.{a}, " for a in attributes)  # 0.0 and -0.0 are equal
     lines.append(f"def values(node): return [v if v else repr(v) for v in ({numbers})]")
@@ -187,6 +189,8 @@ def _elementwise(result: Any, op: Any, x: Unsaved, out: Unsaved) -> AbstractLine
         return fitted(result, op, x, out)
     if isinstance(result, Tensor):
         _check_coefficient(result, op)
+    elif result is None:
+        raise UnsavedError(str(op))
     return Scale(x.sizes, out.sizes, result)
 
 
