@@ -24,6 +24,19 @@ def _polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor |
     return torch.complex(abs * angle.cos(), abs * angle.sin()) if out is None else None
 
 
+def _kron(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor | None:
+    """Its views of the arguments hide from autograd that these are written to afterwards."""
+    if out is not None:
+        return None
+    count = max(input.ndim, other.ndim)
+    rows, cols = (
+        [1] * (count - x.ndim) + [x.shape[i] for i in range(x.ndim)] for x in (input, other)
+    )
+    left = input.reshape([n for row in rows for n in (row, 1)])
+    right = other.reshape([n for col in cols for n in (1, col)])
+    return (left * right).reshape([row * col for row, col in zip(rows, cols, strict=True)])
+
+
 def _as_strided_scatter(
     input: Tensor,
     src: Tensor,
@@ -255,6 +268,8 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod"}
 
 EQUIVALENTS: dict[Any, Equivalent] = {
     torch.polar: _polar,
+    torch.kron: _kron,
+    Tensor.kron: _kron,
     torch.as_strided_scatter: _as_strided_scatter,
     Tensor.as_strided_scatter: _as_strided_scatter,
     torch.scatter: _scatter,
