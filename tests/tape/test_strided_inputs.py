@@ -20,6 +20,10 @@ PARTS = {
     "transposed": (lambda w: w.t(), (2, 3)),
     "whole": (lambda w: w, (3,)),
 }
+EXPANDED = {  # no memory of their own for each element
+    "expanded": (lambda w: w[:, None].expand(3, 2), (3,)),
+    "expanded part": (lambda w: w[1:, :1].expand(2, 3), (3, 2)),
+}
 
 
 def along(transform, f, x):
@@ -29,10 +33,10 @@ def along(transform, f, x):
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PARTS | EXPANDED)
 @pytest.mark.parametrize("transform", [jacfwd, jacrev, jacobian, jvp, linearize])
 def test_writes_to_what_is_a_copy_in_the_plain_call_do_not_reach_the_input(transform, part, copied):
-    take, shape = PARTS[part]
+    take, shape = (PARTS | EXPANDED)[part]
 
     def f(x):
         copied(x).mul_(2)
@@ -51,9 +55,9 @@ def test_writes_to_what_is_a_copy_in_the_plain_call_do_not_reach_the_input(trans
         assert torch.equal(whole, end)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PARTS | EXPANDED)
 def test_strides_inside_are_those_of_the_callers_tensor(part):
-    take, shape = PARTS[part]
+    take, shape = (PARTS | EXPANDED)[part]
     seen = []
 
     def f(x):
@@ -103,4 +107,41 @@ def test_what_was_overwritten_in_parts_is_had_back(part):
         for _ in range(3):
             whole = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=F64).reshape(shape)
             expected = torch.autograd.functional.jacobian(alike, take(whole.clone()))
+            torch.testing.assert_close(transform(f)(take(whole)), expected)
+
+
+@pytest.mark.parametrize("part", EXPANDED)
+@pytest.mark.parametrize("write", [lambda x: x.mul_(2), lambda x: x[..., :1].mul_(2)])
+def test_writes_to_elements_that_share_memory_raise_and_leave_it_as_it_was(part, write):
+    take, shape = EXPANDED[part]
+
+    def f(x):
+        y = x.sin()
+        write(x)
+        return x * y
+
+    whole = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=F64).reshape(shape)
+    before = whole.clone()
+    for transform in (jacfwd, jacrev, jacobian):
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="single memory location"):
+                transform(f)(take(whole))
+            assert torch.equal(whole, before)
+
+
+@pytest.mark.parametrize("part", EXPANDED)
+def test_elements_that_share_memory_have_derivatives_of_their_own(part):
+    take, shape = EXPANDED[part]
+
+    def f(x):
+        y = x.contiguous()
+        y.mul_(x[..., :1])
+        z = x.t().clone() if x.ndim == 2 else x.clone()
+        z[:1].sub_(y.sum())
+        return y.flatten().sin(), z.exp() * x.mean(), x[..., 1:] * x[..., :-1]
+
+    whole = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=F64).reshape(shape)
+    expected = torch.autograd.functional.jacobian(f, take(whole))
+    for transform in (jacfwd, jacrev, jacobian):
+        for _ in range(3):
             torch.testing.assert_close(transform(f)(take(whole)), expected)

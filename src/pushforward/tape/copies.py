@@ -47,8 +47,14 @@ def keep_strides(copy: Tensor, x: Tensor) -> None:
     """Give a copy of a part of another tensor the strides of that part: they tell whether `contiguous` is a copy."""
     if is_wrapped(copy) or x.is_conj() or x.is_neg() or copy.stride() == x.stride():
         return
-    if forward_ad._current_level < 0 and not overlaps(x):
-        with torch.no_grad():
+    if forward_ad._current_level >= 0 or not x.numel():
+        return
+    is_expanded = any(n > 1 and not step for n, step in zip(x.shape, x.stride(), strict=True))
+    with torch.no_grad():
+        if is_expanded:
+            span = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+            copy.data = x.as_strided((span,), (1,)).clone().as_strided(x.shape, x.stride())
+        elif not overlaps(x):
             memory = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
             copy.data = memory.copy_(x)
 
