@@ -109,3 +109,56 @@ def test_a_captured_tensor_is_laid_out_once_also_where_the_function_has_to_be_ru
     assert captured.shape == (3, 2)
     torch.testing.assert_close(jacrev(f)(x), torch.diag(torch.tensor([2.0, 1.0], dtype=F64)))
     assert captured.shape == (2, 3)
+
+
+NESTED = {
+    "jacfwd": lambda f: torch.func.jacfwd(f, argnums=(0, 1)),
+    "jacrev": lambda f: torch.func.jacrev(f, argnums=0),
+    "vmap": lambda f: torch.func.vmap(f),
+    "vmap of jacrev": lambda f: torch.func.vmap(torch.func.jacrev(f, argnums=0)),
+}
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "as_strided_"])
+@pytest.mark.parametrize("outer", NESTED)
+@pytest.mark.parametrize("ours", [jacfwd, jacrev])
+def test_arguments_that_are_not_differentiated_are_laid_out_below_torch_func(ours, outer, layout):
+    def f(x, other):
+        read = other * 1
+        LAYOUTS[layout](other)
+        return (other.sin() * x.sum()).sum(-1), read
+
+    x = torch.linspace(0.5, 1.5, 6, dtype=F64).reshape(2, 3)
+    other = torch.linspace(-1, 1, 6, dtype=F64).reshape(2, 3)
+    if "vmap" in outer:
+        x, other = torch.stack([x, 2 * x]), torch.stack([other, other * other])
+    theirs = torch.func.jacfwd if ours is jacfwd else torch.func.jacrev
+    left = other.clone()
+    expected = NESTED[outer](theirs(f))(x, left)
+    for _ in range(3):
+        given = other.clone()
+        torch.testing.assert_close(NESTED[outer](ours(f))(x, given), expected)
+        assert given.shape == left.shape
+
+
+@pytest.mark.parametrize("ours", [jacfwd, jacrev])
+def test_arguments_that_are_not_differentiated_are_written_below_torch_func(ours):
+    def f(x, other):
+        read = other.sin()
+        other.mul_(x)
+        return other * x, read * x
+
+    x = torch.linspace(0.5, 1.5, 3, dtype=F64)
+    other = torch.linspace(-1, 1, 3, dtype=F64)
+    theirs = torch.func.jacfwd if ours is jacfwd else torch.func.jacrev
+
+    def outer(transform):
+        def g(x, other):
+            other = other * 1
+            return transform(f)(x, other), other * 1
+
+        return torch.func.jacfwd(g, argnums=(0, 1))
+
+    expected = outer(theirs)(x, other)
+    for _ in range(3):
+        torch.testing.assert_close(outer(ours)(x, other), expected)

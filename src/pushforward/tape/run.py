@@ -24,9 +24,11 @@ from pushforward.tape.overwritten import Cycle, cycles, end_cycles
 from pushforward.tape.private_functorch import (
     batch_axis_at,
     functorch_level,
+    level_of,
     push_grad_level,
     unwrap_for_grad,
     without_functorch,
+    wrap_for_grad,
 )
 from pushforward.tape.private_torch import (
     InferenceMode,
@@ -42,6 +44,7 @@ from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
 from pushforward.tape.trust import AskedError, RefusedError, Unwatched, is_refusal
 from pushforward.tape.watching import Watcher
+from pushforward.trees import map_tensors
 
 
 class Run(GraphReader):
@@ -171,6 +174,10 @@ class Run(GraphReader):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; modes around this run see what it does, but nothing of the run itself."""
+        if (
+            self._level is not None
+        ):  # as `torch.func` does: what is laid out anew is to be of this level
+            args, kwargs = map_tensors(self._in_level, (args, kwargs))
         if self._is_hidden:
             with torch._C._EnableTorchFunction():
                 result = self._called(func, args, kwargs)
@@ -178,6 +185,12 @@ class Run(GraphReader):
             result = self._called(func, args, kwargs)
         check_depth(self.name, self._depth)
         return result
+
+    def _in_level(self, x: Tensor) -> Tensor:
+        """Return a tensor among the arguments as one of the run's own level."""
+        level: int = self._level or 0
+        wrapped: Tensor = x if level_of(x) >= level else wrap_for_grad(x, level)
+        return wrapped
 
     def _called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
