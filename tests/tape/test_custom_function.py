@@ -5,7 +5,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import jacfwd, jacobian, jacrev, jvp, linearize, vmap
+from pushforward import hessian, jacfwd, jacobian, jacrev, jvp, linearize, vmap
 
 F64 = torch.float64
 
@@ -514,3 +514,47 @@ def test_the_refusal_says_how_to_declare_a_rule():
 def test_a_library_operator_without_derivative_may_be_used_on_constants():
     c = rand(3)
     assert_close(jacfwd(lambda x: x * no_derivative(c))(rand(3)), torch.diag(c**3))
+
+
+class OwnError(Exception):
+    """Of the user's."""
+
+
+def raising(error, raises):
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x * x
+
+        @staticmethod
+        def backward(ctx, y_bar):
+            if raises(y_bar):
+                raise error("by the backward")
+            return y_bar * 3 * ctx.saved_tensors[0] ** 2
+
+    return Cube.apply
+
+
+SECOND = {
+    "jacfwd of jacfwd": lambda f, x: jacfwd(jacfwd(f))(x),
+    "jacrev of jacrev": lambda f, x: jacrev(jacrev(f))(x),
+    "jacfwd of jacrev": lambda f, x: jacfwd(jacrev(f))(x),
+    "jacrev of jacfwd": lambda f, x: jacrev(jacfwd(f))(x),
+    "hessian": lambda f, x: hessian(lambda x: f(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("error", [OwnError, ValueError, RuntimeError, NotImplementedError])
+@pytest.mark.parametrize("second", SECOND)
+def test_an_exception_of_a_backward_that_is_asked_for_a_second_derivative_is_told(second, error):
+    x = torch.tensor([0.5, 1.5], dtype=F64)
+    always = raising(error, lambda y_bar: True)
+    for first in (jacfwd, jacrev, jacobian):
+        with pytest.raises((error, NotImplementedError), match="by the backward"):
+            first(always)(x)
+    not_twice = raising(error, lambda y_bar: y_bar.requires_grad)
+    for func in (always, not_twice):
+        with pytest.raises((error, NotImplementedError), match="by the backward"):
+            SECOND[second](func, x)
+    assert_close(jacrev(not_twice)(x), torch.diag(3 * x * x))

@@ -59,8 +59,9 @@ def maps(
             out = output_metadata(node)[out_nr]
             push: LinearFunction = functools.partial(pushed, node, out_nr, place)
             pull: LinearFunction = functools.partial(pulled, node, out_nr, place)
-            if custom_functions.hides_dependence(node, _called, out_nr, place):
-                text = custom_functions.refusal(name, node)
+            reason = custom_functions.what_hides(node, _called, out_nr, place)
+            if reason is not None:
+                text = custom_functions.refusal(name, node, reason)
                 push = custom_functions.refusing(text, anchors, push)
                 pull = custom_functions.refusing(text, anchors, pull)
             found[out_nr] = General(tuple(x.shape), tuple(out.shape), push, pull)

@@ -51,29 +51,31 @@ def is_differentiated_again() -> bool:
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
-def hides_dependence(node: Node, call: Call, out_nr: int, place: int) -> bool:
-    """Tell whether autograd does not see that what the backward returns depends on the cotangent.
+def what_hides(node: Node, call: Call, out_nr: int, place: int) -> str | None:
+    """Return why autograd does not see that what the backward returns depends on the cotangent; None if it does.
 
     Then it does not see either what else it depends on. Asked only where somebody may differentiate again.
     """
     if not isinstance(node, PythonNode):
-        return False
+        return None
     if not is_differentiated_again():
-        return False
+        return None
     if node._forward_cls is BackwardHookFunction:
-        return False  # and its hooks are not to be called for nothing
+        return None  # and its hooks are not to be called for nothing
     out = output_metadata(node)[out_nr]
     with torch._C.DisableTorchFunction(), torch.enable_grad():
         leaf = torch.ones(tuple(out.shape), dtype=out.dtype, device=out.device, requires_grad=True)
         start = leaf.view_as(leaf)
         try:
             result = call(node, out_nr, place, start)
-        except Exception:
-            return True  # it does not take such a cotangent; what is wrong with it otherwise will be seen
-        if result is None:
-            return False
+        except (
+            Exception
+        ) as error:  # it does not take such a cotangent; first derivatives may be right
+            return f"raises {type(error).__name__} ({error}) for a cotangent of ones that requires grad"
         starts = _grad_fns(start)
-        return not any(_leads_to(end, begin) for end in _grad_fns(result) for begin in starts)
+        if result is None or any(_leads_to(e, s) for e in _grad_fns(result) for s in starts):
+            return None
+        return "is marked once_differentiable, detaches or reads numbers from tensors"
 
 
 def _grad_fns(tensor: Tensor) -> list[Node]:
@@ -100,12 +102,12 @@ def _leads_to(node: Node, start: Node) -> bool:
     return False
 
 
-def refusal(name: str, node: Node) -> str:
+def refusal(name: str, node: Node, reason: str) -> str:
     """Return what is to be said where the backward of ``node`` is differentiated."""
     return (
         f"{name}: the backward of {node.name().removesuffix('Backward')} (an autograd.Function) cannot be "
-        "differentiated, as it is marked once_differentiable, detaches or reads numbers from tensors: got a second "
-        "derivative, expected first ones only. Write the backward in differentiable operators."
+        f"differentiated, as it {reason}: got a second derivative, expected first ones only. Write the backward in "
+        "differentiable operators."
     )
 
 
