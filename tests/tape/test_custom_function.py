@@ -558,3 +558,58 @@ def test_an_exception_of_a_backward_that_is_asked_for_a_second_derivative_is_tol
         with pytest.raises((error, NotImplementedError), match="by the backward"):
             SECOND[second](func, x)
     assert_close(jacrev(not_twice)(x), torch.diag(3 * x * x))
+
+
+class ProductAndSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x * y, x + y
+
+    @staticmethod
+    def backward(ctx, of_product, of_sum):
+        x, y = ctx.saved_tensors
+        return of_product * y + of_sum, of_product * x + of_sum
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_function_of_several_outputs_does_not_call_what_lies_behind_it(is_first):
+    calls = []
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x * x
+
+        @staticmethod
+        def backward(ctx, y_bar):
+            calls.append(y_bar.shape)
+            return y_bar * 3 * ctx.saved_tensors[0] ** 2
+
+    def f(x):
+        y = Cube.apply(x)
+        product, _ = ProductAndSum.apply(x, y) if is_first else ProductAndSum.apply(y, x)
+        return product.sum()
+
+    x = torch.tensor([0.5, 1.5], dtype=F64)
+    assert_close(jacrev(f)(x), 4 * x**3)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev, jacobian])
+def test_a_function_of_several_outputs_of_a_captured_tensor_that_was_written_to(transform):
+    captured = torch.ones(3, dtype=F64)
+
+    def f(x):
+        captured[0] += x[0]
+        return ProductAndSum.apply(x, captured.cos())
+
+    def alike(x):
+        return x * torch.cat([1 + x[:1], torch.ones(2, dtype=F64)]).cos()
+
+    x = torch.tensor([0.5, 1.5, -1.0], dtype=F64)
+    expected = torch.autograd.functional.jacobian(alike, x)
+    for _ in range(3):
+        captured.fill_(1)
+        assert_close(transform(f)(x)[0], expected)

@@ -19,7 +19,7 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.transposition import LinearFunction
 from pushforward.tape import custom_functions
 from pushforward.tape.private_functorch import with_functorch
-from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
 
@@ -187,7 +187,9 @@ def _by_engine(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tens
         captured.append(inputs)
 
     given = [(nr, cotangent) for nr, cotangent in enumerate(cotangents) if cotangent is not None]
-    target = next(edge for edge in node.next_functions if edge[0] is not None)
+    # The last one made: the engine calls what leads to it, and no other of the edges does.
+    edges = [edge for edge in node.next_functions if edge[0] is not None]
+    target = max(edges, key=lambda edge: _age(edge[0]))
     handle = node.register_hook(capture)
     try:
         torch.autograd.grad(
@@ -201,6 +203,11 @@ def _by_engine(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tens
     finally:
         handle.remove()
     return captured[-1]
+
+
+def _age(node: Node) -> int:
+    """Return a number that is greater for nodes made later; leaves, which lead nowhere, come first."""
+    return sequence_number(node) if node.next_functions else -1
 
 
 def by_rows(
