@@ -47,3 +47,22 @@ def test_ours_outside_is_right(inner: str) -> None:
     torch.testing.assert_close(jacfwd(func)(X), expected)
     torch.testing.assert_close(jacrev(func)(X), expected)
     torch.testing.assert_close(jvp(func, (X,), (X,))[1], expected @ X)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_batch_of_torch_func_outside_is_refused(inner: str) -> None:
+    func, batch = INNER[inner](checkpointed), torch.stack([X, 2 * X])
+    with pytest.raises(UnsupportedError, match=r"checkpoint below a transform of torch\.func"):
+        torch.func.vmap(func)(batch)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_checkpoint_of_what_has_no_batch_is_right_in_one(inner: str) -> None:
+    def func(x: Tensor) -> Tensor:
+        return x * checkpointed(X)
+
+    batch = torch.stack([X, 2 * X])
+    expected = torch.func.vmap(torch.func.jacrev(lambda x: x * plain(X)))(batch)
+    if inner == "vjp":
+        expected = expected.sum(-2)
+    torch.testing.assert_close(torch.func.vmap(INNER[inner](func))(batch), expected)

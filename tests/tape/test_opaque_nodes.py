@@ -538,3 +538,18 @@ def test_losses_under_vmap_refuse_what_pytorch_refuses():
         torch.vmap(pf.grad(lambda x: F.binary_cross_entropy_with_logits(x, _LABELS)))(
             torch.ones(2, 3)
         )
+
+
+@pytest.mark.parametrize("transform", [pf.jacfwd, pf.jacrev, pf.jacobian])
+def test_checkpoints_whose_result_is_written_to_below_a_view(transform):
+    def f(x):
+        y = checkpoint(lambda t: t.sin() * t, x * 2, use_reentrant=False)
+        z = y * 1
+        view = z[..., 0]
+        z.mul_(y)
+        return view, z.sum()
+
+    x = torch.linspace(-1, 2, 6, dtype=torch.float64).reshape(3, 2)
+    expected = torch.autograd.functional.jacobian(f, x)
+    for _ in range(3):
+        torch.testing.assert_close(transform(f)(x), expected)

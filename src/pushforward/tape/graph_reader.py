@@ -25,7 +25,7 @@ from pushforward.tape.reader import (
     nodes_between,
     read,
 )
-from pushforward.tape.recomputation import in_pass_of_its_own, read_once
+from pushforward.tape.recomputation import RecomputingError, in_pass_of_its_own, read_at_once
 from pushforward.tape.scripts import End, Script, script_of
 from pushforward.tape.trust import UNTOLD, Record, Unwatched
 from pushforward.tape.watching import Watcher
@@ -167,16 +167,22 @@ class GraphReader:
         return self._read_once(functools.partial(read, *arguments))
 
     def _read_once(self, reading: Callable[[], T]) -> T:
-        found, has_recomputed = read_once(reading)
-        if has_recomputed:
+        try:
+            return read_at_once(reading)
+        except RecomputingError:
             self._watcher.has_acted = True
-            if self._level is not None:
-                raise UnsupportedError(
-                    f"{self.name}: torch.utils.checkpoint below a transform of torch.func: got values that "
-                    "were computed again out of its sight, expected saved ones. Use pushforward's transform outside, "
-                    "or leave the checkpoint out."
-                )
-        return found
+        try:
+            if self._level is None:
+                return in_pass_of_its_own(reading)
+            cause = None
+        except RuntimeError as error:
+            if self.batch is None:
+                raise
+            cause = error
+        raise UnsupportedError(
+            f"{self.name}: torch.utils.checkpoint below a transform of torch.func: got values that are computed again "
+            "out of its sight, expected saved ones. Use pushforward's transform outside, or leave the checkpoint out."
+        ) from cause
 
     def _apart(self, tensor: Tensor) -> Tensor:
         """Return a tensor whose history stays when the one that the function wrote to is detached."""

@@ -14,12 +14,14 @@ from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
 from pushforward.tape.overwritten import Restored
 from pushforward.tape.private_torch import (
     Node,
+    in_backward_pass,
     is_held,
     is_zero_without_memory,
     num_dispatch_modes,
     output_metadata,
     sequence_number,
 )
+from pushforward.tape.recomputation import in_pass_of_its_own
 
 # Sizes and strides of a base, and sizes, strides and offset of a view of it.
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
@@ -154,10 +156,15 @@ def read(
     made, numbers, is_followed = _reachable(inputs, [*ends], oldest)
     try:
         return _read(made, numbers, is_followed, len(inputs), outputs, geometries, restored)
-    except KeyError:  # several threads made them
+    except KeyError:  # several threads made them, or views were asked for their history later
         made, numbers, is_followed = _reachable(inputs, ends, oldest)
         made = _in_order(made)
-        return _read(made, numbers, is_followed, len(inputs), outputs, geometries, restored)
+
+        def again() -> Reading:
+            return _read(made, numbers, is_followed, len(inputs), outputs, geometries, restored)
+
+        # In one pass a checkpoint gives what it has computed again only once.
+        return in_pass_of_its_own(again) if in_backward_pass() else again()
 
 
 def _read(

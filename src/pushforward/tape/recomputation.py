@@ -25,7 +25,7 @@ from pushforward.tape.private_torch import (
 T = TypeVar("T")
 
 
-class _RecomputingError(BaseException):
+class RecomputingError(BaseException):
     """Something is computed while a graph is read. No `Exception`, which a checkpoint might handle."""
 
 
@@ -39,25 +39,26 @@ class _Alarm(TorchFunctionMode):
     ) -> Any:
         """Stop at the first function that is called with hooks on what is saved: a checkpoint has them."""
         if has_saving_hooks():
-            raise _RecomputingError
+            raise RecomputingError
         return func(*args, **(kwargs or {}))
 
 
 _ALARM = _Alarm()
 
 
-def read_once(read: Callable[[], T]) -> tuple[T, bool]:
-    """Return ``read()``, and whether something was computed again for it."""
+def read_at_once(read: Callable[[], T]) -> T:
+    """Return ``read()``.
+
+    Raises:
+        RecomputingError: Something is to be computed again for it.
+    """
     with torch._C._EnableTorchFunction():
         push_function_mode(_ALARM)
         try:
-            return read(), False
-        except _RecomputingError:
-            pass
+            return read()
         finally:
             if num_function_modes():  # an interrupt may have lost it
                 pop_function_mode()
-    return in_pass_of_its_own(read), True
 
 
 def in_pass_of_its_own(function: Callable[[], T]) -> T:
