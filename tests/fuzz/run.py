@@ -124,6 +124,8 @@ class Runner:
                 raise Skip("autograd is wrong, and ours agrees with differences")
             if self.is_torch_alike(call, state, actual):
                 raise Skip("torch.func has the same difference")
+            if plain is None and "s0['calls']" in self.program.function():
+                raise Skip("known: a function that counts its calls, and may be run twice")
             return Failure(wrong[0], number, wrong[1])
         if plain is not None:
             wrong = compare_ends(self.ours.ends(), plain)
