@@ -53,6 +53,7 @@ OURS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "special.i1": (torch.isnan, "nan at nan"),
     "special.i1e": (torch.isnan, "nan at nan"),
     "copysign": (lambda x, y: x.isinf(), "±1 at ±inf, not inf / inf"),
+    "nn.functional.hardsigmoid": (lambda x: x.abs() < 3, "1/6 in float64"),
 }
 NOT_COMPARED = {
     "as_strided_scatter": "what is overwritten has no derivative; PyTorch gives one where the source has no axes",
@@ -165,6 +166,7 @@ def test_slopes_that_are_not_pytorchs_are_those_of_the_function() -> None:
     assert slope(torch.special.i1, 5e-324) == 0.5
     assert math.isnan(slope(torch.special.i1, nan))
     assert slope(lambda x: torch.copysign(x, torch.tensor(-1.0)), inf) == -1
+    assert slope(torch.nn.functional.hardsigmoid, 1.0) == 1 / 6
 
 
 def salted(x: Tensor, values: list[float], generator: torch.Generator) -> Tensor:

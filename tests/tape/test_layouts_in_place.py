@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pushforward import UnsupportedError, jacfwd, jacrev, jvp, linearize
+from pushforward import UnsupportedError, clear_plans, jacfwd, jacrev, jvp, linearize
 
 F64 = torch.float64
 LAYOUTS = {
@@ -162,3 +162,31 @@ def test_arguments_that_are_not_differentiated_are_written_below_torch_func(ours
     expected = outer(theirs)(x, other)
     for _ in range(3):
         torch.testing.assert_close(outer(ours)(x, other), expected)
+
+
+@pytest.mark.parametrize("write", [lambda v: v.unsqueeze_(0), lambda v: v.add_(1)])
+@pytest.mark.parametrize("ours", [jacfwd, jacrev])
+def test_arguments_are_not_laid_out_or_written_twice_where_a_batch_has_to_be_left_whole(
+    ours, write
+):
+    def f(x, other):
+        write(other)
+        return torch.func.grad(lambda t: (t.sin() * t).sum())(x) * other
+
+    x = torch.linspace(-1, 1, 6, dtype=F64).reshape(2, 3)
+    theirs = torch.func.jacfwd if ours is jacfwd else torch.func.jacrev
+    for times in (1, 2):
+        clear_plans()
+        derivative, expected = f, f
+        for _ in range(times):
+            derivative, expected = ours(derivative), theirs(expected)
+        expected = torch.func.vmap(expected)(x, 2 * x)
+        while True:
+            try:
+                found = torch.func.vmap(derivative)(x, 2 * x)
+                break
+            except UnsupportedError as error:
+                assert "had to be run twice" in str(error)  # noqa: PT017 (it may be raised or not)
+        for _ in range(3):
+            torch.testing.assert_close(found, expected)
+            found = torch.func.vmap(derivative)(x, 2 * x)

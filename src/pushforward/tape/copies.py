@@ -50,7 +50,9 @@ def keep_strides(copy: Tensor, x: Tensor) -> None:
     if forward_ad._current_level >= 0 or not x.numel():
         return
     with torch.no_grad():
-        if 0 in x.stride():  # writes to what is expanded are refused; other overlaps get memory for each element
+        if (
+            0 in x.stride()
+        ):  # writes to what is expanded are refused; other overlaps get memory for each element
             span = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
             copy.data = x.as_strided((span,), (1,)).clone().as_strided(x.shape, x.stride())
         elif not overlaps(x):

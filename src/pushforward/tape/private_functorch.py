@@ -99,6 +99,15 @@ def with_inner(tensor: Tensor, func: Callable[[Tensor], Tensor]) -> Tensor:
     return made
 
 
+def wrappers(tensor: Tensor) -> list[Tensor]:
+    """Return the wrappers of ``torch.func`` around a plain tensor, from the outside."""
+    found: list[Tensor] = []
+    while is_wrapped(tensor):
+        found.append(tensor)
+        tensor = unwrapped(tensor)
+    return found
+
+
 def vmap_settings(interpreter: Any) -> tuple[int, bool] | None:
     """Return the batch size of a ``vmap``, and whether random numbers may be drawn in it; None of other transforms."""
     if interpreter.key() != _VMAP:

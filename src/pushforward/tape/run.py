@@ -189,7 +189,10 @@ class Run(GraphReader):
     def _in_level(self, x: Tensor) -> Tensor:
         """Return a tensor among the arguments as one of the run's own level."""
         level: int = self._level or 0
-        wrapped: Tensor = x if level_of(x) >= level else wrap_for_grad(x, level)
+        if level_of(x) >= level:
+            return x
+        wrapped: Tensor = wrap_for_grad(x, level)
+        self._watcher.writes.reach(wrapped)
         return wrapped
 
     def _called(

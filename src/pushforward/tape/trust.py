@@ -90,8 +90,8 @@ class Record:
         """Whether the function may run without a watcher: it was quiet, and its modules train if they did then."""
         return self.quiet >= WATCHED_FIRST and (self.modes is None or self.modes.are_same())
 
-    def note(self, reason: BaseException) -> bool:
-        """Note why a run has to be made again, and tell whether it may have come so far that it wrote something."""
+    def note(self, reason: BaseException) -> None:
+        """Note why a run has to be made again; it may have come so far that it wrote something."""
         self.quiet = 0
         if isinstance(reason, LayoutError):
             self.keeps_layout = True
@@ -99,8 +99,6 @@ class Record:
             self.needs_batch = True
         elif isinstance(reason, AskedError):
             self.asks = True
-            return False
-        return True
 
     def knows(self, types: Sequence[NodeType]) -> bool:
         """Tell whether the function left nodes of these types before, while it was watched and quiet."""

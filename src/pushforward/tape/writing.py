@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.copies import apart_from, is_data, is_same_view
-from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
+from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING, is_basic
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_functorch import (
     add_batch_axis,
     batch_axis_at,
     functorch_level,
     is_functionalized,
-    is_wrapped,
     level_of,
     unwrapped,
     without_functorch,
+    wrappers,
 )
 from pushforward.tape.private_torch import (
     Node,
@@ -108,10 +108,17 @@ class Writes:
         self.again, self._first = [], next_sequence_number()
         self._reached = list(reached)
 
+    def reach(self, tensor: Tensor) -> None:
+        """Learn of a tensor from outside, if the function has run before."""
+        if self.again is not None:
+            self._reached.append(tensor)
+
     def _is_outside(self, base: Tensor) -> bool:
         """Tell whether a tensor that was written to before is not the function's own, as far as that was seen."""
         if id(base) in self.written:
             return False
+        if self._is_argument(base):
+            base = unwrapped(wrappers(base)[-1])  # which alone counts its versions
         if not base.requires_grad and is_data(base, self._reached):
             return True
         if not base._version:
@@ -120,9 +127,14 @@ class Writes:
             return id(base) not in self._own
         return base.grad_fn is None or sequence_number(base.grad_fn) < self._first
 
+    def _is_argument(self, tensor: Tensor) -> bool:
+        return any(each is given for each in wrappers(tensor) for given in self._reached)
+
     def begin_layout(self, target: Tensor) -> None:
         """Note that ``target`` is about to be laid out anew."""
-        if self.again is not None and not is_wrapped(target) and self._is_outside(target):
+        if self.again is not None and self._is_argument(target):
+            self.again.append(lambda: target)  # of which nobody can tell what it was
+        elif self.again is not None and self._is_outside(target):
             place = target.shape, target.stride(), target.storage_offset()
             self.again.append(functools.partial(target.as_strided_, *place))
 
@@ -366,7 +378,7 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     )
     if is_followed:
         target = writes.stand_in(target)
-    if is_followed and _is_basic(index):
+    if is_followed and is_basic(index):
         view = target[index]
         inner = writes.inner(view)
         is_view = inner._base is not None
@@ -385,15 +397,3 @@ def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) ->
     finally:
         if begun is not None:
             begun.end()
-
-
-def _is_basic(index: Any) -> bool:
-    if type(index) is not tuple:
-        return type(index) in _BASIC
-    for i in index:  # noqa: SIM110 (a third of the time)
-        if type(i) not in _BASIC:
-            return False
-    return True
-
-
-_BASIC = {int, slice, type(None), type(Ellipsis)}

@@ -89,7 +89,8 @@ class Tape:
             except (trust.Unwatched, trust.AskedError) as reason:
                 if not run.is_meant_by(reason):
                     raise
-                is_again = known.note(reason) or is_again
+                known.note(reason)
+                is_again = True
             is_apart = takes_apart and not known.asks
             rest = (None, known.keeps_layout, known.needs_batch)
             run = Run(name, leaves, randomness, is_apart, True, *rest)
