@@ -145,3 +145,21 @@ def test_what_wrappers_hold_is_replaced_in_wrappers_of_the_same_levels():
     found = torch.func.vmap(torch.func.grad(lambda x: torch.func.grad(f)(x).sum()))(x)
     assert torch.equal(found, torch.zeros(3))
     assert torch.equal(x, torch.arange(3.0) + 1)
+
+
+def test_wrappers_are_found_from_the_outside_and_stay_the_same_objects():
+    seen = []
+
+    def f(x):
+        found = private.wrappers(x)
+        inner = private.unwrapped(found[-1])
+        seen.append((len(found), found[0] is x, private.is_wrapped(inner), inner.shape))
+        assert all(a is b for a, b in zip(found, private.wrappers(x), strict=True))
+        before = inner._version
+        x.add_(1)
+        assert inner._version > before  # a batch does not count
+        return x.sum()
+
+    torch.func.vmap(lambda x: torch.func.jvp(f, (x,), (x,))[0])(torch.zeros(2, 3))
+    assert seen == [(2, True, False, (2, 3))]
+    assert private.wrappers(torch.ones(2)) == []
