@@ -174,9 +174,8 @@ class Run(GraphReader):
 
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; modes around this run see what it does, but nothing of the run itself."""
-        if (
-            self._level is not None
-        ):  # as `torch.func` does: what is laid out anew is to be of this level
+        if self._level is not None and self._level == functorch_level():
+            # As `torch.func` does: what is laid out anew is to be of this level.
             args, kwargs = map_tensors(self._in_level, (args, kwargs))
         if self._is_hidden:
             with torch._C._EnableTorchFunction():
