@@ -98,7 +98,7 @@ def _wave(p: Tensor, steps: int, size: int) -> Tensor:
     u = torch.stack([torch.sin((i + 1) * places) for i in range(len(p))], 1) @ p
     v = torch.zeros_like(u)
     for _ in range(steps):
-        v = v + 0.1 * (torch.roll(u, 1) + torch.roll(u, -1) - 2 * u - torch.sin(u))
+        v = v + 0.1 * (torch.roll(u, 1) + torch.roll(u, -1) - 2 * u - torch.tanh(u))
         u = u + 0.1 * v
     return u
 

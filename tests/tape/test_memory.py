@@ -118,6 +118,28 @@ def test_jacfwd_of_few_numbers_needs_at_most_twice_the_memory_of_torch_func(
     assert left < STATE
 
 
+def test_the_memory_of_many_columns_of_a_long_program_does_not_grow_with_its_steps() -> None:
+    basis = torch.linspace(-1, 1, 12 * 4000, dtype=F64).view(12, 4000)
+
+    def steps(number: int) -> Callable[[Tensor], Tensor]:
+        def func(p: Tensor) -> Tensor:
+            x = p @ basis
+            for _ in range(number):
+                x = x + 0.01 * torch.sin(x)
+            return x
+
+        return func
+
+    point = torch.linspace(0.1, 0.5, 12, dtype=F64)
+    peaks = []
+    for func in (steps(300), steps(900)):  # of the second the tape would be 27 MiB
+        for _ in range(3):
+            peak, left = bytes_of(lambda f=func: pushforward.jacfwd(f)(point))
+            assert left < STATE
+        peaks.append(peak)
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
 def test_the_memory_of_a_long_program_does_not_grow_with_its_steps() -> None:
     def steps(number: int) -> Callable[[Tensor], Tensor]:
         def func(x: Tensor) -> Tensor:

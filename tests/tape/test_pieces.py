@@ -128,6 +128,101 @@ def test_pieces_of_few_columns_give_the_same_numbers(name: str) -> None:
             torch.testing.assert_close(got, wanted)
 
 
+# ---- many columns, as blocks ----
+
+LENGTH = 320  # of what the functions work on, where pieces are made small
+
+
+@pytest.fixture
+def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have every few results cut, and tell behind how many variables."""
+    monkeypatch.setattr(pieces, "MIN_PIECE_OF_MANY", 3 * LENGTH * 8)
+    monkeypatch.setattr(pieces, "SHARE_OF_MANY", 0)
+    found: list[int] = []
+    cut = pieces.PieceRun._cut
+
+    def counted(self: pieces.PieceRun, variables: list[Tensor], is_whole: bool) -> bool:
+        found.append(len(variables))
+        return cut(self, variables, is_whole)
+
+    monkeypatch.setattr(pieces.PieceRun, "_cut", counted)
+    return found
+
+
+def _agree(func: Callable[..., Any], args: tuple[Tensor, ...], argnums: Any = 0) -> None:
+    expected = torch.func.jacfwd(func, argnums)(*args)
+    for _ in range(4):
+        found = pushforward.jacfwd(func, argnums)(*args)
+        for got, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_pieces_of_many_columns_give_the_same_numbers(name: str, cuts: list[int]) -> None:
+    inner, basis = FUNCTIONS[name], torch.randn(12, LENGTH, dtype=F64)
+
+    def func(p: Tensor, q: Tensor) -> Any:
+        return inner(torch.tanh(p @ basis) + q * basis[0])
+
+    with torch.no_grad():
+        _agree(func, (torch.randn(12, dtype=F64), torch.randn((), dtype=F64)), (0, 1))
+    assert cuts
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_blocks_keep_their_structure_from_piece_to_piece(name: str, cuts: list[int]) -> None:
+    with torch.no_grad():
+        _agree(FUNCTIONS[name], (torch.randn(LENGTH, dtype=F64),))
+    assert cuts
+
+
+def test_what_does_not_depend_on_some_inputs_or_any(cuts: list[int]) -> None:
+    def func(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        a, b, c = x * 1.0, y * 1.0, torch.ones_like(x)
+        for _ in range(6):
+            a, b, c = a.sin(), b * b.cos(), c.exp() / 3
+        b = b + (a * 0).detach()
+        return a.sum(), b, c, a * b
+
+    _agree(func, (torch.randn(LENGTH, dtype=F64), torch.randn(LENGTH, dtype=F64)), (0, 1))
+    assert cuts
+
+
+def test_complex_numbers_in_pieces(cuts: list[int]) -> None:
+    def func(x: Tensor) -> Tensor:
+        for _ in range(6):
+            x = x + 0.1j * torch.sin(x) * x.conj()
+        return torch.view_as_real(x)
+
+    def parts(x: Tensor) -> Tensor:
+        return func(torch.view_as_complex(x))
+
+    x = torch.rand(LENGTH, 2, dtype=F64) / 2
+    expected = torch.func.jacrev(parts)(x)
+    for _ in range(3):
+        found = pushforward.jacfwd(func)(torch.view_as_complex(x))
+        torch.testing.assert_close(found, expected.to(found.dtype))
+    assert cuts
+
+
+def test_tapes_that_are_small_next_to_their_columns_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, cuts: list[int]
+) -> None:
+    monkeypatch.setattr(pieces, "SHARE_OF_MANY", 2)
+    _agree(_steps, (torch.randn(LENGTH, dtype=F64),))
+    assert not cuts
+    basis = torch.randn(12, LENGTH, dtype=F64)
+
+    def long(p: Tensor) -> Tensor:
+        x = p @ basis
+        for _ in range(100):
+            x = _steps(x)
+        return x
+
+    _agree(long, (torch.randn(12, dtype=F64) / 10,))
+    assert cuts
+
+
 def test_a_transform_of_ours_inside() -> None:
     def func(x: Tensor) -> Tensor:
         for _ in range(2):

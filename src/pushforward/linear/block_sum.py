@@ -78,3 +78,11 @@ def _total(written: list[Tensor], full: Shape, like: Tensor) -> Tensor:
     for other in written[1:]:
         total = total + other.reshape(total.shape)
     return total if total.shape == full else total.reshape(full)
+
+
+def tensors_in(tangents: Iterable[Tensor | Blocks]) -> list[Tensor]:
+    """Return the tensors that tangents are, or that are the values of their blocks."""
+    found: list[Tensor] = []
+    for each in tangents:
+        found += [each] if isinstance(each, Tensor) else [block.values for block in each]
+    return found

@@ -7,6 +7,7 @@ needs the tape whole: it is run again.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -31,24 +32,49 @@ from pushforward.tape.scripts import Script
 from pushforward.tape.trust import AskedError
 from pushforward.tape.watching import BACKWARD, Watcher
 
-MAX_COLUMNS = (
-    8  # tangents that are pushed at once: more are worth their structure, which a cut loses
-)
+MAX_COLUMNS = 8  # tangents that are pushed without structure
 MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
+# The same for more tangents, and how many bytes of results there have to be for each that tangents may have at a cut:
+# repeated calls of a program that is recorded whole are cheaper.
+MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**23, 2
 
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
-# Gives tangents of the inputs; None if they are too many.
-MakeTangents = Callable[[], tuple[Sequence[Tensor], Axes] | None]
-# Takes what was read, the variables at its end, and the tangents at its start; gives those of the variables.
-Push = Callable[[Reading, Sequence[Tensor], Sequence[Tensor], Axes], Sequence[Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pushing:
+    """What is pushed while the function runs, and how.
+
+    Attributes:
+        count: How many tangents each input has.
+        make: Gives those of the inputs: a tensor for each, or blocks.
+        axes: Those of the tensors.
+        push: Takes what was read, the variables at its end, and the tangents at its start; gives those at its end.
+    """
+
+    count: int
+    make: Callable[[], Sequence[Any]]
+    axes: Axes
+    push: Callable[[str, Reading, Sequence[Tensor], Sequence[Any], Axes], Sequence[Any]]
+
+    @property
+    def min_piece(self) -> int:
+        """How many bytes of results a piece has at least."""
+        return MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY
+
+    def is_worth_while(self, variables: Sequence[Tensor], num_bytes: int) -> bool:
+        """Tell whether tangents of ``variables`` are small next to so many bytes of results."""
+        if self.count <= MAX_COLUMNS:
+            return True
+        return SHARE_OF_MANY * self.count * sum(v.nbytes for v in variables) <= num_bytes
 
 
 class _Cut(torch.autograd.Function):
     """Where a piece starts: the node of a variable whose tangent is known."""
 
     @staticmethod
-    def forward(ctx: Any, variable: Tensor, token: Tensor, tangent: Tensor) -> Tensor:
-        """Make ``variable`` start anew."""
+    def forward(ctx: Any, variable: Tensor, token: Tensor, tangent: Any) -> Tensor:
+        """Make ``variable`` start anew, with a tensor of tangents or with blocks."""
         ctx.mark_dirty(variable)
         ctx.tangent = tangent
         return variable
@@ -74,7 +100,7 @@ def fits(inputs: Sequence[Tensor]) -> bool:
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("__weakref__", "_axes", "_first", "_make_tangents", "_push", "_token", "_was_cut")
+    __slots__ = ("__weakref__", "_first", "_pushing", "_token", "_was_cut")
 
     def __init__(
         self,
@@ -82,30 +108,28 @@ class PieceRun(Run):
         inputs: Sequence[Tensor],
         randomness: str,
         scripts: list[Script],
-        make_tangents: MakeTangents,
-        push: Push,
+        pushing: Pushing,
     ) -> None:
-        """Prepare, as `Run`; ``make_tangents`` gives those of the inputs, ``push`` takes some through a piece."""
+        """Prepare, as `Run`."""
         super().__init__(name, inputs, randomness, scripts=scripts)
-        self._push, self._make_tangents = push, make_tangents
-        self._first: dict[Node, Tensor] = {}  # the tangents of the inputs, once the tape was cut
+        self._pushing = pushing
+        self._first: dict[Node, Any] = {}  # the tangents of the inputs, once the tape was cut
         self._was_cut = False
 
     @property
-    def tangents(self) -> list[Tensor] | None:
+    def tangents(self) -> list[Any] | None:
         """The tangents at the start of the last piece; None if there is but one."""
         return self._start_tangents() if self._was_cut else None
 
-    def _start_tangents(self) -> list[Tensor]:
+    def _start_tangents(self) -> list[Any]:
         return [self._tangent_of(node) for node in self._starts]
 
-    def _tangent_of(self, start: Node) -> Tensor:
+    def _tangent_of(self, start: Node) -> Any:
         found = self._first.get(start)
-        tangent: Tensor = start.tangent if found is None else found
-        return tangent
+        return start.tangent if found is None else found
 
     def _new_watcher(self) -> Watcher:
-        return _CuttingWatcher(self.name, self)
+        return _CuttingWatcher(self.name, self, self._pushing)
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         if self._was_cut:
@@ -125,16 +149,15 @@ class PieceRun(Run):
         if run_depth() != 1 or functorch_level() is not None or _thread.tapes:
             return True  # a recording inside needs its tape whole; later, then
         if not self._was_cut:
-            made = self._make_tangents()
-            if made is None:
-                return False
-            tangents, self._axes = made
+            tangents = self._pushing.make()
             self._first = dict(zip(self._starts, tangents, strict=True))
             self._token = torch.zeros((), requires_grad=True)
         reading = self.reading(variables)
         if reading.is_followed and self.grad_mode:
             return False  # somebody will go back over it
-        tangents = self._push(reading, variables, self._start_tangents(), self._axes)
+        pushing, starts = self._pushing, self._start_tangents()
+        tangents = pushing.push(self.name, reading, variables, starts, pushing.axes)
+        del starts
         self._was_cut = True
         edges = reading.outputs
         del reading
@@ -173,10 +196,11 @@ class PieceRun(Run):
 class _CuttingWatcher(Watcher):
     """Notes what the function makes, and has the tape cut."""
 
-    def __init__(self, name: str, run: PieceRun) -> None:
+    def __init__(self, name: str, run: PieceRun, pushing: Pushing) -> None:
         super().__init__(name, 0)
         self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
-        self._limit = MIN_PIECE
+        self._pushing = pushing
+        self._limit = pushing.min_piece
         self._num_bytes = 0
         self._was_cut = False
         self._made: list[weakref.ref[Tensor]] = []
@@ -203,9 +227,12 @@ class _CuttingWatcher(Watcher):
         return result
 
     def _cut(self) -> None:
+        variables, is_whole = self._variables()
+        if not self._pushing.is_worth_while(variables, self._num_bytes):
+            self._limit = 2 * self._num_bytes
+            return
         self._num_bytes = 0
         self._was_cut = self.has_acted = True  # watch it the next time too
-        variables, is_whole = self._variables()
         run = self._run()
         assert run is not None
         if not run._cut(variables, is_whole):

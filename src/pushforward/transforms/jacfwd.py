@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
-from pushforward.tape.pieces import MAX_COLUMNS
+from pushforward.linear.block_sum import Blocks, tensors_in
+from pushforward.tape.pieces import MAX_COLUMNS, Pushing
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
@@ -31,6 +31,7 @@ from pushforward.transforms.assemble import (
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import ChunkSize, chunks_of, units
 from pushforward.transforms.memory import sized_rows, there_before
+from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 from pushforward.trees import LEAF, unflatten
@@ -106,14 +107,14 @@ def jacfwd(
             has_aux=has_aux,
             randomness=randomness,
             takes_apart=is_whole,
-            tangents=functools.partial(_unit_tangents, leaves) if is_whole else None,
+            pushing=_pushing(leaves) if is_whole else None,
             begun=known,
         ) as tape:
             few = by_entries(tape) if is_whole and tape.tangents is None else None
             if few is not None:
                 rows = few
             elif tape.tangents is not None:
-                rows = _columns(tape.pushed(tape.tangents, (_count(leaves),)), tape, leaves)
+                rows = _last_columns(tape, tape.tangents, leaves)
             else:
                 outside = None if is_whole else there_before(func, args, kwargs)
                 rows = (
@@ -142,33 +143,61 @@ def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: 
 def pushed_columns(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in forward mode."""
     num_batch = tape.num_batch
-    pushed = tape.program.push([(start(x, i, num_batch),) for i, x in enumerate(tape.inputs)])
+    return _pushed(tape, _identities(tape.inputs, num_batch), tape.inputs, num_batch)
+
+
+def _pushed(
+    tape: Tape, blocks: Sequence[Blocks], inputs: Sequence[Tensor], num_batch: int = 0
+) -> list[list[Tensor]]:
+    """Push blocks through a tape, and write the Jacobians with respect to the inputs where they started."""
     return [
         [
-            from_tangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
-            for i, x in enumerate(tape.inputs)
+            from_tangents(tuple(b for b in found if b.source == i), y, x, num_batch)
+            for i, x in enumerate(inputs)
         ]
-        for y, blocks in zip(tape.outputs, pushed, strict=True)
+        for y, found in zip(tape.outputs, tape.program.push(blocks), strict=True)
     ]
+
+
+def _identities(inputs: Sequence[Tensor], num_batch: int = 0) -> list[Blocks]:
+    return [(start(x, i, num_batch),) for i, x in enumerate(inputs)]
+
+
+def _pushing(inputs: Sequence[Tensor]) -> Pushing | None:
+    """Return what may be pushed while the function runs."""
+    count = _count(inputs)
+    if not count:
+        return None
+    if count > MAX_COLUMNS:
+        return Pushing(count, functools.partial(_identities, inputs), (), push_blocks)
+    return Pushing(count, functools.partial(_unit_tangents, inputs), (count,), push_tangents)
+
+
+def _last_columns(
+    tape: Tape, tangents: Sequence[Any], inputs: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """Return the Jacobians, from the tangents at the start of the last piece."""
+    if isinstance(tangents[0], Tensor):
+        return _columns(tape.pushed(tangents, (_count(inputs),)), tape, inputs)
+    kind = ("last columns", structure_of(tangents), tuple([directions(x) for x in inputs]))
+    compute = functools.partial(_pushed, tape, tangents, inputs)
+    return tape.swept(kind, compute, given=tensors_in(tangents))
 
 
 def _count(inputs: Sequence[Tensor]) -> int:
     return sum(math.prod(directions(x)) for x in inputs)
 
 
-def _unit_tangents(inputs: Sequence[Tensor]) -> tuple[list[Tensor], Shape] | None:
-    """Return, for each input, its tangents along all directions: unit ones along its own; None if these are many."""
-    count = _count(inputs)
-    if not 0 < count <= MAX_COLUMNS:
-        return None
-    found, begin = [], 0
+def _unit_tangents(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return, for each input, its tangents along all directions: unit ones along its own."""
+    count, found, begin = _count(inputs), [], 0
     for x in inputs:
         end = begin + math.prod(directions(x))
         own = units(x, 0, end - begin)
         found.append(own.new_zeros((count, *x.shape)))
         found[-1][begin:end] = own
         begin = end
-    return found, (count,)
+    return found
 
 
 def _columns(pushed: Sequence[Tensor], tape: Tape, inputs: Sequence[Tensor]) -> list[list[Tensor]]:

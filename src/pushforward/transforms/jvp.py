@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.tape.copies import owned
+from pushforward.tape.pieces import Pushing
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import A, R, Selected, check_function, match_leaf
+from pushforward.transforms.pushing import push_tangents
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten, unflatten
 
@@ -97,7 +99,7 @@ def named_jvp(
         {},
         has_aux=has_aux,
         takes_apart=True,
-        tangents=lambda: (directions, ()),
+        pushing=Pushing(1, lambda: directions, (), push_tangents),
     ) as tape:
         if strict and any(number < 0 for number, _ in tape.reading.outputs):
             raise ArgumentValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block import seeds
-from pushforward.linear.block_sum import Blocks, to_rows
+from pushforward.linear.block_sum import Blocks, tensors_in, to_rows
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
@@ -60,13 +60,13 @@ class Tape:
         randomness: str = "same",
         is_kept: bool = False,
         takes_apart: bool = False,
-        tangents: pieces.MakeTangents | None = None,
+        pushing: pieces.Pushing | None = None,
         begun: Begun | None = None,
     ) -> None:
         """Call ``func`` once. Unless ``is_kept``, use the tape in a ``with`` statement, and not after it.
 
-        With ``tangents``, which makes those of the inputs, the function may be recorded in pieces. If it was, the
-        tangents at the start of the last piece are in ``tangents``, else None. What was ``begun`` goes on.
+        With ``pushing`` the function may be recorded in pieces. If it was, the tangents at the start of the last piece
+        are in ``tangents``, else None. What was ``begun`` goes on.
         """
         self.name, self._is_kept, leaves = name, is_kept, selected.leaves
         self.randomness = randomness
@@ -76,9 +76,8 @@ class Tape:
         may_cut = not (known.asks or known.keeps_layout or is_trusted)
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
-        elif tangents is not None and may_cut and pieces.fits(leaves):
-            push = functools.partial(_pushed, name)
-            run = pieces.PieceRun(name, leaves, randomness, known.scripts, tangents, push)
+        elif pushing is not None and may_cut and pieces.fits(leaves):
+            run = pieces.PieceRun(name, leaves, randomness, known.scripts, pushing)
         else:
             given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
             run = Run(*given, known.keeps_layout, known.needs_batch)
@@ -104,8 +103,7 @@ class Tape:
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
-        # Those are as many as the inputs, and alike in dtype and device.
-        self.inputs = run.inputs if self.tangents is None else self.tangents
+        self.inputs = run.inputs if self.tangents is None else tensors_in(self.tangents)
         self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
         self._signature: tuple[Any, ...] | None = None
@@ -391,15 +389,3 @@ def _computed_below(compute: Callable[[], Rows], given: Sequence[Tensor]) -> Row
     with without_functorch():
         rows = compute()
         return [[owned(t, given) for t in row] for row in rows] if given else rows
-
-
-def _pushed(
-    name: str,
-    reading: Reading,
-    outputs: Sequence[Tensor],
-    tangents: Sequence[Tensor],
-    batch: tuple[int, ...],
-) -> list[Tensor]:
-    """Push tangents through a piece of a tape."""
-    with torch.no_grad():
-        return Tape.around(name, reading, tangents, outputs).pushed(tangents, batch)

@@ -1,0 +1,67 @@
+"""Pushing through pieces of a tape: few tangents as tensors, many as blocks, which keep their structure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.block import Block
+from pushforward.linear.block_sum import Blocks, tensors_in
+from pushforward.planning.noting import Rows
+from pushforward.planning.plans import PLANS
+from pushforward.tape.pieces import Axes
+from pushforward.tape.reader import Reading
+from pushforward.transforms.record import Tape
+
+STRUCTURES = "structures"  # what is stored of the blocks at the ends of pieces
+
+Structure = tuple[tuple[tuple[object, ...], ...], ...]
+
+
+def push_tangents(
+    name: str,
+    reading: Reading,
+    variables: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    axes: Axes,
+) -> list[Tensor]:
+    """Push tangents ``(*axes, *shape)`` through a piece of a tape."""
+    with torch.no_grad():
+        return Tape.around(name, reading, tangents, variables).pushed(tangents, axes)
+
+
+def push_blocks(
+    name: str, reading: Reading, variables: Sequence[Tensor], blocks: Sequence[Blocks], axes: Axes
+) -> list[Blocks]:
+    """Push blocks through a piece of a tape."""
+    given = tensors_in(blocks)
+    tape = Tape.around(name, reading, given, variables)
+    kind = ("blocks", structure_of(blocks))
+    key: Hashable = (kind, tape.signature)
+
+    def compute() -> Rows:
+        pushed = tape.program.push(blocks)
+        PLANS.keep(STRUCTURES, key, structure_of(pushed))
+        return [[block.values for block in each] for each in pushed]
+
+    with torch.no_grad():
+        rows = tape.swept(kind, compute, given=given)
+        structure: Structure | None = PLANS.find(STRUCTURES, key)
+        if structure is None:  # forgotten since
+            return tape.program.push(blocks)
+    return [
+        tuple([Block(values, *rest) for values, (_, *rest) in zip(row, each, strict=True)])  # type: ignore[arg-type]
+        for row, each in zip(rows, structure, strict=True)
+    ]
+
+
+def structure_of(blocks: Sequence[Blocks]) -> Structure:
+    """Return all of blocks but their values."""
+    return tuple(
+        [
+            tuple([(b.values.shape, b.shape, b.seed_shape, b.tied, b.source) for b in each])
+            for each in blocks
+        ]
+    )
