@@ -254,7 +254,8 @@ def curve_fit(
 
     Example:
         >>> x = torch.linspace(0, 1, 20)
-        >>> found, covariance = curve_fit(lambda x, a, b: a * torch.exp(b * x), x, 2 * torch.exp(-3 * x), [1, 0])
+        >>> seen = 2 * torch.exp(-3 * x)
+        >>> found, covariance = curve_fit(lambda x, a, b: a * torch.exp(b * x), x, seen, [1, 0])
         >>> found.round(4)
         array([ 2., -3.])
     """
