@@ -167,6 +167,24 @@ def test_matrices_of_one_row_are_vectors() -> None:
     torch.testing.assert_close(replay([a, b])[0], compute(a, b)[0])
 
 
+def test_views_of_views_are_one_or_none() -> None:
+    def compute(a: Tensor) -> Rows:
+        there = a.permute(1, 2, 0).permute(2, 0, 1) * 2
+        turned = a.permute(1, 2, 0).permute(1, 0, 2).sin()
+        flat = a.reshape(2, 12).t().t().reshape(24).reshape(2, 3, 4).cos()
+        return [[there, turned, flat, a.sum(0).t().reshape(3, 4)]]
+
+    source = _source(_check(compute, (2, 3, 4)))
+    assert source.count(" = ") == len(["mul", "permute", "sin", "cos", "sum", "t", "reshape"])
+
+
+def test_columns_by_rows_are_multiplied_element_by_element() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        return [[torch.mm(a[:, None], b[None])]]
+
+    assert "mm" not in _names(_check(compute, (3,), (4,)))
+
+
 def test_products_that_are_needed_or_of_another_dtype_are_made_apart() -> None:
     def needed(a: Tensor) -> Rows:
         product = a * a

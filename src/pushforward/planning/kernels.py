@@ -34,9 +34,9 @@ from pushforward.planning.simplifying import (
     with_vectors,
     without_negations,
     without_repetitions,
-    without_reshapes,
     without_units,
     without_unused,
+    without_views,
 )
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import without_frame
@@ -46,7 +46,7 @@ Replay = Callable[[Sequence[Any]], Rows]
 _SIMPLIFYING = (
     without_repetitions,
     without_units,
-    without_reshapes,
+    without_views,
     without_negations,
     with_stacks,
     with_vectors,

@@ -114,29 +114,60 @@ def without_units(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Ten
     return kept, same
 
 
-def without_reshapes(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
-) -> Simplified:
-    """Reshape once where a reshaped tensor is reshaped again; not at all where that leads back."""
+def without_views(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> Simplified:
+    """Reshape and permute once what is reshaped or permuted again; not at all where that leads back."""
     del returned
     before: dict[Ref, Call] = {}
     same: dict[Ref, Ref] = {}
     kept = []
     for call in calls:
         renamed = call.renamed(same)
-        if renamed.func is Tensor.reshape and renamed.refs:
+        order = _order(renamed, tensors)
+        if order is not None or (renamed.func is Tensor.reshape and renamed.refs):
             inner = before.get(renamed.refs[0])
-            if inner is not None:
-                source = inner.refs[0]
-                if tensors[source].shape == tensors[call.result].shape:
-                    same[call.result] = source
-                    continue
-                renamed = Call(
-                    Tensor.reshape, (source, *renamed.args[1:]), {}, renamed.result, [source]
-                )
+            if inner is not None and (order is None) == (inner.func is Tensor.reshape):
+                renamed, order = _at_once(inner, renamed, order, tensors)
+            source = renamed.refs[0]
+            is_back = (
+                tensors[source].shape == tensors[call.result].shape
+                if order is None
+                else order == tuple(range(len(order)))
+            )
+            if is_back:
+                same[call.result] = source
+                continue
             before[call.result] = renamed
         kept.append(renamed)
     return kept, same
+
+
+def _order(call: Call, tensors: dict[Ref, Tensor]) -> tuple[int, ...] | None:
+    """Return the order of the axes that a call makes; None if it does something else."""
+    if call.kwargs or not call.refs:
+        return None
+    given: Any = call.args[1:]
+    if call.func is Tensor.t:
+        given = (1, 0) if tensors[call.result].dim() == 2 else ()
+    elif call.func is not Tensor.permute:
+        return None
+    elif len(given) == 1 and not isinstance(given[0], int):
+        given = tuple(given[0])
+    dim = tensors[call.result].dim()
+    return tuple(i % dim for i in given) if len(given) == dim else None
+
+
+def _at_once(
+    inner: Call, outer: Call, order: tuple[int, ...] | None, tensors: dict[Ref, Tensor]
+) -> tuple[Call, tuple[int, ...] | None]:
+    """Return one call that does what two do, and the order of the axes that it makes."""
+    source = inner.refs[0]
+    if order is None:
+        args = (source, *outer.args[1:])
+        return Call(Tensor.reshape, args, {}, outer.result, [source]), None
+    first = _order(inner, tensors)
+    assert first is not None
+    order = tuple(first[i] for i in order)
+    return Call(Tensor.permute, (source, order), {}, outer.result, [source]), order
 
 
 def without_negations(
@@ -230,6 +261,8 @@ def with_vectors(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tens
 def _vector_product(
     call: Call, made: dict[Ref, Call], uses: Mapping[Ref, int], tensors: dict[Ref, Tensor]
 ) -> Call:
+    if call.func is torch.mm and not call.kwargs and tensors[call.refs[0]].shape[1] == 1:
+        return Call(Tensor.mul, call.args, {}, call.result, call.refs)
     product = made.get(call.refs[0]) if call.func is Tensor.reshape and call.refs else None
     if product is None or product.func is not torch.mm or uses[product.result] > 1:
         return call

@@ -179,9 +179,10 @@ def _nll_picked(
 ) -> tuple[Tensor, Tensor]:
     """Return the class picked for each sample, and minus its weight; 0 where it is ignored."""
     ignored = target == ignore_index
-    places = torch.where(ignored, torch.zeros_like(target), target)
-    chosen = self.new_ones(()) if weight is None else weight[places]
-    return places, torch.where(ignored, self.new_zeros(()), -chosen)
+    places = target.masked_fill(ignored, 0)
+    if weight is None:
+        return places, ignored.to(self.dtype) - 1
+    return places, -weight[places].masked_fill(ignored, 0)
 
 
 def _nll_forward(has_space: bool) -> Callable[..., tuple[AbstractLinearMap, None]]:
