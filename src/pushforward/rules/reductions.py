@@ -188,7 +188,7 @@ def _std(
     out: Tensor,
 ) -> AbstractLinearMap:
     # √v has derivative 1 / 2√v; 0 at v = 0.
-    twice = 2 * over(x, torch.where(out == 0, math.inf, out), dim)
+    twice = 2 * over(x, torch.where(out != 0, out, math.inf), dim)
     linear_map = weighted_sum(x, out, _var_weight(x, dim, correction) / twice, dim)
     return compose(linear_map, mask_map(out, out, out != 0))
 
@@ -274,7 +274,7 @@ def _norm(
     p = 2 if p is None else p
     linear_map = weighted_sum(x, out, _norm_weight(x, p, over(x, out, dim), dim), dim)
     mask = mask_map(out, out, out != 0)
-    return linear_map if p == 1 or math.isinf(p) else compose(linear_map, mask)
+    return linear_map if p in (1, 2) or math.isinf(p) else compose(linear_map, mask)
 
 
 @with_output
@@ -332,7 +332,7 @@ rule(aten.renorm, _renorm)
 def _extremum(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
     shape = tuple(x.shape)
     is_chosen = (x == out) | (torch.isnan(x) & torch.isnan(out))
-    share = 1 / is_chosen.sum().clamp(min=1).to(out.dtype)
+    share = is_chosen.sum(dtype=out.dtype).reciprocal()
     return compose(
         Mask(shape, shape, is_chosen), Sum(shape, (), tuple(range(x.ndim))), Scale((), (), share)
     )
