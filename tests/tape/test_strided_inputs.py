@@ -145,3 +145,20 @@ def test_elements_that_share_memory_have_derivatives_of_their_own(part):
     for transform in (jacfwd, jacrev, jacobian):
         for _ in range(3):
             torch.testing.assert_close(transform(f)(take(whole)), expected)
+
+
+@pytest.mark.parametrize("part", EXPANDED)
+@pytest.mark.parametrize("transform", [jacfwd, jacrev, jacobian])
+def test_expanded_inputs_may_be_laid_out_anew(transform, part):
+    take, shape = EXPANDED[part]
+
+    def f(x):
+        x.unsqueeze_(0).transpose_(0, 1)
+        return x.sin() * x.sum()
+
+    whole = torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=F64).reshape(shape)
+    expected = torch.autograd.functional.jacobian(lambda x: f(x.clone()), take(whole))
+    for _ in range(3):
+        x = take(whole)
+        torch.testing.assert_close(transform(f)(x), expected)
+        assert x.shape == take(whole).shape

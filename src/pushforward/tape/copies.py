@@ -86,6 +86,8 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Carry out writes to the caller's tensors."""
     for x, value in writes:
         value = value if x.layout is not torch.strided else _laid_out_alike(x, value)
+        if not is_wrapped(x) and 0 in x.stride() and torch.equal(x, value):
+            continue  # laid out anew, and not written to: that would be refused
         if x.requires_grad and not x.is_leaf and torch.is_grad_enabled():
             x.copy_(value)
         else:
@@ -95,8 +97,10 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
     """Return ``value`` with the layout of ``x``: the function may have changed that of its copy, as ``x.t_()`` does."""
-    has_gaps = not is_wrapped(value) and value.untyped_storage().nbytes() > value.nbytes
-    strides = x.stride() if has_gaps else torch.empty_like(x).stride()  # those of the copy at first
+    lies_as_x = not is_wrapped(value) and value.untyped_storage().nbytes() != value.nbytes
+    strides = (
+        x.stride() if lies_as_x else torch.empty_like(x).stride()
+    )  # those of the copy at first
     if value.shape == x.shape and value.stride() in (strides, x.stride()):
         return value
     if value.numel() != x.numel():
