@@ -89,7 +89,7 @@ bench: $(STAMP) ## Measure speed and memory, as ratios to torch.func of the same
 	$(BIN)/python benchmarks/run.py
 
 bench-memory: $(STAMP) ## Measure peaks of memory, as ratios to torch.func's, and what was expected.
-	@echo "== bench-memory: allocated bytes of repeated calls, each in a process of its own (ten minutes)"
+	@echo "== bench-memory: allocated bytes of repeated calls, each in a process of its own (fifteen minutes)"
 	KINETO_LOG_LEVEL=99 PYTHONPATH=tests $(BIN)/python benchmarks/memory.py $(ARGS)
 
 bench-scalar: $(STAMP) ## Count multiplications of scalar codes beside published counts, and time them.

@@ -9,8 +9,8 @@ from torch import Tensor
 draw = Draws(2)
 
 
-@workload("300 pendulums, 20 steps jacfwd", "jacfwd", draw.normal(600))
-@workload("300 pendulums, 20 steps jacrev", "jacrev", draw.normal(600))
+@workload("100 pendulums, 20 steps jacfwd", "jacfwd", draw.normal(200))
+@workload("100 pendulums, 20 steps jacrev", "jacrev", draw.normal(200))
 def many_pendulums(x: Tensor) -> Tensor:
     q, p = x.chunk(2)
     for _ in range(20):
