@@ -206,11 +206,12 @@ def _scratch(
 ) -> int:
     """Return what a convolution needs beside its result, as measured on CPUs.
 
-    In single precision oneDNN lays all out anew, several channels side by side; in others windows are written out.
+    In single precision oneDNN lays all out anew, several channels side by side. In others windows are written out, by
+    the transposed one those of one image at a time.
     """
     if x.dtype is torch.float32:
         return sum(-(-t.shape[1] // _LANES) * _LANES * t.nbytes // t.shape[1] for t in (x, result))
-    small, large = (x, result) if transposed else (result, x)
+    small, large = (x[:1], result) if transposed else (result, x)
     num_windows = len(small) * math.prod(small.shape[2:])
     return num_windows * large.shape[1] * math.prod(weight.shape[2:]) * x.element_size()
 
