@@ -55,6 +55,10 @@ class Process:
                 "PYTHONPATH": path,
                 "OMP_NUM_THREADS": "1",
                 "JAX_PLATFORMS": "cpu",
+                # What is freed stays with the process: else megabytes go back to the system and
+                # are faulted in anew at each call, which takes more than to fill them.
+                "MALLOC_MMAP_THRESHOLD_": str(2**32),
+                "MALLOC_TRIM_THRESHOLD_": str(2**33),
             },
         )
         self._read()

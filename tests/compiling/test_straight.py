@@ -39,7 +39,8 @@ def by_index_writes(x):
 
 def scalars(x):
     a, b, c, d = x.unbind()
-    return torch.stack([a * b / c, (a - d).abs().sqrt(), b**3 * c**-2, torch.atan2(c, d), a**0.5])
+    once = [a * b / c, (a - d).abs().sqrt(), b**3 * c**-2, torch.atan2(c, d), a**0.5]
+    return torch.stack([*once, 1 - b, torch.rsub(c, 2.0, alpha=3), torch.rsub(a, d, alpha=2)])
 
 
 def functions(x):

@@ -34,16 +34,16 @@ class UnsuitableError(Exception):
     """A graph has something that is not taken apart."""
 
 
-def _scaled(name: str) -> Callable[[Program, fx.Node], Tensor]:
-    """Return the rule of a sum or difference, of which the second operand may have a factor."""
+def _scaled(name: str, order: tuple[int, int] = (0, 1)) -> Callable[[Program, fx.Node], Tensor]:
+    """Return the rule of a sum or difference, of which the second operand in this order may have a factor."""
 
     def rule(program: Program, node: fx.Node) -> Tensor:
-        factor = node.kwargs.get("alpha", 1)
-        operands = list(map(program.array, node.args))
+        factor = node.args[2] if len(node.args) > 2 else node.kwargs.get("alpha", 1)
+        first, second = (program.array(node.args[i]) for i in order)
         dtype = node.meta["val"].dtype
         if factor != 1:
-            operands[1] = program.of("mul", dtype, operands[1], program.array(factor))
-        return program.of(name, dtype, *operands)
+            second = program.of("mul", dtype, second, program.array(factor))
+        return program.of(name, dtype, first, second)
 
     return rule
 
@@ -178,6 +178,7 @@ ELEMENTWISE: dict[Any, str] = {
 SPECIAL: dict[Any, Callable[[Program, fx.Node], Any]] = {
     aten.add.Tensor: _scaled("add"), aten.add.Scalar: _scaled("add"),
     aten.sub.Tensor: _scaled("sub"), aten.sub.Scalar: _scaled("sub"),
+    aten.rsub.Tensor: _scaled("sub", (1, 0)), aten.rsub.Scalar: _scaled("sub", (1, 0)),
     aten.pow.Tensor_Scalar: _power, aten.sum.default: _sum, aten.sum.dim_IntList: _sum,
     operator.getitem: _item, aten.linalg_vector_norm.default: _norm, aten.mean.default: _mean, aten.mean.dim: _mean,
     aten.mm.default: _product(1, 2, 0), aten.bmm.default: _product(2, 3, 1),
