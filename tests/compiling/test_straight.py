@@ -139,6 +139,7 @@ def test_autograd_follows():
     "program",
     [
         lambda x: x.expand(10, 2000).sin(),  # too many elements
+        lambda x: torch.cat([x, x * 2]),  # too many results
         lambda x: (x[:, None] * torch.arange(1, 500, dtype=f64)).sin().sum(),  # too many functions
         lambda x: torch.complex(x, x).abs(),
         lambda x: x.view(20, 100),  # the caller's memory

@@ -28,6 +28,7 @@ from pushforward.tape.private_compiler import cpp_kernel, empty_strided_cpu
 aten = torch.ops.aten
 
 MAX_ELEMENTS = 2**14  # of one tensor
+MAX_STORED = 2**11  # of all results: each takes compilers two milliseconds, and more where there are more
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -64,6 +65,8 @@ class Program:
         """Compile, and return the function."""
         kinds = [C_TYPES.get(x.dtype, "double") for x in self.inputs]
         stored = [(C_TYPES[y.dtype], places) for y, places in self.outputs]
+        if sum(len(places) for _, places in stored) > MAX_STORED:
+            raise TooManyError
         text = source(self.numbers, kinds, stored)
         arguments = [f"const {kind}*" for kind in kinds] + [f"{kind}*" for kind, _ in stored]
         scope: dict[str, Any] = {
