@@ -28,7 +28,9 @@ from pushforward.tape.private_compiler import cpp_kernel, empty_strided_cpu
 aten = torch.ops.aten
 
 MAX_ELEMENTS = 2**14  # of one tensor
-MAX_STORED = 2**11  # of all results: each takes compilers two milliseconds, and more where there are more
+MAX_STORED = (
+    2**11
+)  # of all results: each takes compilers two milliseconds, and more where there are more
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
