@@ -49,6 +49,7 @@ def _above(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Mask:
 # With shares
 
 
+@with_output
 def _argument(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> AbstractLinearMap:
     if max is None:
         return share_map(x, out, torch.logical_not(x < min), x == min)
@@ -59,6 +60,7 @@ def _argument(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> Ab
     return share_map(x, out, torch.logical_not(is_outside), on_bound)
 
 
+@with_output
 def _lower(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> AbstractLinearMap:
     if max is None:
         return share_map(min, out, torch.logical_not(x > min), x == min)
@@ -66,6 +68,7 @@ def _lower(x: Tensor, min: Any, max: Any = None, *, out: Tensor) -> AbstractLine
     return share_map(min, out, ((x < min) & (min <= max)) | on_bound, on_bound)
 
 
+@with_output
 def _upper(x: Tensor, min: Any = None, max: Any = None, *, out: Tensor) -> AbstractLinearMap:
     assert max is not None
     if min is None:
@@ -80,11 +83,14 @@ if SHARES_TIES:
     rule(aten.clamp.Tensor, _argument, _lower, _upper)
     rule(aten.clamp_min.default, _inside)
     rule(aten.clamp_min.Tensor, _argument, _lower)
-    rule(aten.clamp_max.default, lambda x, max, *, out: _inside(x, None, max, out=out))
+    rule(
+        aten.clamp_max.default,
+        with_output(lambda x, max, *, out: _inside(x, None, max, out=out)),
+    )
     rule(
         aten.clamp_max.Tensor,
-        lambda x, max, *, out: _argument(x, None, max, out=out),
-        lambda x, max, *, out: _upper(x, None, max, out=out),
+        with_output(lambda x, max, *, out: _argument(x, None, max, out=out)),
+        with_output(lambda x, max, *, out: _upper(x, None, max, out=out)),
     )
 else:
     rule(aten.clamp, _inside, _below, _above)
