@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from peer_cases.small import rotation_of
 from peer_cases.workload import Draws, workload
 from torch import Tensor
 
@@ -50,14 +51,7 @@ POINTS = draw.normal(3, 5000)
 
 @workload("quaternion, 5000 points", "jacfwd", draw.normal(4))
 def all_rotated(q: Tensor) -> Tensor:
-    w, x, y, z = q / q.norm()
-    rotation = q.new_zeros(3, 3)
-    rotation[0, 0], rotation[0, 1] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z)
-    rotation[0, 2], rotation[1, 0] = 2 * (x * z + w * y), 2 * (x * y + w * z)
-    rotation[1, 1], rotation[1, 2] = 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
-    rotation[2, 0], rotation[2, 1] = 2 * (x * z - w * y), 2 * (y * z + w * x)
-    rotation[2, 2] = 1 - 2 * (x * x + y * y)
-    return rotation @ POINTS
+    return rotation_of(q) @ POINTS
 
 
 @workload("40 robot arms", "jacfwd", draw.normal(40, 6))

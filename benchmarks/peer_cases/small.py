@@ -40,11 +40,7 @@ def robot_arm(q: Tensor) -> Tensor:
     return pose[:3, 3]
 
 
-POINTS = draw.normal(3, 10)
-
-
-@workload("quaternion, index writes", "jacfwd", draw.normal(4), data={"points": POINTS})
-def rotated(q: Tensor) -> Tensor:
+def rotation_of(q: Tensor) -> Tensor:
     w, x, y, z = q / q.norm()
     rotation = q.new_zeros(3, 3)
     rotation[0, 0], rotation[0, 1] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z)
@@ -52,7 +48,15 @@ def rotated(q: Tensor) -> Tensor:
     rotation[1, 1], rotation[1, 2] = 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
     rotation[2, 0], rotation[2, 1] = 2 * (x * z - w * y), 2 * (y * z + w * x)
     rotation[2, 2] = 1 - 2 * (x * x + y * y)
-    return rotation @ POINTS
+    return rotation
+
+
+POINTS = draw.normal(3, 10)
+
+
+@workload("quaternion, index writes", "jacfwd", draw.normal(4), data={"points": POINTS})
+def rotated(q: Tensor) -> Tensor:
+    return rotation_of(q) @ POINTS
 
 
 @workload("stiffness matrix, index writes", "jacfwd", draw.uniform(12))

@@ -28,9 +28,7 @@ from pushforward.tape.private_compiler import cpp_kernel, empty_strided_cpu
 aten = torch.ops.aten
 
 MAX_ELEMENTS = 2**14  # of one tensor
-MAX_STORED = (
-    2**11
-)  # of all results: each takes compilers two milliseconds, and more where there are more
+MAX_STORED = 2**11  # of all results: above it compilers take many seconds
 
 Compute = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Shape, Tied
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks, tensors_in
 from pushforward.planning.noting import Rows
@@ -17,7 +18,8 @@ from pushforward.transforms.record import Tape
 
 STRUCTURES = "structures"  # what is stored of the blocks at the ends of pieces
 
-Structure = tuple[tuple[tuple[object, ...], ...], ...]
+# Of each block: the shape of its values, its own, that of its seeds, their ties, and its source.
+Structure = tuple[tuple[tuple[Shape, Shape, Shape, Tied, int], ...], ...]
 
 
 def push_tangents(
@@ -52,7 +54,7 @@ def push_blocks(
         if structure is None:  # forgotten since
             return tape.program.push(blocks)
     return [
-        tuple([Block(values, *rest) for values, (_, *rest) in zip(row, each, strict=True)])  # type: ignore[arg-type]
+        tuple([Block(values, *rest[1:]) for values, rest in zip(row, each, strict=True)])
         for row, each in zip(rows, structure, strict=True)
     ]
 

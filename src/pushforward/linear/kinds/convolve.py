@@ -13,6 +13,7 @@ from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
 Sizes = tuple[int, ...]
+Options = tuple[Sizes, Sizes, Sizes, bool, Sizes, int]  # as `convolve` has them
 
 
 @dataclasses.dataclass(slots=True, repr=False)
@@ -119,25 +120,17 @@ def convolve(
     )
     if is_plain or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return by_parts(lambda a, w: torch.convolution(a, w, None, *options), x, weight)
-    return by_parts(lambda a, w: _on_cpu(a, w, *options), x, weight)
+    return by_parts(lambda a, w: _on_cpu(a, w, options), x, weight)
 
 
-def _on_cpu(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    transposed: bool,
-    extra: Sizes,
-    groups: int,
-) -> Tensor:
+def _on_cpu(x: Tensor, weight: Tensor, options: Options) -> Tensor:
     """Return a convolution that autograd does not follow in the way that takes least time on CPUs.
 
     Without strides each is the transposed one of the kernel turned round. In float32 the ordinary one takes a third of
     the time where channels are few. In float64 the transposed one does, as the gradient of a convolution, unless it
     makes more channels than there are: a half to a tenth.
     """
+    stride, padding, dilation, transposed, extra, groups = options
     axes = zip(dilation, weight.shape[2:], padding, strict=True)
     around = tuple(d * (k - 1) - p for d, k, p in axes)
     is_single = x.dtype is torch.float32
@@ -152,10 +145,8 @@ def _on_cpu(
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, extra, strict=True)
     space = [(n - 1) * s - 2 * p + d * (k - 1) + e + 1 for n, k, s, p, d, e in sizes]
     image = x.new_empty(()).expand(len(x), weight.shape[1] * groups, *space)  # for its shape
-    options = (stride, padding, dilation, False, (0,) * len(stride), groups)
-    result: Tensor = torch.ops.aten.convolution_backward.default(
-        x, image, weight, None, *options, [True, False, False]
-    )[0]
+    rest = (stride, padding, dilation, False, (0,) * len(stride), groups, [True, False, False])
+    result: Tensor = torch.ops.aten.convolution_backward.default(x, image, weight, None, *rest)[0]
     return result
 
 
