@@ -50,9 +50,8 @@ def keep_strides(copy: Tensor, x: Tensor) -> None:
     if forward_ad._current_level >= 0 or not x.numel():
         return
     with torch.no_grad():
-        if (
-            0 in x.stride()
-        ):  # writes to what is expanded are refused; other overlaps get memory for each element
+        # Writes to what is expanded are refused; other overlaps get memory for each element.
+        if 0 in x.stride():
             span = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
             copy.data = x.as_strided((span,), (1,)).clone().as_strided(x.shape, x.stride())
         elif not overlaps(x):
@@ -98,9 +97,8 @@ def write_back(writes: Iterable[tuple[Tensor, Tensor]]) -> None:
 def _laid_out_alike(x: Tensor, value: Tensor) -> Tensor:
     """Return ``value`` with the layout of ``x``: the function may have changed that of its copy, as ``x.t_()`` does."""
     lies_as_x = not is_wrapped(value) and value.untyped_storage().nbytes() != value.nbytes
-    strides = (
-        x.stride() if lies_as_x else torch.empty_like(x).stride()
-    )  # those of the copy at first
+    # Those of the copy at first.
+    strides = x.stride() if lies_as_x else torch.empty_like(x).stride()
     if value.shape == x.shape and value.stride() in (strides, x.stride()):
         return value
     if value.numel() != x.numel():
