@@ -106,10 +106,29 @@ def test_cross_country_refuses_complex_numbers_and_mixed_dtypes() -> None:
         jacobian(lambda z: z * z, mode="cross")(z)
     with pytest.raises(UnsupportedError, match="mode='auto'"):
         jacobian(lambda x: x.float().sin(), mode="cross")(X)
-    with pytest.raises(UnsupportedError, match="expected one real dtype"):  # where one is not used
-        jacobian(lambda x, z: x.sin() * 2, argnums=(0, 1), mode="cross")(X, z)
     with pytest.raises(UnsupportedError, match="expected one real dtype"):
         jacobian(lambda x, z: (x.sin() * 2, z), argnums=(0, 1), mode="cross")(X, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.float32])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("mode", ["cross", "auto", "forward", "reverse"])
+def test_what_takes_no_part_may_have_any_dtype(
+    dtype: torch.dtype, order: tuple[int, int], mode: str
+) -> None:
+    other = torch.ones(2, dtype=dtype)
+
+    def func(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (args[order[0]].sin() * 2).cumsum(0), other * 3
+
+    args = (X, other) if order == (0, 1) else (other, X)
+    ours = jacobian(func, argnums=(0, 1), mode=mode)(*args)  # type: ignore[arg-type]
+    plain = jacfwd(func, argnums=(0, 1))(*args)
+    for row, expected_row in zip(ours, plain, strict=True):
+        for block, expected_block in zip(row, expected_row, strict=True):
+            torch.testing.assert_close(block, expected_block)
+    expected = torch.func.jacrev(lambda x: (x.sin() * 2).cumsum(0))(X)
+    torch.testing.assert_close(ours[0][order[0]], expected)
 
 
 def test_errors() -> None:

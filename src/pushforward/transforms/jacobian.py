@@ -336,8 +336,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         tape.num_batch,
         *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)],
     )
-    # What does not take part in the program counts, too: blocks are made like it.
-    is_uniform = len({t.dtype for t in (*tape.inputs, *tape.outputs)}) == 1
+    is_uniform = len({y.dtype for y in _dependent(tape)}) == 1
     if tape.reading.is_distributed:  # only sweeps are the same in every process
         with_cross = False
     if mode == "cross":
@@ -375,9 +374,15 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     )
 
 
+def _dependent(tape: Tape) -> list[Tensor]:
+    """Return the outputs that depend on an input."""
+    outputs = zip(tape.outputs, tape.program.outputs, strict=True)
+    return [y for y, variable in outputs if variable is not None]
+
+
 def _eliminated(tape: Tape, chosen: Plan) -> list[list[Tensor]]:
     shapes = [tuple(y.shape) for y in tape.outputs]
-    graph = run_order(tape.program, chosen.order, shapes, like=tape.inputs[0])
+    graph = run_order(tape.program, chosen.order, shapes, like=_dependent(tape)[0])
     rows = []
     for i, y in enumerate(tape.outputs):
         row = []
