@@ -58,11 +58,7 @@ UNDEFINED: tuple[Undefined, ...] = (
 )
 
 # Entries that use PyTorch's own derivative of a single operator: entry -> nodes.
-BLACK_BOXES: dict[str, tuple[str, ...]] = {
-    "linalg.matrix_sqrth": ("LinalgMatrixSqrthBackward0",),
-    "linalg.polar": ("LinalgPolarBackward0",),
-}
-NEWER = {"linalg.matrix_sqrth", "linalg.polar"}  # entries that PyTorch 2.14 has and 2.13 has not
+BLACK_BOXES: dict[str, tuple[str, ...]] = {}
 
 
 def refusals_of(entry: str) -> list[Refusal]:

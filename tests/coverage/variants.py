@@ -255,17 +255,25 @@ def _check_low_precision(
         except Exception:
             tried.refused.append(label)
             continue
-        if message := _low_precision_mismatch(low, high, value.numel(), tolerance):
+        if message := _low_precision_mismatch(low, high, dtype, value.numel(), tolerance):
             tried.failures.append((label, "jvp, vjp", message))
         else:
             tried.held.append(label)
 
 
-def _low_precision_mismatch(low: Case, high: Case, num_outputs: int, tolerance: float) -> str:
-    """Return what is wrong by torch.autograd in float64, in the low precision (ties!), and by differences."""
+def _low_precision_mismatch(
+    low: Case, high: Case, dtype: torch.dtype, num_outputs: int, tolerance: float
+) -> str:
+    """Return what is wrong by torch.autograd in float64, in the low precision (ties!), and by differences.
+
+    What is too large for the low precision is infinite there, as the slope of frexp is at the smallest numbers.
+    """
     generator = torch.Generator().manual_seed(low.index)
-    w = torch.randn(num_outputs, generator=generator, dtype=torch.float64)
-    u = torch.randn(size(low.point), generator=generator, dtype=torch.float64)
+    w, u = (
+        torch.randn(count, generator=generator, dtype=torch.float64)
+        for count in (num_outputs, size(low.point))
+    )
+    w, u = w + w.sign(), u + u.sign()  # of at least 1: what is too large is the slope
     try:
         row, slope = ours.pull(low, w).double(), ours.push(low, u).double()
     except Exception as error:
@@ -279,6 +287,8 @@ def _low_precision_mismatch(low: Case, high: Case, num_outputs: int, tolerance: 
     for reference in references:
         try:
             expected = reference().detach().double()
+            held = expected.to(dtype).double()
+            expected = torch.where(held.isfinite(), expected, held)
         except Exception as error:
             messages.append(f"no reference: {type(error).__name__}")
             continue

@@ -34,6 +34,7 @@ UNFOLLOWED = "an output without a derivative"
 SYMMETRIC = {
     "aten::_linalg_eigh",
     "aten::linalg_cholesky_ex",
+    "aten::linalg_matrix_sqrth",
     "aten::cholesky",
     "aten::linalg_eigh",
     "aten::linalg_ldl_factor_ex",

@@ -3,11 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from oracles import assert_close
+from oracles import TOLERANCE, assert_close, central_jacobian
 from torch import Tensor
 
 import pushforward as pf
-from pushforward import General, MissingRuleError, elementwise, nondifferentiable, primitive, rule
+from pushforward import (
+    General,
+    MissingRuleError,
+    elementwise,
+    nondifferentiable,
+    primitive,
+    rule,
+    with_output,
+)
 
 F64 = torch.float64
 
@@ -162,3 +170,125 @@ def test_declared_constant_it_has_no_derivative():
     x = rand(3)
     assert_close(pf.jacfwd(lambda x: frozen(x) * x)(x), torch.diag(x))
     assert_close(pf.vmap(pf.grad(lambda x: (frozen(x) * x).sum()))(x.expand(2, 3)), x.expand(2, 3))
+
+
+class Square(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return 2 * ctx.saved_tensors[0] * cotangent
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * ctx.saved_tensors[0] * tangent
+
+
+@primitive
+def by_primitive(x):
+    return x**3
+
+
+@primitive
+def by_function(x):
+    return x**3
+
+
+@primitive
+def by_map(x):
+    return x**3
+
+
+elementwise(by_primitive, lambda x: cube(x, factor=3.0) / x)
+elementwise(by_function, lambda x: 3 * Square.apply(x))
+
+
+def _map_of_functions(x):
+    def move(seeds):
+        return 3 * Square.apply(x) * Square.apply(seeds.sqrt())
+
+    return General(tuple(x.shape), tuple(x.shape), move, move)
+
+
+rule(by_map, _map_of_functions)
+
+CUBES = {  # by what their rules call
+    "a primitive": (by_primitive, lambda x: x**3),
+    "an autograd.Function": (by_function, lambda x: x**3),
+    "an autograd.Function when applied": (by_map, lambda x: x**3),
+    "an operator with a rule": (
+        torch.special.scaled_modified_bessel_k0,
+        lambda x: torch.special.modified_bessel_k0(x) * x.exp(),
+    ),
+}
+
+
+@pytest.mark.parametrize("vmap", [pf.vmap, torch.func.vmap])
+@pytest.mark.parametrize("name", CUBES)
+def test_under_vmap_a_rule_may_call_what_torch_func_looks_at(name, vmap):
+    func, expected = CUBES[name]
+    x = rand(2, 3) + 0.5
+    first = torch.stack([central_jacobian(expected, row) for row in x])
+    for _ in range(3):
+        for transform in (pf.jacfwd, pf.jacrev):
+            torch.testing.assert_close(vmap(transform(func))(x), first, **TOLERANCE)
+    if name != "an autograd.Function when applied":  # the square root has no slope at 0
+        second = torch.stack([central_jacobian(pf.jacrev(func), row) for row in x])
+        torch.testing.assert_close(vmap(pf.jacfwd(pf.jacrev(func)))(x), second, **TOLERANCE)
+
+
+@primitive
+def exponential(x):
+    return x.exp()
+
+
+elementwise(exponential, with_output(lambda x, *, out: out))
+
+
+@primitive
+def product(x, y):
+    return x * y
+
+
+elementwise(product, lambda x, y: y, lambda x, y: x)
+
+
+def overwriting(x, times, exp):
+    """Write to the arguments and results of operators with a rule, in one of several ways."""
+    a, b = x * 1, x.sin()
+    c = times(a, b)
+    a.mul_(2.0)
+    d = exp(c)
+    b[0] = 1.0
+    e = times(d, c)
+    d[1:].zero_()
+    c.add_(a)
+    return e * b + d + c
+
+
+@pytest.mark.parametrize("name", ["jacfwd", "jacrev", "hessian", "third", "torch outside"])
+def test_what_they_were_given_or_gave_may_be_overwritten(name):
+    of_ours, of_plain = TRANSFORMS[name]
+    x = rand(3)
+
+    def with_rules(x):
+        return overwriting(x, product, exponential)
+
+    def without(x):
+        return overwriting(x, lambda a, b: a.clone() * b.clone(), lambda x: x.clone().exp() * 1)
+
+    for _ in range(3):
+        assert_close(of_ours(with_rules)(x), of_plain(without)(x))
+    if name != "torch outside":
+        batch = rand(2, 3)
+        expected = torch.stack([of_plain(without)(row) for row in batch])
+        assert_close(torch.func.vmap(of_ours(with_rules))(batch), expected)

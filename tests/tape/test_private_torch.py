@@ -275,6 +275,30 @@ def test_versions_in_the_error_about_overwritten_tensors():
     assert joined.grad_fn.name() == "StackBackward0"
 
 
+def test_what_a_function_saved_can_be_had_as_it_is_now():
+    class Kept(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            result = x * 2
+            ctx.save_for_backward(x, result)
+            return result
+
+    x = leaf(2) * 1
+    y = Kept.apply(x)
+    x.mul_(3)
+    node = y.grad_fn
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        node.saved_tensors  # noqa: B018
+    first, result = private.saved_as_now(node, [0, 0])
+    assert torch.equal(first, x)
+    assert first.requires_grad
+    assert torch.equal(result, y)
+    assert result.grad_fn is node
+    assert x._version == 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        node.saved_tensors  # noqa: B018
+
+
 def test_a_version_can_be_kept_over_a_write():
     x = torch.zeros(3)
     with private.keeping_version(x):

@@ -30,6 +30,7 @@ from pushforward.rules import normalization as normalization
 from pushforward.rules import padding as padding
 from pushforward.rules import pooling as pooling
 from pushforward.rules import reductions as reductions
+from pushforward.rules import roots as roots
 from pushforward.rules import sampling as sampling
 from pushforward.rules import scans as scans
 from pushforward.rules import scattering as scattering

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block_sum import Blocks
+from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term, pulled
+from pushforward.linear.transposition import LinearFunction
 from pushforward.rules.registry import Rule, maps_of
 from pushforward.tape import (
     black_boxes,
@@ -42,6 +45,7 @@ from pushforward.tape.prepared import (
     prepared,
     rule_of,
 )
+from pushforward.tape.private_functorch import functorch_level, with_functorch
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.stores import Stores
@@ -252,8 +256,33 @@ def _by_rule_of_user(
         if edge[0] >= 0:
             slots = [Slot(key[0], key[1], edge, x, index)]
             call = Call(node.call.operator, args, kwargs, out, slots)
-            found += _applied(node.call.rule(key), call, RULED, wanted)
-    return found
+            with with_functorch():  # a formula may call an autograd.Function, which looks for it
+                found += _applied(node.call.rule(key), call, RULED, wanted)
+    if functorch_level() is None:
+        return found
+    return [
+        (edge, dtype, {nr: _seeing_functorch(each) for nr, each in maps.items()})
+        for edge, dtype, maps in found
+    ]
+
+
+def _seeing_functorch(linear_map: AbstractLinearMap) -> AbstractLinearMap:
+    """Return a map whose functions may call an ``autograd.Function``, too."""
+    if type(linear_map) is not General:
+        return linear_map
+
+    def seeing(function: LinearFunction) -> LinearFunction:
+        def called(seeds: Tensor) -> Tensor:
+            with with_functorch():
+                return function(seeds)
+
+        return called
+
+    return dataclasses.replace(
+        linear_map,
+        push_seeds=seeing(linear_map.push_seeds),
+        pull_seeds=seeing(linear_map.pull_seeds),
+    )
 
 
 def maps_by_rule(

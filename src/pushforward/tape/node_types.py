@@ -25,8 +25,12 @@ from pushforward.tape.ruled import Ruled
 Read = Callable[[Node, list[Any], list[Any]], None]
 Joined = Callable[[Node], tuple[tuple[int, ...], ...]]
 
-# Nodes that PyTorch does not generate from its table.
-_BY_HAND: dict[str, Row] = {"torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), None)}
+# Nodes that PyTorch does not generate from its table, or not in the version that ours is of.
+_BY_HAND: dict[str, Row] = {
+    "torch::autograd::CopyBackwards": ("copy", ("self", "src"), (), None),
+    "LinalgMatrixSqrthBackward0": ("linalg_matrix_sqrth", ("self",), (), None),  # 2.14
+    "LinalgPolarBackward0": ("linalg_polar", ("A",), (("H", 1), ("U", 0)), None),  # 2.14
+}
 
 # Nodes that move elements and do not say where to: they are asked.
 MOVEMENTS = {"torch::autograd::CopySlices", "AsStridedBackward0", "AsStridedBackward0_copy"}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from pushforward.tape.node_types import NodeType
+from pushforward.tape.node_types import RULED, NodeType
 from pushforward.tape.private_functorch import is_wrapped, without_functorch
 from pushforward.tape.private_torch import (
     Node,
@@ -27,6 +27,7 @@ from pushforward.tape.private_torch import (
     num_holders,
     num_owners,
     raw_saved,
+    saved_as_now,
     sequence_number,
     set_grad_enabled,
     shares_storage,
@@ -44,6 +45,18 @@ class RestoredNode:
         """Answer for the node."""
         value = self.old.get(name)
         return getattr(self.node, name) if value is None else value
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]:
+        """All that the node of an ``autograd.Function`` saved."""
+        versions: Sequence[int] = self.node.versions
+        now = saved_as_now(self.node, versions)
+        if any(
+            x._version != version and f"_saved_{place}" not in self.old
+            for place, (x, version) in enumerate(zip(now, versions, strict=True))
+        ):
+            now = self.node.saved_tensors  # raises
+        return tuple(self.old.get(f"_saved_{place}", x) for place, x in enumerate(now))
 
 
 Restored = dict[Node, RestoredNode]
@@ -158,24 +171,13 @@ def restored(
     lost: list[tuple[int, Node, str, Tensor, bool, _State]] = []
     states: list[_State] = []
     for node, kind in made:
-        for name in kind.tensor_names:
-            try:
-                getattr(node, f"_saved_{name}")
-            except RuntimeError as error:
-                version = expected_version(error)
-                if version is None and not is_refusal(error):
-                    raise
-                now = raw_saved(node, name)
-                if not isinstance(now, Tensor):
-                    continue
-                maker = node if name in kind.outputs else None
-                state = _state_of(now, maker, writes, originals, states)
-                if state is not None:
-                    state.note(now)
-                    if version is None:
-                        version = state.version_at(sequence_number(node))
-                    is_followed = name in kind.outputs or now.requires_grad
-                    lost.append((version, node, name, now, is_followed, state))
+        for name, known, now, is_output in _refused(node, kind):
+            state = _state_of(now, node if is_output else None, writes, originals, states)
+            if state is not None:
+                state.note(now)
+                version = state.version_at(sequence_number(node)) if known is None else known
+                is_followed = is_output or now.requires_grad
+                lost.append((version, node, name, now, is_followed, state))
     found: Restored = {}
     for version, node, name, now, is_followed, state in sorted(lost, key=lambda item: -item[0]):
         value = state.at(version, now)
@@ -183,6 +185,29 @@ def restored(
             stand_in = found.setdefault(node, RestoredNode(node, {}))
             stand_in.old[f"_saved_{name}"] = value
     return found
+
+
+def _refused(node: Node, kind: NodeType) -> Iterator[tuple[str, int | None, Tensor, bool]]:
+    """Yield what autograd refuses to give: name, version when saved, the tensor as it is now, if it is an output.
+
+    Autograd does not always tell the version: None.
+    """
+    if kind is RULED:
+        versions = node.versions
+        for place, now in enumerate(saved_as_now(node, versions)):
+            if now._version != versions[place]:
+                yield str(place), versions[place], now, place >= len(node.call.places)
+        return
+    for name in kind.tensor_names:
+        try:
+            getattr(node, f"_saved_{name}")
+        except RuntimeError as error:
+            version = expected_version(error)
+            if version is None and not is_refusal(error):
+                raise
+            now = raw_saved(node, name)
+            if isinstance(now, Tensor):
+                yield name, version, now, name in kind.outputs
 
 
 def _state_of(

@@ -8,7 +8,7 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, methodcaller
 from typing import Any, TypeVar
 
@@ -208,6 +208,18 @@ def num_owners(tensor: Tensor) -> tuple[int, int]:
 def shares_storage(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors lie in the same memory."""
     return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+
+
+def saved_as_now(node: Node, versions: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return what an ``autograd.Function`` saved as it is now, ``versions`` being those that it saw."""
+    tensors = tuple(item.data for item in node._raw_saved_tensors)
+    now = tuple(tensor._version for tensor in tensors)
+    try:
+        torch._C._autograd._unsafe_set_version_counter(tensors, tuple(versions))
+        saved: tuple[Tensor, ...] = node.saved_tensors
+        return saved
+    finally:
+        torch._C._autograd._unsafe_set_version_counter(tensors, now)
 
 
 def raw_saved(node: Node, name: str) -> Any:

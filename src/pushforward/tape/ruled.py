@@ -119,6 +119,7 @@ class Ruled(torch.autograd.Function):
             *[o for o in outs if isinstance(o, Tensor) and not _is_differentiable(o)]
         )
         saved = (*inputs[1:], *[out for out in outs if isinstance(out, Tensor)])
+        ctx.versions = [tensor._version for tensor in saved]
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
