@@ -49,9 +49,10 @@ class Script:
     ) -> Reading | None:
         """Return the reading of a graph like the one that the script was made for, None of any other."""
         found = self.found(starts, ends, oldest, geometries, called)
-        if found is None:
-            return None
-        tensors, nodes = found
+        return None if found is None else self.reading(*found, geometries)
+
+    def reading(self, tensors: list[Any], nodes: list[Node], geometries: Geometries) -> Reading:
+        """Return the reading of what was found."""
         known = self.template
         return Reading(
             known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,

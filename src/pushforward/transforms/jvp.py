@@ -14,6 +14,7 @@ from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import A, R, Selected, check_function, match_leaf
 from pushforward.transforms.pushing import push_tangents
 from pushforward.transforms.record import Tape
+from pushforward.transforms.repeat import TapeKey, learn, repeated
 from pushforward.trees import flatten, unflatten
 
 NAME = "jvp"
@@ -90,8 +91,13 @@ def named_jvp(
     """Compute ``func`` and its derivative along ``tangents``; errors say ``name``."""
     check_function(name, func)
     check_primals(name, primals)
+    directions = match_tangents(name, primals, tangents, num_batch_axes=0)
+    key = None if has_aux else TapeKey(name, is_kept=False)
+    known = repeated(key, func, primals, {})
+    if isinstance(known, Tape):
+        pushed = known.pushed(directions)
+        return unflatten(known.results, known.spec), _tangent(known, pushed, directions)
     selected = Selected(name, primals, tuple(range(len(primals))))
-    directions = match_tangents(name, primals, tangents, selected.leaves, num_batch_axes=0)
     with Tape(
         name,
         func,
@@ -100,6 +106,7 @@ def named_jvp(
         has_aux=has_aux,
         takes_apart=True,
         pushing=Pushing(1, lambda: directions, (), push_tangents),
+        begun=known,
     ) as tape:
         if strict and any(number < 0 for number, _ in tape.reading.outputs):
             raise ArgumentValueError(
@@ -108,9 +115,13 @@ def named_jvp(
             )
         given = tape.tangents  # of the last piece
         pushed = tape.pushed(directions if given is None else given)
-    output = unflatten(tape.results, tape.spec)
-    tangent = unflatten([owned(t, directions) for t in pushed], tape.spec)
+    learn(key, tape, selected, primals)
+    output, tangent = unflatten(tape.results, tape.spec), _tangent(tape, pushed, directions)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)
+
+
+def _tangent(tape: Tape, pushed: Sequence[Tensor], directions: Sequence[Tensor]) -> Any:
+    return unflatten([owned(t, directions) for t in pushed], tape.spec)
 
 
 def check_primals(name: str, primals: Any) -> None:
@@ -127,9 +138,7 @@ def check_primals(name: str, primals: Any) -> None:
         )
 
 
-def match_tangents(
-    name: str, primals: Any, tangents: Any, leaves: Sequence[Tensor], num_batch_axes: int
-) -> list[Tensor]:
+def match_tangents(name: str, primals: Any, tangents: Any, num_batch_axes: int) -> list[Tensor]:
     """Return the tangents of the tensor leaves, checked, in the primals' dtypes."""
     all_primals, spec = flatten(primals)
     all_tangents, tangent_spec = flatten(tangents)
@@ -138,10 +147,9 @@ def match_tangents(
             f"{name}: Expected primals and tangents to have the same python structure: got {tangent_spec}, expected "
             f"{spec}. Give one tangent for every primal."
         )
-    directions = []
+    directions: list[Tensor] = []
     for primal, tangent in zip(all_primals, all_tangents, strict=True):
         if not isinstance(primal, Tensor):
             continue
         directions.append(match_leaf(name, "tangent", tangent, primal, num_batch_axes, of="primal"))
-    assert len(directions) == len(leaves)
     return directions

@@ -32,15 +32,15 @@ from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Selected, check_outputs, split_aux
-from pushforward.trees import flatten, unflatten
+from pushforward.trees import TreeSpec, flatten, unflatten
 
 
 class Tape:
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "__weakref__", "_answer", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_program",
-        "_signature", "_unwritten", "_versions", "aux", "batch", "inputs", "name", "outputs", "randomness", "reading",
+        "__weakref__", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_program",
+        "_signature", "_unwritten", "_versions", "answer", "aux", "batch", "inputs", "name", "outputs", "randomness", "reading",
         "results", "spec", "tangents",
     )  # fmt: skip
 
@@ -106,9 +106,9 @@ class Tape:
         self.inputs = run.inputs if self.tangents is None else tensors_in(self.tangents)
         self._grad_mode = run.grad_mode
         self._program: LinearProgram | None = None
-        self._signature: tuple[Any, ...] | None = None
+        self._signature: Signature | None = None
         self._versions: list[tuple[Tensor, int]] = []
-        self._answer: tuple[Known, bool] | None = None
+        self.answer: tuple[Known, bool] | None = None  # kernels, and whether autograd records them
         self._is_trusted = not (run.is_watched or self._cycles)
         if not num_dispatch_modes():  # under which sizes may not hash
             self._learn(run, func)
@@ -156,6 +156,33 @@ class Tape:
         self._program, self._signature, self._versions, self._unwritten = None, None, [], []
         return self
 
+    @classmethod
+    def recalled(
+        cls,
+        name: str,
+        reading: Reading,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        results: list[Tensor],
+        spec: TreeSpec,
+        signature: Signature,
+        grad_mode: bool,
+        is_kept: bool,
+    ) -> Tape:
+        """Return the tape of a function that left a graph, and did nothing else, as before."""
+        self = cls.around(name, reading, inputs, outputs)
+        self.results, self.spec, self.aux, self.tangents, self._cycles = (
+            results,
+            spec,
+            None,
+            None,
+            [],
+        )
+        self._signature, self._grad_mode, self._is_kept = signature, grad_mode, is_kept
+        if is_kept:
+            self._keep()
+        return self
+
     def _record(
         self,
         run: Run,
@@ -195,12 +222,16 @@ class Tape:
 
     def _keep(self) -> None:
         """Let the tape outlive the call."""
-        reading = self.reading
-        if not reading.is_followed:
-            reading.tensors = map_saved(
-                lambda t: detached(t) if t.requires_grad else t, reading.tensors
-            )
-        self._versions = [(t, t._version) for t in self.reading.all_saved() if has_version(t)]
+        reading, is_followed = self.reading, self.reading.is_followed
+        versions: list[tuple[Tensor, int]] = []
+
+        def kept(t: Tensor) -> Tensor:
+            t = detached(t) if t.requires_grad and not is_followed else t
+            if has_version(t):
+                versions.append((t, t._version))
+            return t
+
+        reading.tensors, self._versions = map_saved(kept, reading.tensors), versions
         if self._cycles:
             weakref.finalize(self, end_cycles, self._cycles)
         self.write_back()
@@ -228,16 +259,16 @@ class Tape:
         return lower(self.name, self.reading.typed())
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> Signature:
         """All that what is computed from the tape depends on but the tensors' elements."""
         if self._signature is None:
             reading = self.reading
             if type(reading.signature) is list:
                 reading.signature = Signature(tuple(reading.signature))
-            self._signature = (
-                reading.signature, self.num_batch, self._grad_mode, torch.get_default_dtype(), is_autocasting(),
-                *metadata_of(self.inputs, self.outputs),
-            )  # fmt: skip
+            found = metadata_of(self.inputs, self.outputs)
+            self._signature = Signature(
+                (reading.signature, self.num_batch, self._grad_mode, *surroundings(), *found)
+            )
         return self._signature
 
     def _values(self, given: Sequence[Tensor]) -> list[Any]:
@@ -271,12 +302,12 @@ class Tape:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
             compute = sweep_of(self.reading, compute)
             return self._computed(compute, is_recording, is_below, given, place)
-        key: Hashable = (kind, is_recording, level, self.signature)
+        key: Hashable = (kind, is_recording, level, self.signature, surroundings())
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
-            self._answer = None if given else (known, is_recording)
+            self.answer = None if given else (known, is_recording)
             replay = functools.partial(replayed, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
         anew = compute if is_one_of_many else functools.partial(self.anew, compute)
@@ -284,19 +315,16 @@ class Tape:
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)
 
-    def by_heart(self) -> tuple[trust.Record, Script, Known, bool] | None:
-        """Return what answers a call like this one: script and kernels, and whether autograd records those.
-
-        None where something else has to be done or decided.
-        """
-        if self._answer is None or not self._is_trusted or self.batch is not None:
+    def by_heart(self) -> tuple[trust.Record, Script] | None:
+        """Return the script of a call like this one; None where something else has to be done or decided."""
+        if not self._is_trusted or self.batch is not None:
             return None
         reading, scripts = self.reading, self._known.scripts
         if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:
             return None
         if any(number < 0 for number, _ in reading.outputs):
             return None
-        return self._known, scripts[0], *self._answer
+        return self._known, scripts[0]
 
     def computed(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which is not to be repeated."""
@@ -382,6 +410,11 @@ class Tape:
         """Carry out the writes to the caller's tensors."""
         unwritten, self._unwritten = self._unwritten, []
         write_back(unwritten)
+
+
+def surroundings() -> tuple[torch.dtype, bool]:
+    """Return what sweeps depend on beside a tape."""
+    return torch.get_default_dtype(), is_autocasting()
 
 
 def _computed_below(compute: Callable[[], Rows], given: Sequence[Tensor]) -> Rows:

@@ -3,13 +3,15 @@
 Nothing is decided any more: surroundings and arguments are compared with those of before, the function runs, the script
 reads and checks its graph, the kernels run. What is not as it was goes the whole way again (`record.Tape`). This costs
 half of what that costs, for small functions, and has a third of the code that has to be fetched.
+
+Of transforms that take tangents or cotangents, the recording is known by heart: it gives a tape.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -34,8 +36,8 @@ from pushforward.tape.private_torch import (
     set_grad_enabled,
 )
 from pushforward.tape.randomness import bare_generator_state
-from pushforward.tape.reader import ends_of, oldest_of
-from pushforward.tape.scripts import Script
+from pushforward.tape.reader import Signature, ends_of, oldest_of
+from pushforward.tape.scripts import Found, Script
 from pushforward.transforms.arguments import Argnums, Selected
 from pushforward.transforms.record import Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
@@ -82,13 +84,16 @@ class Repeat:
     spec: TreeSpec
     surroundings: tuple[Any, ...]
     script: Script
-    kernels: Known
+    signature: Signature  # of the tape
+    kernels: Known | None  # None where a tape is asked for
     is_recording: bool
 
     def is_ready(self, surroundings: tuple[Any, ...] | None) -> bool:
         """Whether calls in these surroundings, None if they never are, may be answered."""
         kernels = self.kernels
-        is_alive = kernels.replay is not None and kernels.answered < kernels.lifetime
+        is_alive = kernels is None or (
+            kernels.replay is not None and kernels.answered < kernels.lifetime
+        )
         return is_alive and surroundings == self.surroundings
 
     def leaves(self, args: tuple[Any, ...]) -> list[Tensor] | None:
@@ -115,10 +120,8 @@ class Repeat:
                 return None
         return leaves
 
-    def read(
-        self, begun: Begun, outputs: Sequence[Tensor], num_beside: set[int]
-    ) -> list[Any] | None:
-        """Return what kernels start from, None if the graph, or how many nodes are beside it, is not as before."""
+    def read(self, begun: Begun, outputs: Sequence[Tensor], num_beside: set[int]) -> Found | None:
+        """Return what nodes saved, and the nodes; None if the graph, or how many are beside it, is not as before."""
         if RemovableHandle.next_id != begun.num_hooks or any(x._version for x in begun.tracked):
             return None
         oldest = oldest_of(begun.tracked, begun.starts)
@@ -128,7 +131,29 @@ class Repeat:
         is_alone = oldest and thread.count == begun.count
         if is_alone and begun.end - oldest - len(found[1]) not in num_beside:
             return None
-        return [*found[0], found[1]]
+        return found
+
+    def tape(self, key: TapeKey, begun: Begun, found: Found, outputs: list[Tensor]) -> Tape:
+        """Return the tape of a call."""
+        reading = self.script.reading(*found, {})
+        reading.anchors = outputs
+        results = outputs if self.is_recording else [y.detach() for y in outputs]
+        return Tape.recalled(
+            key.name, reading, begun.tracked, outputs, results, self.spec, self.signature, self.surroundings[0],
+            key.is_kept,
+        )  # fmt: skip
+
+    def answer(self, found: Found, outputs: list[Tensor]) -> Answer | None:
+        """Run the kernels, if they still stand."""
+        kernels = self.kernels
+        if kernels is None or kernels.replay is None:
+            return None
+        set_grad_enabled(self.is_recording)
+        rows = kernels.replay([*found[0], found[1]])
+        if not self.is_recording:
+            outputs = [y.detach() for y in outputs]
+        kernels.answered += 1
+        return Answer(rows, outputs, self.spec)
 
 
 class Key(NamedTuple):
@@ -138,6 +163,13 @@ class Key(NamedTuple):
     argnums: Argnums
     randomness: str
     mode: str
+
+
+class TapeKey(NamedTuple):
+    """Likewise, where a tape of all arguments is asked for."""
+
+    name: str
+    is_kept: bool  # beyond the call
 
 
 def key_of(
@@ -164,9 +196,30 @@ def _surroundings() -> tuple[Any, ...] | None:
     return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting()
 
 
+@overload
 def repeated(
-    key: Key | None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Answer | Begun | None:
+    key: None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None: ...
+
+
+@overload
+def repeated(
+    key: Key, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Answer | Begun | None: ...
+
+
+@overload
+def repeated(
+    key: TapeKey, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tape | Begun | None: ...
+
+
+def repeated(
+    key: Key | TapeKey | None,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Answer | Tape | Begun | None:
     """Return the answer to a call that is known by heart, None to any other, and where there is no key.
 
     A call that turns out to be another after the function ran is only begun: a `record.Tape` goes on with it.
@@ -202,13 +255,13 @@ def repeated(
 def _run(
     record: trust.Record,
     repeats: list[Repeat],
-    key: Key,
+    key: Key | TapeKey,
     func: Callable[..., Any],
     leaves: list[Tensor],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     begun: Begun,
-) -> Answer | None:
+) -> Answer | Tape | None:
     """Call the function, read its graph and run the kernels; None if anything was not as before."""
     depth, is_eager, repeat = thread.depth, False, repeats[0]
     try:  # an interrupt may come at any time
@@ -234,22 +287,22 @@ def _run(
         begun.result, begun.end = result, next_sequence_number()
         for repeat in repeats:
             outputs = repeat.outputs_of(result)
-            values = None if outputs is None else repeat.read(begun, outputs, record.beside)
-            if values is not None:
+            found = None if outputs is None else repeat.read(begun, outputs, record.beside)
+            if found is not None:
                 break
-        replay = repeat.kernels.replay
-        if outputs is None or values is None or replay is None:
+        if outputs is None or found is None:
             return None
         if repeat is not repeats[0]:
             record.repeats[key] = [repeat, *[each for each in repeats if each is not repeat]]
-        if key.randomness == "error" and begun.state != bare_generator_state(leaves):
+        if (
+            type(key) is Key
+            and key.randomness == "error"
+            and begun.state != bare_generator_state(leaves)
+        ):
             return None
-        set_grad_enabled(repeat.is_recording)
-        rows = replay(values)
-        if not repeat.is_recording:
-            outputs = [y.detach() for y in outputs]
-        repeat.kernels.answered += 1
-        return Answer(rows, outputs, repeat.spec)
+        if type(key) is TapeKey:
+            return repeat.tape(key, begun, found, outputs)
+        return repeat.answer(found, outputs)
     except BaseException as error:  # raised again where the call goes on
         begun.error = error
         return None
@@ -263,7 +316,7 @@ def _run(
                 compiled_functions_run_eagerly.end(id(begun))
 
 
-def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]) -> None:
+def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple[Any, ...]) -> None:
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
     if key is None:
         return
@@ -271,7 +324,14 @@ def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]
     known, positions = tape.by_heart(), selected.positions
     if surroundings is None or known is None:
         return
-    record, script, kernels, is_recording = known
+    record, script = known
+    kernels: Known | None = None
+    if type(key) is TapeKey:
+        is_recording = tape.reading.is_followed and surroundings[0]
+    elif tape.answer is None:
+        return
+    else:
+        kernels, is_recording = tape.answer
     if any(type(x) is not Tensor or x.requires_grad for x in map(args.__getitem__, positions)):
         return  # within another transform, say
     if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
@@ -284,6 +344,7 @@ def learn(key: Key | None, tape: Tape, selected: Selected, args: tuple[Any, ...]
         tape.spec,
         surroundings,
         script,
+        tape.signature,
         kernels,
         is_recording,
     )

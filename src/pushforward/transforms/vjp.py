@@ -16,18 +16,20 @@ from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import A, R, Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals
 from pushforward.transforms.record import Tape
+from pushforward.transforms.repeat import TapeKey, learn, repeated
 from pushforward.trees import flatten, unflatten
 
 NAME = "vjp"
+KEY = TapeKey(NAME, is_kept=True)
 
 
 class Pullback:
     """The transposed derivative of a function at a point: takes cotangents of its outputs to those of its inputs."""
 
-    def __init__(self, tape: Tape, selected: Selected) -> None:
-        """Keep the tape."""
+    def __init__(self, tape: Tape, arranged: Callable[[list[Tensor]], tuple[Any, ...]]) -> None:
+        """Keep the tape, and what puts cotangents into the structure of the primals."""
         self._tape = tape
-        self._selected = selected
+        self._arranged = arranged
 
     @left_alone_by_dynamo
     def __call__(
@@ -58,7 +60,7 @@ class Pullback:
 
     def _pull(self, cotangents: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
         tape = self._tape
-        return self._selected.arranged(
+        return self._arranged(
             pulled_batch(tape, match_cotangents(cotangents, tape, len(batch)), batch)
         )
 
@@ -126,12 +128,19 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs
     References:
         Griewank and Walther, Evaluating Derivatives (2008), section 3.2 (reverse mode).
     """
+    key = None if has_aux else KEY
+    known = repeated(key, func, primals, kwargs)
+    if isinstance(known, Tape):
+        return unflatten(known.results, known.spec), Pullback(known, tuple)
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
-    tape = Tape(NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True, takes_apart=True)
+    tape = Tape(
+        NAME, func, selected, kwargs, has_aux=has_aux, is_kept=True, takes_apart=True, begun=known
+    )
+    learn(key, tape, selected, primals)
     output = unflatten(tape.results, tape.spec)
-    pullback = Pullback(tape, selected)
+    pullback = Pullback(tape, selected.arranged)
     return (output, pullback, tape.aux) if has_aux else (output, pullback)
 
 
