@@ -159,10 +159,8 @@ def is_about_inference(error: RuntimeError) -> bool:
     return "Inference tensors cannot be saved for backward" in str(error)
 
 
-def next_sequence_number() -> int:
-    """Return the sequence number of the node that this thread makes next."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
+# Of the node that this thread makes next.
+next_sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 
 def num_holders(tensor: Tensor) -> int:
@@ -250,9 +248,7 @@ def in_backward_pass() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-def is_autocasting() -> bool:
-    """Tell whether autocast is on for any device."""
-    return bool(torch._C._is_any_autocast_enabled())
+is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # for any device
 
 
 class _Eagerly:

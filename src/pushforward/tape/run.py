@@ -38,7 +38,7 @@ from pushforward.tape.private_torch import (
     sequence_number,
     set_grad_enabled,
 )
-from pushforward.tape.randomness import generator_state, put_back
+from pushforward.tape.randomness import generator_state, has_drawn, put_back
 from pushforward.tape.reader import Reading, oldest_of, reaches_others
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.sparse_tensors import with_real_ones
@@ -313,7 +313,7 @@ class Run(GraphReader):
 
     def _put_back(self, is_own: bool = False) -> bool:
         """Put the generators back, and tell whether the function drew from them; ``is_own``: no other thread did."""
-        if (before := self._random_state) is None or before == generator_state(self.inputs):
+        if (before := self._random_state) is None or not has_drawn(before, self.inputs):
             return False
         if not is_own and threading.active_count() > 1 and not self._watcher.has_drawn:
             if not self.is_watched:

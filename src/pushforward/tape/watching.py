@@ -33,7 +33,7 @@ from pushforward.tape.private_torch import (
     num_function_modes,
     pop_function_mode,
 )
-from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state
+from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state, has_drawn
 from pushforward.tape.recurrent import STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
@@ -245,7 +245,7 @@ def _draw(
     """Call, and see whether random numbers were drawn: tells the function's own draws from other threads'."""
     before = generator_state(())
     result = func(*args, **kwargs) if handler is None else handler(watcher, func, args, kwargs)
-    if generator_state(()) != before:
+    if has_drawn(before, ()):
         watcher.has_drawn = watcher.has_acted = True
     return result
 

@@ -40,8 +40,8 @@ class Tape:
 
     __slots__ = (
         "__weakref__", "_cycles", "_grad_mode", "_is_kept", "_is_trusted", "_known", "_program",
-        "_signature", "_unwritten", "_versions", "answer", "aux", "batch", "inputs", "name", "outputs", "randomness", "reading",
-        "results", "spec", "tangents",
+        "_signature", "_unwritten", "_versions", "answer", "aux", "batch", "inputs", "name", "outputs", "randomness",
+        "reading", "results", "spec", "tangents",
     )  # fmt: skip
 
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
@@ -267,7 +267,7 @@ class Tape:
                 reading.signature = Signature(tuple(reading.signature))
             found = metadata_of(self.inputs, self.outputs)
             self._signature = Signature(
-                (reading.signature, self.num_batch, self._grad_mode, *surroundings(), *found)
+                (reading.signature, self.num_batch, self._grad_mode, *_casting(), *found)
             )
         return self._signature
 
@@ -302,7 +302,7 @@ class Tape:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
             compute = sweep_of(self.reading, compute)
             return self._computed(compute, is_recording, is_below, given, place)
-        key: Hashable = (kind, is_recording, level, self.signature, surroundings())
+        key: Hashable = (kind, is_recording, level, self.signature, _casting())
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
         values, known = self._values(given), ready(key)
@@ -412,8 +412,8 @@ class Tape:
         write_back(unwritten)
 
 
-def surroundings() -> tuple[torch.dtype, bool]:
-    """Return what sweeps depend on beside a tape."""
+def _casting() -> tuple[torch.dtype, bool]:
+    """Return what the dtypes of sweeps depend on beside a tape."""
     return torch.get_default_dtype(), is_autocasting()
 
 

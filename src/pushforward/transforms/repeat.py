@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 from pushforward.planning.noting import Rows
@@ -24,20 +23,18 @@ from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.copies import keep_strides
 from pushforward.tape.depth import check_depth, thread
-from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
+    Node,
     compiled_functions_run_eagerly,
     has_dynamo,
-    in_backward_pass,
-    is_autocasting,
     next_sequence_number,
-    num_dispatch_modes,
-    num_function_modes,
+    sequence_number,
     set_grad_enabled,
 )
-from pushforward.tape.randomness import bare_generator_state
-from pushforward.tape.reader import Signature, ends_of, oldest_of
-from pushforward.tape.scripts import Found, Script
+from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
+from pushforward.tape.reader import Signature
+from pushforward.tape.scripts import End, Script
+from pushforward.tape.surroundings import Surroundings, surroundings
 from pushforward.transforms.arguments import Argnums, Selected
 from pushforward.transforms.record import Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
@@ -46,6 +43,8 @@ MAX_MISSES = (
     8  # of a function whose graph is another time and again: knowing it by heart is for nothing
 )
 MAX_REPEATS = 2  # of one function, where two graphs come in turn
+
+Found = tuple[list[Tensor], list[Any], list[Node]]  # outputs, what nodes saved, nodes
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,13 +81,14 @@ class Repeat:
     inputs: list[tuple[torch.Size, torch.dtype, torch.device]]
     outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
     spec: TreeSpec
-    surroundings: tuple[Any, ...]
+    surroundings: Surroundings
+    is_counted: bool  # whether one thread makes all nodes, and counts them
     script: Script
     signature: Signature  # of the tape
     kernels: Known | None  # None where a tape is asked for
     is_recording: bool
 
-    def is_ready(self, surroundings: tuple[Any, ...] | None) -> bool:
+    def is_ready(self, surroundings: Surroundings | None) -> bool:
         """Whether calls in these surroundings, None if they never are, may be answered."""
         kernels = self.kernels
         is_alive = kernels is None or (
@@ -109,33 +109,45 @@ class Repeat:
             found.append(x)
         return found
 
-    def outputs_of(self, result: Any) -> list[Tensor] | None:
-        """Return the outputs, None if they are not like those of before."""
-        leaves, spec = flatten(result)
+    def found(self, begun: Begun, num_beside: set[int]) -> Found | None:
+        """Return the outputs, what nodes saved, and the nodes.
+
+        None if the outputs, the graph, or how many nodes are beside it, are not as before.
+        """
+        result = begun.result
+        leaves, spec = ([result], LEAF) if type(result) is Tensor else flatten(result)
         if spec is not self.spec and spec != self.spec:
             return None
+        ends: list[End] = []
         for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
             is_same = type(y) is Tensor and y.shape == shape and y.dtype is dtype
             if not is_same or y.stride() != stride:
                 return None
-        return leaves
-
-    def read(self, begun: Begun, outputs: Sequence[Tensor], num_beside: set[int]) -> Found | None:
-        """Return what nodes saved, and the nodes; None if the graph, or how many are beside it, is not as before."""
-        if RemovableHandle.next_id != begun.num_hooks or any(x._version for x in begun.tracked):
-            return None
-        oldest = oldest_of(begun.tracked, begun.starts)
-        found = self.script.found(begun.starts, ends_of(outputs), oldest, {})
+            ends.append((y.grad_fn, y.output_nr))
+        for x in begun.tracked:
+            if x._version:
+                return None
+        starts = begun.starts
+        oldest = sequence_number(starts[0]) if self.is_counted else 0
+        found = self.script.found(starts, ends, oldest, {})
         if found is None:
             return None
-        is_alone = oldest and thread.count == begun.count
-        if is_alone and begun.end - oldest - len(found[1]) not in num_beside:
+        saved, nodes = found
+        is_alone = self.is_counted and thread.count == begun.count
+        if is_alone and begun.end - oldest - len(nodes) not in num_beside:
             return None
-        return found
+        return leaves, saved, nodes
 
-    def tape(self, key: TapeKey, begun: Begun, found: Found, outputs: list[Tensor]) -> Tape:
+    def tape(
+        self,
+        key: TapeKey,
+        begun: Begun,
+        outputs: list[Tensor],
+        saved: list[Any],
+        nodes: list[Node],
+    ) -> Tape:
         """Return the tape of a call."""
-        reading = self.script.reading(*found, {})
+        reading = self.script.reading(saved, nodes, {})
         reading.anchors = outputs
         results = outputs if self.is_recording else [y.detach() for y in outputs]
         return Tape.recalled(
@@ -143,13 +155,13 @@ class Repeat:
             key.is_kept,
         )  # fmt: skip
 
-    def answer(self, found: Found, outputs: list[Tensor]) -> Answer | None:
+    def answer(self, outputs: list[Tensor], saved: list[Any], nodes: list[Node]) -> Answer | None:
         """Run the kernels, if they still stand."""
         kernels = self.kernels
         if kernels is None or kernels.replay is None:
             return None
         set_grad_enabled(self.is_recording)
-        rows = kernels.replay([*found[0], found[1]])
+        rows = kernels.replay([*saved, nodes])
         if not self.is_recording:
             outputs = [y.detach() for y in outputs]
         kernels.answered += 1
@@ -187,15 +199,6 @@ def key_of(
     return Key(name, argnums, randomness, mode)
 
 
-def _surroundings() -> tuple[Any, ...] | None:
-    """Return what a call depends on beside its arguments; None where it has to be made the whole way."""
-    if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
-        return None
-    if torch.is_inference_mode_enabled() or forward_ad._current_level >= 0 or in_backward_pass():
-        return None
-    return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting()
-
-
 @overload
 def repeated(
     key: None, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,14 +233,18 @@ def repeated(
     repeats: list[Repeat] | None = record.repeats.get(key)
     if repeats is None or not record.is_trusted:
         return None
-    surroundings = _surroundings()
-    repeats = [repeat for repeat in repeats if repeat.is_ready(surroundings)]
-    leaves = repeats[0].leaves(args) if repeats else None
+    around = surroundings()
+    for repeat in repeats:
+        if repeat.is_ready(around):
+            break
+    else:
+        return None
+    leaves = repeat.leaves(args)
     if leaves is None:
         return None
     begun = Begun(bare_generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
     try:
-        answer = _run(record, repeats, key, func, leaves, args, kwargs, begun)
+        answer = _run(record, repeat, key, func, leaves, args, kwargs, begun)
     except BaseException:  # an interrupt, while things were put back
         if has_dynamo():
             compiled_functions_run_eagerly.end(id(begun))
@@ -254,7 +261,7 @@ def repeated(
 
 def _run(
     record: trust.Record,
-    repeats: list[Repeat],
+    repeat: Repeat,
     key: Key | TapeKey,
     func: Callable[..., Any],
     leaves: list[Tensor],
@@ -263,7 +270,7 @@ def _run(
     begun: Begun,
 ) -> Answer | Tape | None:
     """Call the function, read its graph and run the kernels; None if anything was not as before."""
-    depth, is_eager, repeat = thread.depth, False, repeats[0]
+    depth, is_eager = thread.depth, False
     try:  # an interrupt may come at any time
         thread.depth = depth + 1
         thread.count += 1
@@ -271,11 +278,13 @@ def _run(
         if has_dynamo():
             is_eager = True
             compiled_functions_run_eagerly.begin(id(begun))
-        begun.tracked = tracked = [x.detach().requires_grad_().clone() for x in leaves]
-        for copy, x in zip(tracked, leaves, strict=True):
+        tracked, starts = begun.tracked, begun.starts
+        for x in leaves:
+            copy = x.detach().requires_grad_().clone()
             if not x.is_contiguous():
                 keep_strides(copy, x)
-        begun.starts = [x.grad_fn for x in tracked]
+            tracked.append(copy)
+            starts.append(copy.grad_fn)
         if len(args) == 1:
             result = func(*tracked, **kwargs)
         else:
@@ -283,26 +292,21 @@ def _run(
             for position, x in zip(repeat.positions, tracked, strict=True):
                 given[position] = x
             result = func(*given, **kwargs)
-        check_depth(key.name, depth)
+        if thread.depth != depth + 1:
+            check_depth(key.name, depth)
         begun.result, begun.end = result, next_sequence_number()
-        for repeat in repeats:
-            outputs = repeat.outputs_of(result)
-            found = None if outputs is None else repeat.read(begun, outputs, record.beside)
-            if found is not None:
-                break
-        if outputs is None or found is None:
+        if RemovableHandle.next_id != begun.num_hooks:
             return None
-        if repeat is not repeats[0]:
-            record.repeats[key] = [repeat, *[each for each in repeats if each is not repeat]]
-        if (
-            type(key) is Key
-            and key.randomness == "error"
-            and begun.state != bare_generator_state(leaves)
-        ):
+        found = repeat.found(begun, record.beside)
+        if found is None:
+            repeat, found = _other(record, repeat, key, begun)
+            if found is None:
+                return None
+        if isinstance(key, TapeKey):
+            return repeat.tape(key, begun, *found)
+        if key.randomness == "error" and bare_has_drawn(begun.state, leaves):
             return None
-        if type(key) is TapeKey:
-            return repeat.tape(key, begun, found, outputs)
-        return repeat.answer(found, outputs)
+        return repeat.answer(*found)
     except BaseException as error:  # raised again where the call goes on
         begun.error = error
         return None
@@ -316,18 +320,32 @@ def _run(
                 compiled_functions_run_eagerly.end(id(begun))
 
 
+def _other(
+    record: trust.Record, repeat: Repeat, key: Key | TapeKey, begun: Begun
+) -> tuple[Repeat, Found | None]:
+    """Return what fits in place of a repeat that did not, and what it found."""
+    repeats: list[Repeat] = record.repeats[key]
+    for other in repeats:
+        if other is not repeat and other.is_ready(repeat.surroundings):
+            found = other.found(begun, record.beside)
+            if found is not None:
+                record.repeats[key] = [other, *[each for each in repeats if each is not other]]
+                return other, found
+    return repeat, None
+
+
 def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple[Any, ...]) -> None:
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
     if key is None:
         return
-    surroundings = _surroundings()
+    around = surroundings()
     known, positions = tape.by_heart(), selected.positions
-    if surroundings is None or known is None:
+    if around is None or known is None:
         return
     record, script = known
     kernels: Known | None = None
     if type(key) is TapeKey:
-        is_recording = tape.reading.is_followed and surroundings[0]
+        is_recording = tape.reading.is_followed and around[0]
     elif tape.answer is None:
         return
     else:
@@ -342,7 +360,8 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         [(x.shape, x.dtype, x.device) for x in tape.inputs],
         [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
         tape.spec,
-        surroundings,
+        around,
+        not any(x.is_cuda for x in tape.inputs),
         script,
         tape.signature,
         kernels,
@@ -351,6 +370,6 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     others = [
         old
         for old in record.repeats.get(key, ())  # for arguments of the same shapes
-        if old.script is not script and old.leaves(args) is not None and old.is_ready(surroundings)
+        if old.script is not script and old.leaves(args) is not None and old.is_ready(around)
     ]
     record.repeats[key] = [new, *others[: MAX_REPEATS - 1]]
