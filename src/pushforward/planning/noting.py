@@ -48,7 +48,7 @@ class Noted:
 def noted(values: Sequence[Any], compute: Callable[[], Rows]) -> Noted | None:
     """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements."""
     calls, elements = _Calls(values), _Elements()
-    rows = under_modes(calls, elements, compute)
+    rows = under_modes((calls,), (elements,), compute)
     return None if elements.have_mattered else calls.noted(rows)
 
 

@@ -18,8 +18,7 @@ from pushforward.planning.costs import Cost, dense_cost, push_cost, shadow_tenso
 from pushforward.planning.memory import shadow_program
 from pushforward.planning.plans import PLANS
 from pushforward.planning.search import Prediction, Search, assembly_cost, held_bytes
-from pushforward.planning.shapes import Shapes
-from pushforward.tape.private_torch import bare
+from pushforward.planning.shapes import of_shadows
 
 Mode = Literal["forward", "reverse", "cross"]
 
@@ -87,16 +86,22 @@ class Planner:
             ends: The block of each output with which reverse mode starts.
         """
         self.program = shadow_program(program)
-        with bare(), Shapes():
+
+        def make() -> Search:
             self.starts = [b.with_values(shadow_tensor(b.values)) for b in starts]
             self.ends = [b.with_values(shadow_tensor(b.values)) for b in ends]
-            self._search = Search(self.program, [b.shape for b in self.ends], self.starts)
+            return Search(self.program, [b.shape for b in self.ends], self.starts)
+
+        self._search = of_shadows(make)
 
     def pure(self, mode: Literal["forward", "reverse"]) -> Prediction:
         """Predict forward or reverse mode."""
-        with bare(), Shapes():
+
+        def predict() -> Prediction:
             found = self._forward() if mode == "forward" else self._reverse()
             return self._search.pure(found, is_forward=mode == "forward")
+
+        return of_shadows(predict)
 
     def _forward(self) -> Prediction:
         program, cost = self.program, Cost()
@@ -160,8 +165,7 @@ class Planner:
 
     def cross(self) -> Prediction:
         """Search an order of elimination: greedily, then by moving one vertex at a time."""
-        with bare(), Shapes():
-            return self._search.best()
+        return of_shadows(self._search.best)
 
 
 ORDERS = "orders"  # what plans are stored as

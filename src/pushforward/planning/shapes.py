@@ -6,16 +6,19 @@ Those are written in Python: they take a hundred times as long, and the first im
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pushforward.linear.axes import broadcast
-from pushforward.tape.private_torch import OperatorMode
+from pushforward.tape.interrupts import under_modes
+from pushforward.tape.private_torch import OperatorMode, bare
 
 aten = torch.ops.aten
 _META = torch.device("meta")
+
+T = TypeVar("T")
 
 
 class Shapes(OperatorMode):
@@ -38,6 +41,12 @@ class Shapes(OperatorMode):
             if found is not None:
                 return found
         return func(*args, **kwargs)
+
+
+def of_shadows(compute: Callable[[], T]) -> T:
+    """Return ``compute()`` of shadows."""
+    with bare():
+        return under_modes((), (Shapes(),), compute)
 
 
 def _elementwise(x: Tensor, y: Any = None) -> Tensor:

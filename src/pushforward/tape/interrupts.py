@@ -88,8 +88,8 @@ def in_grad_mode(is_enabled: bool, compute: Callable[[], T]) -> T:
         set_grad_enabled(before)
 
 
-def under_modes(function_mode: Any, dispatch_mode: Any, compute: Callable[[], T]) -> T:
-    """Return ``compute()`` under two modes; no dispatch mode is on."""
+def under_modes(functions: Modes, operators: Modes, compute: Callable[[], T]) -> T:
+    """Return ``compute()`` under modes; no dispatch mode is on."""
     modes, level = function_modes(), functorch_level()
 
     def leave() -> None:
@@ -99,8 +99,10 @@ def under_modes(function_mode: Any, dispatch_mode: Any, compute: Callable[[], T]
 
     try:
         try:
-            push_function_mode(function_mode)
-            push_dispatch_mode(dispatch_mode)
+            for mode in functions:
+                push_function_mode(mode)
+            for mode in operators:
+                push_dispatch_mode(mode)
             return compute()
         except BaseException as error:
             finish_contexts(error)
