@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,9 +20,13 @@ from pushforward import (
     jacfwd,
     jacobian,
     jacrev,
+    jvp,
+    linearize,
     value_and_jacobian,
+    vjp,
 )
 from pushforward.transforms import repeat
+from pushforward.transforms.record import Tape
 
 CALLS = 10  # watched twice, read by a script, by heart from then on; nested ones begin later
 TRANSFORMS: dict[str, Callable[..., Callable[..., Any]]] = {
@@ -324,3 +330,180 @@ def test_a_function_that_changes_all_the_time_is_left_alone(known: list[Any]) ->
         x = torch.rand(3)
         torch.testing.assert_close(jacrev(f)(x, number % 2), reference(f, x, number % 2))
     assert sum(k is None for k in known) <= repeat.MAX_MISSES
+
+
+# ----- Recordings: of transforms that take tangents or cotangents -----
+
+PRODUCTS: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "vjp": lambda f, x, v: (lambda y, pull: (y, pull(v(y))[0]))(*vjp(f, x)),
+    "linearize": lambda f, x, v: (lambda y, push: (y, push(v(x))))(*linearize(f, x)),
+    "jvp": lambda f, x, v: jvp(f, (x,), (v(x),)),
+    "pulled batch": lambda f, x, v: (
+        lambda y, pull: (y, pull.batched(torch.stack([v(y), v(y)]))[0].sum(0) / 2)
+    )(*vjp(f, x)),
+    "pushed batch": lambda f, x, v: (
+        lambda y, push: (y, push.batched(torch.stack([v(x), v(x)])).sum(0) / 2)
+    )(*linearize(f, x)),
+}
+THEIRS: dict[str, Callable[..., tuple[Any, Any]]] = {
+    **dict.fromkeys(
+        ("vjp", "pulled batch"),
+        lambda f, x, v: (lambda y, pull: (y, pull(v(y))[0]))(*torch.func.vjp(f, x)),
+    ),
+    **dict.fromkeys(
+        ("linearize", "jvp", "pushed batch"), lambda f, x, v: torch.func.jvp(f, (x,), (v(x),))
+    ),
+}
+
+
+def ramp(like: Tensor) -> Tensor:
+    return torch.linspace(0.5, 1.5, like.numel(), dtype=like.dtype).reshape(like.shape)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_recordings_are_known_by_heart(name: str, is_trained: bool, known: list[Any]) -> None:
+    weight = torch.rand(3, 3, requires_grad=is_trained)
+
+    def f(x: Tensor) -> Tensor:
+        return (weight @ x).tanh() * x.exp()
+
+    for number in range(CALLS):
+        x = torch.rand(3)
+        with torch.set_grad_enabled(number % 4 != 3):
+            value, product = PRODUCTS[name](f, x, ramp)
+            expected_value, expected = THEIRS[name](f, x, ramp)
+        torch.testing.assert_close(value, expected_value)
+        torch.testing.assert_close(product, expected)
+        assert value.requires_grad == product.requires_grad == (is_trained and number % 4 != 3)
+        if value.requires_grad:
+            found = torch.autograd.grad(value.sum() + product.sum(), weight)
+            reference = torch.autograd.grad(expected_value.sum() + expected.sum(), weight)
+            torch.testing.assert_close(found, reference)
+    assert any(isinstance(k, Tape) for k in known[-3:])
+
+
+def test_a_pullback_known_by_heart_may_be_used_anywhere() -> None:
+    weight = torch.rand(3, 3, requires_grad=True)
+
+    def f(x: Tensor) -> Tensor:
+        return (weight @ x).tanh() * x.exp()
+
+    for _ in range(CALLS):
+        pull = vjp(f, torch.rand(3))[1]
+        pull(torch.ones(3))
+    x, v = torch.rand(3), torch.rand(3)
+    _, pull = vjp(f, x)
+    jac = torch.func.jacrev(f)(x)
+    for _ in range(2):
+        torch.testing.assert_close(pull(v)[0], v @ jac)
+        with torch.no_grad():
+            found = pull(v)[0]
+        assert not found.requires_grad
+        torch.testing.assert_close(found, v @ jac)
+        vs = torch.rand(4, 3)
+        torch.testing.assert_close(torch.func.vmap(pull)(vs)[0], vs @ jac)
+        torch.testing.assert_close(pull.batched(vs)[0], vs @ jac)
+        torch.testing.assert_close(torch.func.jacrev(lambda v: pull(v)[0])(v), jac.T)
+        torch.testing.assert_close(jacfwd(lambda v: pull(v)[0])(v), jac.T)
+        w = v.clone().requires_grad_()
+        (found,) = torch.autograd.grad(pull(w)[0].sum(), w, retain_graph=True)
+        torch.testing.assert_close(found, jac.sum(1))
+        with torch.inference_mode():
+            torch.testing.assert_close(pull(v)[0], v @ jac)
+        (found,) = torch.autograd.grad(pull(v)[0].sum(), weight, retain_graph=True)
+        (expected,) = torch.autograd.grad((v @ torch.func.jacrev(f)(x)).sum(), weight)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(pull(v[:, None].expand(3, 2)[:, 0])[0], v @ jac)
+        torch.testing.assert_close(pull(v.double())[0], v @ jac)
+    with pytest.raises(ValueError, match="shape"):
+        pull(torch.rand(4))
+    with pytest.raises(TypeError, match="structure"):
+        pull((v,))
+
+
+def test_what_is_overwritten_after_a_recording_known_by_heart_is_noticed() -> None:
+    scale = torch.rand(3)
+
+    def f(x: Tensor) -> Tensor:
+        return (x * scale).sin()
+
+    x = torch.rand(3)
+    for _ in range(CALLS):
+        _, pull = vjp(f, x)
+        pull(torch.ones(3))
+    expected = scale * (x * scale).cos()
+    x.zero_()  # the recording has a copy
+    torch.testing.assert_close(pull(torch.ones(3))[0], expected)
+    scale.add_(1)
+    with pytest.raises(RuntimeError, match="written to"):
+        pull(torch.ones(3))
+
+
+@pytest.mark.parametrize("transform", [vjp, linearize])
+def test_a_recording_known_by_heart_ends_with_its_pullback(
+    transform: Any, known: list[Any]
+) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin() * x
+
+    for _ in range(CALLS):
+        value, product = transform(f, torch.rand(3))
+        product(torch.ones(3))
+    assert isinstance(known[-1], Tape)
+    known.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        ends = [weakref.ref(product._tape), *map(weakref.ref, product._tape.reading.tensors)]
+        assert len(ends) > 2
+        del product, value
+        assert all(end() is None for end in ends)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_another_graph_is_recorded_in_the_same_call(name: str) -> None:
+    calls: list[int] = []
+
+    def f(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.sin() * x if x[0] > 0 else x.sin()
+
+    for _ in range(CALLS):
+        PRODUCTS[name](f, torch.ones(3), ramp)
+    calls.clear()
+    x = -torch.rand(3)
+    value, product = PRODUCTS[name](f, x, ramp)
+    assert len(calls) == 1
+    torch.testing.assert_close(value, x.sin())
+    torch.testing.assert_close(product, ramp(x) * x.cos())
+
+
+def test_a_recording_known_by_heart_raises_what_the_function_raises() -> None:
+    def f(x: Tensor) -> Tensor:
+        if x[0] < 0:
+            raise ValueError("no")
+        return x.sin()
+
+    for _ in range(CALLS):
+        vjp(f, torch.ones(3))
+    with pytest.raises(ValueError, match="no"):
+        vjp(f, -torch.ones(3))
+    assert torch.is_grad_enabled()
+    torch.testing.assert_close(vjp(f, torch.ones(3))[1](torch.ones(3))[0], torch.ones(3).cos())
+
+
+def test_keyword_arguments_and_several_primals() -> None:
+    def f(x: Tensor, y: Tensor, *, power: int) -> dict[str, Tensor]:
+        return {"a": x * y**power, "b": y.sin()}
+
+    for number in range(CALLS):
+        x, y = torch.rand(3), torch.rand(3)
+        power = 2 + number // 6
+        value, pull = vjp(f, x, y, power=power)
+        expected, pull_expected = torch.func.vjp(lambda x, y, p=power: f(x, y, power=p), x, y)
+        torch.testing.assert_close(value, expected)
+        v = {"a": torch.rand(3), "b": torch.rand(3)}
+        torch.testing.assert_close(pull(v), pull_expected(v))

@@ -32,11 +32,10 @@ from pushforward.tape.private_torch import (
     set_grad_enabled,
 )
 from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
-from pushforward.tape.reader import Signature
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.surroundings import Surroundings, surroundings
 from pushforward.transforms.arguments import Argnums, Selected
-from pushforward.transforms.record import Tape
+from pushforward.transforms.record import Recall, Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
 MAX_MISSES = (
@@ -84,7 +83,7 @@ class Repeat:
     surroundings: Surroundings
     is_counted: bool  # whether one thread makes all nodes, and counts them
     script: Script
-    signature: Signature  # of the tape
+    recall: Recall
     kernels: Known | None  # None where a tape is asked for
     is_recording: bool
 
@@ -151,9 +150,8 @@ class Repeat:
         reading.anchors = outputs
         results = outputs if self.is_recording else [y.detach() for y in outputs]
         return Tape.recalled(
-            key.name, reading, begun.tracked, outputs, results, self.spec, self.signature, self.surroundings[0],
-            key.is_kept,
-        )  # fmt: skip
+            key.name, reading, begun.tracked, outputs, results, self.recall, key.is_kept
+        )
 
     def answer(self, outputs: list[Tensor], saved: list[Any], nodes: list[Node]) -> Answer | None:
         """Run the kernels, if they still stand."""
@@ -363,7 +361,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         around,
         not any(x.is_cuda for x in tape.inputs),
         script,
-        tape.signature,
+        Recall(tape.spec, tape.signature, around[0]),
         kernels,
         is_recording,
     )

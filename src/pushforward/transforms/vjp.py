@@ -71,10 +71,12 @@ class Pullback:
 
 def pulled_batch(tape: Tape, cotangents: list[Tensor], batch: tuple[int, ...]) -> list[Tensor]:
     """Pull one cotangent, or a batch, of every output; a batch is the first axis, here and of the results."""
-    place = len(batch)
-    given = tape.physical(cotangents, place)
-    compute = functools.partial(_pulled, tape, given, batch)
-    (pulled,) = tape.swept((NAME, batch), compute, given=given, place=place)
+    place, kind = len(batch), (NAME, batch)
+    pulled, given = tape.product(kind, cotangents), cotangents
+    if pulled is None:
+        given = tape.physical(cotangents, place)
+        compute = functools.partial(_pulled, tape, given, batch)
+        (pulled,) = tape.swept(kind, compute, given=given, place=place)
     return [owned(t, given) for t in pulled]
 
 
@@ -147,7 +149,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs
 def match_cotangents(cotangents: Any, tape: Tape, num_batch_axes: int) -> list[Tensor]:
     """Return the cotangents, checked, in the outputs' dtypes."""
     leaves, spec = flatten(cotangents)
-    if spec != tape.spec:
+    if spec is not tape.spec and spec != tape.spec:
         raise ArgumentTypeError(
             f"{NAME}: Expected pytree structure of cotangents to be the same as pytree structure of outputs to the "
             f"function: got cotangents: {spec}, expected primal output: {tape.spec}. Give one for every output."

@@ -1,0 +1,293 @@
+"""A graph that was read, and the sweeps of it: by kernels where they are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from pushforward.linear.block import seeds
+from pushforward.linear.block_sum import Blocks, to_rows
+from pushforward.linear.program import LinearProgram, check_versions
+from pushforward.planning.kernels import Replay, written
+from pushforward.planning.memory import shadow_program, shadows_of
+from pushforward.planning.noting import Rows
+from pushforward.planning.replay import Known, ready, replayed, swept
+from pushforward.tape.batch import Batch
+from pushforward.tape.copies import owned
+from pushforward.tape.distributed_tensors import sweep_of
+from pushforward.tape.interrupts import in_grad_mode
+from pushforward.tape.lowering import lower, pull
+from pushforward.tape.private_functorch import functorch_level, without_functorch
+from pushforward.tape.private_torch import in_backward_pass, is_autocasting, num_dispatch_modes
+from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
+from pushforward.tape.recomputation import in_pass_of_its_own
+from pushforward.tape.surroundings import Surroundings, surroundings
+
+MAX_PRODUCTS = 8  # with other numbers of seeds, of one recording known by heart
+
+
+@dataclasses.dataclass(slots=True)
+class Product:
+    """A sweep that multiplies what is given, known by heart."""
+
+    surroundings: Surroundings
+    given: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+    replay: Replay
+    is_recording: bool
+
+    def fits(self, given: Sequence[Tensor]) -> bool:
+        """Tell whether tensors, here and now, are as those of before."""
+        for t, (shape, stride, dtype) in zip(given, self.given, strict=True):
+            is_same = type(t) is Tensor and t.shape == shape and t.dtype is dtype
+            if not is_same or t.stride() != stride or t.requires_grad:
+                return False
+        return surroundings() == self.surroundings
+
+
+Products = dict[Hashable, Product]  # by kind
+
+
+class SweptGraph:
+    """A graph that was read: its linear program, and what is computed from it."""
+
+    __slots__ = (
+        "_grad_mode", "_is_kept", "_products", "_program", "_signature", "_versions", "answer", "batch", "inputs",
+        "name", "outputs", "reading",
+    )  # fmt: skip
+
+    name: str  # of the transform, for messages
+    batch: Batch | None
+    inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
+    outputs: Sequence[Tensor]  # likewise
+    reading: Reading  # the graph that autograd recorded
+    answer: (
+        tuple[Known, bool] | None
+    )  # kernels that made the last sweep, and whether autograd recorded them
+    _grad_mode: bool  # when it was recorded
+    _is_kept: bool  # beyond a call
+    _versions: list[tuple[Tensor, int]]  # of what was saved, as it is to be
+
+    def _begin(self) -> None:
+        """Start with nothing computed."""
+        self._program: LinearProgram | None = None
+        self._signature: Signature | None = None
+        self._products: Products | None = None  # None: none is known by heart
+        self.answer = None
+        self._versions = []
+
+    @classmethod
+    def around(
+        cls, name: str, reading: Reading, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Self:
+        """Return one of a graph that was read already."""
+        self = cls.__new__(cls)
+        self.name, self._is_kept, self.reading = name, False, reading
+        self.inputs, self.outputs, self.batch, self._grad_mode = inputs, outputs, None, False
+        self._begin()
+        return self
+
+    def shadow(self) -> Self:
+        """Return the same maps without numbers, of which sweeps can be computed."""
+        other = self.around(self.name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
+        other.batch, other._program = self.batch, shadow_program(self.program)
+        return other
+
+    def forget_maps(self) -> None:
+        """Let sweeps make the maps anew: they may have been made in another grad mode, and take memory."""
+        self._program = None
+
+    @property
+    def num_batch(self) -> int:
+        """How many axes come first that all tensors share: one under ``vmap``."""
+        return 0 if self.batch is None else 1
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory is kept by what the nodes saved."""
+        saved = self.reading.all_saved()
+        return sum({id(t): t.nbytes for t in saved if t.layout is torch.strided}.values())
+
+    @property
+    def program(self) -> LinearProgram:
+        """The linear program."""
+        if self._program is None:
+            self._program = self.new_program()
+        return self._program
+
+    def new_program(self) -> LinearProgram:
+        """Make the linear program."""
+        return lower(self.name, self.reading.typed())
+
+    @property
+    def signature(self) -> Signature:
+        """All that what is computed from the tape depends on but the tensors' elements."""
+        if self._signature is None:
+            reading = self.reading
+            if type(reading.signature) is list:
+                reading.signature = Signature(tuple(reading.signature))
+            found = metadata_of(self.inputs, self.outputs)
+            self._signature = Signature(
+                (reading.signature, self.num_batch, self._grad_mode, *_casting(), *found)
+            )
+        return self._signature
+
+    def _values(self, given: Sequence[Tensor]) -> list[Any]:
+        """Return all that a sweep starts from: what the nodes saved, the nodes, and what the caller gave."""
+        return [*self.reading.tensors, self.reading.nodes, *given]
+
+    def swept(
+        self,
+        kind: Hashable,
+        compute: Callable[[], Rows],
+        lifetime: Callable[[int], float] | None = None,
+        given: Sequence[Tensor] = (),
+        place: int = 0,
+        is_one_of_many: bool = False,
+    ) -> Rows:
+        """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
+
+        ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape, as `physical`
+        gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
+        The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels.
+        """
+        check_versions(self._versions)
+        level = functorch_level()
+        is_below = level is not None and self._is_below
+        is_recording = torch.is_grad_enabled() and (
+            self.reading.is_followed
+            or any(t.requires_grad for t in given)
+            or (self._is_kept and level is not None and not is_below)
+        )
+        if num_dispatch_modes() or self.reading.calls_back:
+            # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
+            compute = sweep_of(self.reading, compute)
+            return self._computed(compute, is_recording, is_below, given, place)
+        key: Hashable = (kind, is_recording, level, self.signature, _casting())
+        if given:
+            key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
+        values, known = self._values(given), ready(key)
+        if known is not None and known.replay is not None:
+            self._remember(kind, given, known, is_recording)
+            replay = functools.partial(replayed, known.replay, values)
+            return self._computed(replay, is_recording, is_below, given, place)
+        anew = compute if is_one_of_many else functools.partial(self.anew, compute)
+        write = functools.partial(self._written, compute, given)
+        sweep = functools.partial(swept, key, values, anew, lifetime, write)
+        return self._computed(sweep, is_recording, is_below, given, place)
+
+    def _remember(
+        self, kind: Hashable, given: Sequence[Tensor], known: Known, is_recording: bool
+    ) -> None:
+        """Note what the kernels ``known`` answered, for calls that are made by heart."""
+        self.answer = None if given else (known, is_recording)
+        products, around = self._products, surroundings()
+        if products is None or around is None or known.replay is None:
+            return
+        if not given or any(type(t) is not Tensor or t.requires_grad for t in given):
+            return
+        if len(products) >= MAX_PRODUCTS:
+            products.clear()
+        described = [(t.shape, t.stride(), t.dtype) for t in given]
+        products[kind] = Product(around, described, known.replay, is_recording)
+
+    def product(self, kind: Hashable, given: Sequence[Tensor]) -> list[Tensor] | None:
+        """Return the one row of a sweep that is known by heart, None of any other."""
+        known = self._products.get(kind) if self._products else None
+        if known is None or not known.fits(given):
+            return None
+        check_versions(self._versions)
+        replay = functools.partial(known.replay, self._values(given))
+        if known.is_recording is known.surroundings[0]:
+            return replay()[0]
+        return in_grad_mode(known.is_recording, replay)[0]
+
+    def computed(self, compute: Callable[[], Rows]) -> Rows:
+        """Return ``compute()``, which is not to be repeated."""
+        is_recording = torch.is_grad_enabled() and self.reading.is_followed
+        return self._computed(compute, is_recording, self._is_below)
+
+    def _computed(
+        self,
+        compute: Callable[[], Rows],
+        is_recording: bool,
+        is_below: bool,
+        given: Sequence[Tensor] = (),
+        place: int = 0,
+    ) -> Rows:
+        """Compute with autograd on or off, and under ``vmap`` on physical tensors."""
+        if in_backward_pass():
+            compute = functools.partial(in_pass_of_its_own, compute)
+        if is_below:
+            compute = functools.partial(_computed_below, compute, given)
+        rows = in_grad_mode(is_recording, compute)
+        if self.batch is None:
+            return rows
+        wrapped = self.batch.wrapped if is_below else self.batch.put_in
+        return [[wrapped(t, place) for t in row] for row in rows]
+
+    def pushed(self, tangents: Sequence[Tensor], batch: tuple[int, ...] = ()) -> list[Tensor]:
+        """Push one tangent, or a batch, of every input; a batch is the first axis, here and of the results."""
+        kind = ("pushed", batch)
+        known = self.product(kind, tangents)
+        if known is not None:
+            return known
+        tangents = self.physical(tangents, len(batch))
+
+        def compute() -> Rows:
+            blocks = self.program.push([(seeds(t, batch, 0),) for t in tangents])
+            pairs = zip(blocks, self.outputs, strict=True)
+            return [[to_rows(b, tuple(y.shape), batch, like=y) for b, y in pairs]]
+
+        (row,) = self.swept(kind, compute, given=tangents, place=len(batch))
+        return row
+
+    def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
+        """Pull cotangent blocks of the outputs to the inputs."""
+        if self._program is None and not self.reading.hooks:
+            return pull(self.name, self.reading.typed(), cotangents)
+        return self.program.pull(cotangents)
+
+    @property
+    def _is_below(self) -> bool:
+        """Whether sweeps run below the ``vmap``: kept tapes may be used where other transforms have to see it."""
+        batch = self.batch
+        return batch is not None and (not self._is_kept or batch.is_alone(self.name))
+
+    def physical(self, tensors: Sequence[Tensor], place: int = 0) -> list[Tensor]:
+        """Return tensors of the caller's as the tape has its own, but with the batch as axis ``place``."""
+        if self.batch is None:
+            return list(tensors)
+        physical = self.batch.physical if self._is_below else self.batch.taken_out
+        return [physical(t, place) for t in tensors]
+
+    def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
+        """Write down the kernels of ``compute()``."""
+        reading, tensors = self.reading, self.reading.tensors
+        # The number in 4 * x is saved as a tensor that modes see as a number.
+        reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
+        try:
+            return written(self._values(given), functools.partial(self.anew, compute))
+        finally:
+            reading.tensors, self._program = tensors, None
+
+    def anew(self, compute: Callable[[], Rows]) -> Rows:
+        """Return ``compute()``, which makes the maps itself."""
+        self._program = None
+        return compute()
+
+
+def _casting() -> tuple[torch.dtype, bool]:
+    """Return what the dtypes of sweeps depend on beside a tape."""
+    return torch.get_default_dtype(), is_autocasting()
+
+
+def _computed_below(compute: Callable[[], Rows], given: Sequence[Tensor]) -> Rows:
+    """Compute out of sight of ``torch.func``."""
+    with without_functorch():
+        rows = compute()
+        return [[owned(t, given) for t in row] for row in rows] if given else rows
