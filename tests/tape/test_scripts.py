@@ -107,6 +107,25 @@ CHANGES: dict[str, tuple[Callable[..., Any], Any, Any]] = {
     "what it overwrites": (kept, False, True),
     "a checkpoint": (recomputed, True, False),
     "the number of edges": (lambda x, n: torch.stack([x] * n), 2, 3),
+    # Between operators, with outputs of one shape and dtype: some nodes say nothing of that.
+    "a shape between": (lambda x, s: (x.repeat(4).view(s).cumsum(0) * 2).tanh().view(12), (3, 4), (4, 3)),
+    "a shape before": (lambda x, s: x.repeat(4).view(s).tanh().sum(0).sum(), (3, 4), (4, 3)),
+    "a shape between negations": (lambda x, s: -(-x.repeat(4).view(s)).softmax(0).view(12), (3, 4), (4, 3)),
+    "a shape that is multiplied": (
+        lambda x, s: (torch.ones(2, s[0], dtype=F64) @ x.repeat(4).view(s)).sum(), (3, 4), (4, 3)
+    ),
+    "a dtype between": (lambda x, d: x.to(d).exp().to(F64) * 2, torch.float32, torch.bfloat16),
+    "a dtype that is multiplied": (
+        lambda x, d: (x.to(d) @ torch.ones(3, 2, dtype=d)).view(2, 1).view(2).to(F64), torch.float32, torch.bfloat16
+    ),
+    "a dtype of constants": (
+        lambda x, d: (x.to(d).view(1, 3) @ torch.ones(3, 2).to(d)).view(2).tanh().to(F64), torch.float32, torch.float16
+    ),
+    "a constant that broadcasts": (lambda x, c: (x + c).tanh().sum(), torch.zeros(3), torch.zeros(2, 3)),
+    "a constant that broadcasts and is not seen": (lambda x, c: (x + c).sum(), torch.zeros(3), torch.zeros(2, 3)),
+    "a bias that broadcasts": (
+        lambda x, n: torch.nn.functional.linear(x, WEIGHT.detach(), torch.ones(3, dtype=F64) * n).sigmoid().sum(), 1, 2
+    ),
 }  # fmt: skip
 
 
