@@ -236,13 +236,13 @@ def match_leaf(
     name: str, what: str, given: Any, primal: Tensor, num_batch_axes: int, of: str
 ) -> Tensor:
     """Return a tangent or cotangent of ``primal``, checked, in its dtype."""
-    is_alike = type(given) is Tensor and given.dtype is primal.dtype
-    if is_alike and not num_batch_axes and given.shape == primal.shape:  # nearly always
-        return given
     if not isinstance(given, Tensor):
         raise ArgumentTypeError(
             message(name, what, type(given).__name__, "a tensor", "Use torch.zeros_like.")
         )
+    is_alike = given.dtype is primal.dtype and not num_batch_axes
+    if is_alike and given.shape == primal.shape:  # nearly always
+        return given
     if given.shape[num_batch_axes:] != primal.shape:
         raise ArgumentValueError(
             message(
