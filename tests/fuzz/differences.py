@@ -23,6 +23,11 @@ def has(action: str) -> bool:
     return _FIRST_ORDER.fullmatch(action) is not None and "hessian" not in action
 
 
+def _copied(x: Tensor) -> Tensor:
+    """Return a copy that lies in memory as ``x`` does, whose elements may be written to one by one."""
+    return x.clone() if 0 in x.stride() else reference.copied(x)
+
+
 class Library:
     """The transforms, with one step."""
 
@@ -35,7 +40,7 @@ class Library:
     ) -> tuple[list[Tensor], Any]:
         self.reset()
         with torch.no_grad():
-            out = func(*tree_unflatten([x.clone() for x in leaves], spec))
+            out = func(*tree_unflatten([_copied(x) for x in leaves], spec))
         flat, out_spec = tree_flatten(out)
         return [y.clone() for y in flat], out_spec
 
@@ -43,7 +48,7 @@ class Library:
         self, func: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[list[list[Tensor]], list[Tensor], Any, list[Tensor], Any]:
         leaves, spec = tree_flatten(args)
-        leaves = [x.detach().clone() for x in leaves]
+        leaves = [_copied(x.detach()) for x in leaves]
         outputs, out_spec = self._value(func, leaves, spec)
         found: list[list[Tensor]] = [[] for _ in outputs]
         for x in leaves:

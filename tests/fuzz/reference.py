@@ -62,10 +62,15 @@ def _start(x: Any) -> Any:
     # An alias of its own, so that its gradient is not that of other uses of the tensor.
     leaf = leaf.view_as(leaf) if x.requires_grad else leaf
     copy = leaf.clone()
-    with torch.no_grad():  # it is to lie in memory as x does
-        memory = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).clone()
-        copy.data = memory.as_strided(x.shape, x.stride(), x.storage_offset())
+    copy.data = copied(x)
     return leaf, copy
+
+
+def copied(x: Tensor) -> Tensor:
+    """Return a copy that lies in memory as ``x`` does, with what lies around it."""
+    with torch.no_grad():
+        memory = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage()).clone()
+        return memory.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 class _Recorded:

@@ -10,6 +10,9 @@ from torch import Tensor
 from pushforward import grad, grad_and_value, jacfwd, jacrev
 from pushforward.errors import UnsupportedError
 
+# PyTorch warns once a process: in whichever test is the first.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse")
+
 MATRIX = torch.tensor([[0, 1.5, 0], [2, 0, -3]], dtype=torch.float64)
 PLACES = torch.tensor([[0, 1, 1], [2, 0, 2]])
 TWICE = torch.tensor([[0, 1, 1], [2, 0, 0]])
@@ -84,7 +87,6 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize(("func", "x"), CASES)
 def test_first_and_second_derivative_are_right(func: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Forward, in reverse, and nested, against central differences."""
@@ -126,7 +128,6 @@ def test_layout_and_places_can_be_asked() -> None:
     ],
     ids=["index_select", "cat", "bsr", "power 0"],
 )
-@pytest.mark.filterwarnings("ignore:Sparse")
 def test_what_is_not_covered_is_refused(func: Callable[[Tensor], Tensor]) -> None:
     """Never a silent zero."""
     with pytest.raises(UnsupportedError, match="to_dense"):
@@ -157,7 +158,6 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradient_with_respect_to_a_sparse_tensor(name: str, layout: torch.layout) -> None:
