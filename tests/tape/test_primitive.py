@@ -292,3 +292,17 @@ def test_what_they_were_given_or_gave_may_be_overwritten(name):
         batch = rand(2, 3)
         expected = torch.stack([of_plain(without)(row) for row in batch])
         assert_close(torch.func.vmap(of_ours(with_rules))(batch), expected)
+
+
+@pytest.mark.parametrize("is_around", [False, True])
+@pytest.mark.parametrize("transform", [pf.jacfwd, pf.jacrev, lambda f: pf.hessian(scalar(f))])
+def test_they_may_be_given_what_was_made_in_inference_mode(transform, is_around):
+    with torch.inference_mode():
+        constant = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+    x = rand(3)
+    expected = torch.func.jacrev(lambda x: x * x * torch.tensor([1.0, 2.0, 3.0], dtype=F64))(x)
+    if transform not in (pf.jacfwd, pf.jacrev):
+        expected = torch.diag(torch.tensor([2.0, 4.0, 6.0], dtype=F64))
+    with torch.inference_mode(is_around):
+        found = transform(lambda x: product(x * x, constant))(x)
+    assert_close(found, expected)

@@ -89,6 +89,7 @@ def call_ruled(
         return func(*args, **kwargs)
     rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     call = Call(operator, func, rest, places, spec)
+    tensors = [t.clone() if t.is_inference() else t for t in tensors]  # what a node may save
     if is_nondifferentiable(operator):
         detached, named = call.arguments([t.detach() for t in tensors])
         return func(*detached, **named)
@@ -119,7 +120,7 @@ class Ruled(torch.autograd.Function):
             *[o for o in outs if isinstance(o, Tensor) and not _is_differentiable(o)]
         )
         saved = (*inputs[1:], *[out for out in outs if isinstance(out, Tensor)])
-        ctx.versions = [tensor._version for tensor in saved]
+        ctx.versions = [0 if tensor.is_inference() else tensor._version for tensor in saved]
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 

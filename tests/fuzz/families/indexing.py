@@ -70,7 +70,7 @@ def written(b: Builder) -> str:
         f"{x}.index_copy({axis}, torch.tensor({unique}), {y})",
         f"{x}.index_fill({axis}, torch.tensor({index}), {b.number()})",
         f"{x}.index_put((torch.tensor({_indices(b, b.shape(x)[0], 2)}),), {y}[:1], accumulate=True)",
-        f"{x}.scatter({axis}, torch.zeros({b.shape(x)}, dtype=torch.long)[..., :1], {y})",
+        f"{x}.scatter({axis}, torch.zeros({b.shape(x)}, dtype=torch.long).narrow({axis}, 0, 1), {y})",
         f"{x}.scatter_add({axis}, torch.zeros({b.shape(x)}, dtype=torch.long), {y})",
         f"{x}.scatter_reduce({axis}, torch.zeros({b.shape(x)}, dtype=torch.long), {y}, '{mode}')",
         f"torch.masked_scatter({x}, {y}.abs() > 0.5, {y})",
