@@ -100,3 +100,34 @@ def test_a_jacobian_with_trainable_weights_is_backpropagated_twice(
         for _ in range(3):  # recorded, written down, replayed
             found = slopes(derivative)
             torch.testing.assert_close(found, expected)
+
+
+ELEMENTWISE: dict[str, tuple[Any, ...]] = {  # backward operators, and their numbers
+    "hardswish": (),
+    "hardtanh": (-1.0, 1.0),
+    "leaky_relu": (0.1, False),
+    "softplus": (1.0, 20.0),
+    "softshrink": (0.5,),
+    "hardshrink": (0.5,),
+    "threshold": (0.1,),
+    "gelu": (),
+    "sigmoid": (),
+    "tanh": (),
+}
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_backward_operators_broadcast(name: str, transform: Any) -> None:
+    """As they do where several cotangents at once meet one point."""
+    backward = getattr(torch.ops.aten, f"{name}_backward")
+    one, three = torch.tensor([0.8, -0.7]).double(), torch.randn(3, 2, dtype=torch.float64)
+
+    def func(y_bar: Tensor, x: Tensor) -> Tensor:
+        return backward(y_bar, x, *ELEMENTWISE[name])
+
+    for arguments in ((three, one), (one, three)):
+        expected = torch.autograd.functional.jacobian(func, arguments)
+        for argnum in (0, 1):
+            found = transform(func, argnum)(*arguments)
+            torch.testing.assert_close(found, expected[argnum])

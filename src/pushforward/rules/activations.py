@@ -119,7 +119,7 @@ _by_kernel(aten.hardswish, lambda x_dot, y, x: aten.hardswish_backward.default(x
 rule(
     aten.hardswish_backward,
     lambda y_bar, x: _scale(y_bar, _hardswish(x)),
-    lambda y_bar, x: masked_scale(x, x, (x > -3) & (x < 3), y_bar / 3),
+    with_output(lambda y_bar, x, *, out: masked_scale(x, out, (x > -3) & (x < 3), y_bar / 3)),
 )
 _by_kernel(
     aten.softshrink,
