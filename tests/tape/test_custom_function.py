@@ -5,7 +5,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import hessian, jacfwd, jacobian, jacrev, jvp, linearize, vmap
+from pushforward import MissingRuleError, hessian, jacfwd, jacobian, jacrev, jvp, linearize, vmap
 
 F64 = torch.float64
 
@@ -612,3 +612,42 @@ def test_a_function_of_several_outputs_of_a_captured_tensor_that_was_written_to(
     for _ in range(3):
         captured.fill_(1)
         assert_close(transform(f)(x)[0], expected)
+
+
+class Detaching(torch.autograd.Function):
+    """Cubes; its backward does not let second derivatives through."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        return (3 * x**2 * cotangent).detach()
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return Detaching.apply(x), in_dims[0]
+
+
+@pytest.mark.parametrize("batched", [vmap, torch.func.vmap])
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_under_vmap_only_second_derivatives_are_refused(transform, batched):
+    """Also where autograd might go back over the result, and where it does."""
+    x = torch.rand(2, 3, dtype=torch.float64)
+    expected = torch.diag_embed(3 * x**2)
+    assert_close(batched(transform(Detaching.apply))(x), expected)
+    found = batched(transform(Detaching.apply))(x.clone().requires_grad_())
+    assert_close(found, expected)
+    for second in (
+        lambda: found.sum().backward(),
+        lambda: batched(jacfwd(transform(Detaching.apply)))(x),
+        lambda: batched(hessian(lambda x: Detaching.apply(x).sum()))(x),
+    ):
+        with pytest.raises(MissingRuleError, match="cannot be differentiated, as it"):
+            second()

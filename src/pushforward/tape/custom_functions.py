@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pushforward.errors import MissingRuleError
-from pushforward.tape.private_functorch import is_wrapped, unwrapped
+from pushforward.tape.private_functorch import is_wrapped, unwrapped, with_functorch
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
     CheckpointFunction,
@@ -118,7 +118,9 @@ def refusing(
 
     def refused(seeds: Tensor) -> Tensor:
         apply: Callable[..., Tensor] = Refused.apply
-        return apply(text, function(seeds).detach(), seeds, *anchors)
+        found = function(seeds).detach()
+        with with_functorch():  # which it looks for
+            return apply(text, found, seeds, *anchors)
 
     return refused
 
