@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peaks import bytes_of
 from torch import Tensor
 
 from pushforward.planning.kernels import Replay, written
@@ -28,7 +29,7 @@ def _check(compute: Callable[..., Rows], *shapes: tuple[int, ...]) -> Replay:
     others = [torch.randn(s) for s in shapes]
     copies = [o.clone() for o in others]
     for _ in range(2):
-        for given, expected in zip(replay(others)[0], compute(*others)[0], strict=True):
+        for given, expected in zip(replay([*others])[0], compute(*others)[0], strict=True):
             torch.testing.assert_close(given, expected, rtol=0, atol=0)
     for other, copy in zip(others, copies, strict=True):
         assert torch.equal(other, copy), "a value was written to"
@@ -129,6 +130,50 @@ def test_temporaries_are_overwritten_only_where_nobody_else_holds_them() -> None
     assert torch.Tensor.mul_ not in _functions(recording)
     (gradient,) = torch.autograd.grad(recording([torch.ones(3), b])[0][0].sum(), b)
     torch.testing.assert_close(gradient, 2 * b)
+
+
+def test_results_are_written_where_they_stand_in_the_end() -> None:
+    def product(a: Tensor, b: Tensor) -> Rows:
+        return [[(a.sin() * b).t().contiguous()]]
+
+    def difference(a: Tensor, b: Tensor) -> Rows:
+        return [[(a - b).reshape(3, 2, 2).permute(1, 2, 0).contiguous()]]
+
+    def total(a: Tensor, b: Tensor) -> Rows:
+        found = a + b
+        return [[found.t().contiguous(), found]]
+
+    for compute in (product, difference, total):
+        replay = _check(compute, (3, 4), (4,))
+        assert ("contiguous" in _names(replay)) == (compute is total), "which is needed itself"
+        result = replay([torch.randn(3, 4), torch.randn(4)])[0][0]
+        assert result.is_contiguous()
+        assert result._base is None
+
+
+def test_large_pieces_are_joined_where_they_stand_in_the_end() -> None:
+    def compute(a: Tensor, b: Tensor) -> Rows:
+        return [[torch.cat([a.t(), b], 1).reshape(200, 2, 250).permute(1, 2, 0).contiguous()]]
+
+    replay = _check(compute, (300, 200), (200, 200))
+    assert "contiguous" not in _names(replay)
+    assert replay([torch.randn(300, 200), torch.randn(200, 200)])[0][0].is_contiguous()
+    small = _written(lambda a: [[torch.cat([a, a]).t().contiguous()]], torch.randn(3, 2))
+    assert "contiguous" in _names(small)
+
+
+def test_zeros_too_large_to_be_kept_are_made_for_each_write() -> None:
+    def compute(a: Tensor) -> Rows:
+        places = torch.tensor([1, 0])
+        zeros = torch.zeros(2**18, 2)
+        found = torch.index_add(zeros, 1, places, a), torch.zeros(2**18, 2) + a
+        return [[*found, zeros.index_add(1, 1 - places, a)]]
+
+    replay = _check(compute, (2**18, 2))
+    assert "index_add_" in _names(replay)
+    assert "index_add" not in _names(replay)
+    peak, _ = bytes_of(lambda: replay([torch.ones(2**18, 2)]))
+    assert peak <= 4.5 * 2**21, "three results, and what was given"
 
 
 def test_what_no_value_has_a_part_in_is_made_once() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pushforward
 from pushforward.linear.block import identity, seeds
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules import families as families
@@ -257,3 +258,25 @@ def test_rule_is_what_the_values_say(op: Any, args: Sequence[Any], kwargs: dict[
         assert len(each) == len(expected)
         for linear_map, one in zip(each, expected, strict=True):
             _check(linear_map, x, one)
+
+
+@pytest.mark.parametrize("dims", [(0,), (1,), (1, 0), ()])
+def test_large_rolls_give_what_small_ones_do(dims: tuple[int, ...]) -> None:
+    x, weight = _x(30, 50), _x(40, 30)
+
+    def func(x: Tensor) -> Tensor:
+        shifts = (3, -60)[: len(dims)] or 7
+        return weight @ torch.roll(
+            x * torch.roll(weight.mT @ weight @ x, shifts, dims), shifts, dims
+        )
+
+    for name in ("jvp", "vjp"):
+        ours, theirs = (_along(getattr(lib, name), func, x) for lib in (pushforward, torch.func))
+        torch.testing.assert_close(ours, theirs)
+
+
+def _along(transform: Any, func: Any, x: Tensor) -> Tensor:
+    if transform.__name__ == "jvp":
+        return transform(func, (x,), (x.sin(),))[1]
+    value, pull = transform(func, x)
+    return pull(value.cos())[0]

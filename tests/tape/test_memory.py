@@ -140,6 +140,62 @@ def test_the_memory_of_many_columns_of_a_long_program_does_not_grow_with_its_ste
     assert peaks[1] <= 1.1 * peaks[0]
 
 
+def _leapfrog(x: Tensor) -> Tensor:
+    v = torch.zeros_like(x)
+    for _ in range(90):
+        v = v - 0.1 * (x.sin() - torch.roll(x, 1) + x)
+        x = x + 0.1 * v
+    return x
+
+
+def _three_at_a_time(x: Tensor) -> Tensor:
+    y, z = x.cos(), x * x
+    for _ in range(60):
+        x, y, z = x + 0.01 * y * z, y - 0.01 * (x * z).tanh(), z.sigmoid() * y.cumsum(0) / len(y)
+    return torch.cat([x, y, z])
+
+
+@pytest.mark.parametrize("steps", [_leapfrog, _three_at_a_time])
+def test_repeated_jacfwd_of_long_programs_needs_no_more_than_torch_func(
+    steps: Callable[[Tensor], Tensor],
+) -> None:
+    basis = torch.linspace(-1, 1, 16 * 2500, dtype=F64).view(16, 2500).sin()
+    point = torch.linspace(0.1, 0.5, 16, dtype=F64)
+    ours, theirs = (lib.jacfwd(lambda p: steps(p @ basis)) for lib in (pushforward, torch.func))
+    for _ in range(3):
+        torch.testing.assert_close(ours(point), theirs(point))
+    peak, left = bytes_of(lambda: ours(point), keeps_plans=True)
+    assert peak <= bytes_of(lambda: theirs(point))[0]
+    assert left < STATE
+
+
+def test_what_holds_a_step_of_a_long_program_can_still_be_differentiated() -> None:
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+            return cotangent * ctx.saved_tensors[0].cos()
+
+    basis = torch.linspace(-1, 1, 12 * 4000, dtype=F64).view(12, 4000).sin()
+
+    def func(p: Tensor, sine: Callable[[Tensor], Tensor]) -> Tensor:
+        x = p @ basis
+        early, view = sine(x), (x * 2)[1:]  # a custom function's result, which nobody notes
+        for _ in range(200):
+            x = x + 0.01 * torch.sin(x)
+        return x * early + sine(x) * view.sum()
+
+    point = torch.linspace(0.1, 0.5, 12, dtype=F64)
+    expected = torch.func.jacfwd(lambda p: func(p, torch.sin))(point)
+    for _ in range(4):
+        found = pushforward.jacfwd(lambda p: func(p, Sine.apply))(point)
+        torch.testing.assert_close(found, expected)
+
+
 def test_the_memory_of_a_long_program_does_not_grow_with_its_steps() -> None:
     def steps(number: int) -> Callable[[Tensor], Tensor]:
         def func(x: Tensor) -> Tensor:

@@ -136,7 +136,8 @@ LENGTH = 320  # of what the functions work on, where pieces are made small
 @pytest.fixture
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have every few results cut, and tell behind how many variables."""
-    monkeypatch.setattr(pieces, "MIN_PIECE_OF_MANY", 3 * LENGTH * 8)
+    for name in ("MIN_PIECE", "MIN_PIECE_OF_MANY"):
+        monkeypatch.setattr(pieces, name, 3 * LENGTH * 8)
     monkeypatch.setattr(pieces, "SHARE_OF_MANY", 0)
     found: list[int] = []
     cut = pieces.PieceRun._cut

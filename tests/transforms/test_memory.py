@@ -126,6 +126,34 @@ def test_chunks_need_what_is_expected(name: str, func: str, size: int) -> None:
         assert peak / 2 <= need.peak(size) <= 2 * peak, (peak, need)
 
 
+def _stiffness(k: Tensor) -> Tensor:
+    matrix = k.new_zeros(len(k) + 1, len(k) + 1)
+    for i in range(len(k)):
+        matrix[i : i + 2, i : i + 2] += k[i] * torch.tensor([[1, -1], [-1, 1]])
+    return matrix
+
+
+def _outer(x: Tensor) -> Tensor:
+    return torch.outer(x, x.sin())
+
+
+def _diagonals(x: Tensor) -> Tensor:
+    return torch.stack([torch.diag(x.exp()) @ WIDE, torch.diag(x.sin()) @ WIDE])
+
+
+WIDE = torch.randn(40, 90, dtype=F64)
+
+
+@pytest.mark.parametrize("func", [_stiffness, _outer, _diagonals])
+def test_repeated_forward_mode_needs_no_more_than_torch_func(func: Callable[..., Any]) -> None:
+    x = torch.rand(40, dtype=F64)
+    call, peer = pf.jacfwd(func), torch.func.jacfwd(func)
+    for _ in range(3):
+        torch.testing.assert_close(call(x), peer(x))
+    ours, theirs = (bytes_of(lambda f=f: f(x), keeps_plans=True)[0] for f in (call, peer))
+    assert ours <= 1.1 * theirs
+
+
 def test_a_hessian_needs_what_is_expected() -> None:
     x = torch.randn(60, dtype=F64)
     pf.hessian(energy, chunk_size="auto")(x)

@@ -14,12 +14,8 @@ from torch import Tensor
 
 from pushforward.planning.calls import (
     MAKERS,
-    PLAIN,
-    PRODUCTS,
-    SUMS,
     Call,
     Ref,
-    only_read,
     reached,
     refs_in,
     replaced,
@@ -38,6 +34,7 @@ from pushforward.planning.simplifying import (
     without_unused,
     without_views,
 )
+from pushforward.planning.storage import are_plain, at_their_place, in_place
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import without_frame
 
@@ -52,11 +49,7 @@ _SIMPLIFYING = (
     with_vectors,
 )
 
-_IN_PLACE: dict[Any, Any] = {
-    **dict.fromkeys(PRODUCTS, Tensor.mul_),
-    **dict.fromkeys(SUMS, Tensor.add_),
-    torch.addcmul: Tensor.addcmul_,
-}
+MIN_TAKEN_BYTES = 2**16  # of a value that is let go of before the end
 MAX_CONSTANT_BYTES = 2**20  # of all that a kernel keeps instead of making it at each call
 
 
@@ -78,13 +71,15 @@ def compiled(found: Noted) -> Replay:
     calls = in_time(calls)
     calls = _with_dtypes(calls, tensors)
     calls = with_added_products(calls, refs_in(rows), tensors)
-    calls = _in_place(calls, refs_in(rows), tensors)
-    return _function(calls, rows, constants)
+    if are_plain(tensors):
+        calls = at_their_place(calls, refs_in(rows), tensors)
+        calls = in_place(calls, refs_in(rows), tensors)
+    return _function(calls, rows, constants, tensors)
 
 
 def as_they_are(found: Noted) -> Replay:
     """Return one Python function that makes all the calls: where some write to what others read."""
-    return _function(found.calls, found.rows, {})
+    return _function(found.calls, found.rows, {}, found.tensors)
 
 
 def _without_constants(
@@ -157,36 +152,13 @@ def _is_float(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex())
 
 
-def _in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> list[Call]:
-    """Write over the first operand, where it is a temporary that is not needed any more.
+def _function(
+    calls: list[Call], rows: Any, constants: dict[Ref, Tensor], tensors: dict[Ref, Tensor]
+) -> Replay:
+    """Return the calls as one Python function, which takes large values out of the list that it is given.
 
-    Only where all tensors are plain: autograd would hold on to temporaries.
+    They may live on elsewhere; where they do not, they are gone once they are not needed any more.
     """
-    is_recording = torch.is_grad_enabled()
-    if any(
-        isinstance(t, Tensor)
-        and (type(t) not in PLAIN or is_wrapped(t) or (is_recording and t.requires_grad))
-        for t in tensors.values()
-    ):
-        return calls
-    read = only_read(calls, returned)
-    last = {ref: i for i, call in enumerate(calls) for ref in call.refs}
-    fresh: set[Ref] = set()
-    for i, call in enumerate(calls):
-        if call.is_fresh:
-            fresh.add(call.result)
-        method = _IN_PLACE.get(call.func)
-        if method is not None and call.is_fresh and isinstance(call.args[0], Ref):
-            first = call.args[0]
-            if first in fresh and first in read and last[first] == i and first not in call.args[1:]:
-                old, new = tensors[first], tensors[call.result]
-                if old.shape == new.shape and old.dtype is new.dtype:
-                    call.func = method
-    return calls
-
-
-def _function(calls: list[Call], rows: Any, constants: dict[Ref, Tensor]) -> Replay:
-    """Return the calls as one Python function."""
     scope: dict[str, Any] = {}
     names: dict[Ref, str] = {}
     by_id: dict[int, str] = {}
@@ -217,19 +189,41 @@ def _function(calls: list[Call], rows: Any, constants: dict[Ref, Tensor]) -> Rep
     }
     for ref in refs_in(rows):
         last.pop(ref.number, None)
-    lines = ["def replay(v):"]
+    taken = _taken(calls, rows, tensors)
+    lines = ["def replay(v):", *(f"    v[{n}] = None" for n, i in taken.items() if i < 0)]
     for i, call in enumerate(calls):
         arguments = [source(a) for a in call.args]
         arguments += [f"{name}={source(a)}" for name, a in call.kwargs.items()]
         func = call.func
         func = without_frame(func) if isinstance(func, torch._ops.OpOverload) else func
         lines.append(f"    t{call.result.number} = {source(func)}({', '.join(arguments)})")
+        used = {ref.number for ref in call.refs if ref.is_value}
         ended = {r.number for r in call.refs if not r.is_value and last.get(r.number) == i}
         if ended:
             lines.append(f"    del {', '.join(f't{n}' for n in sorted(ended))}")
+        lines += [f"    v[{n}] = None" for n in sorted(used) if taken.get(n) == i]
     lines.append(f"    return {source(rows)}")
     text = "\n".join(lines)
     exec(text, scope)  # the source is ours alone
     replay: Replay = scope["replay"]
     replay.__doc__ = text
     return replay
+
+
+def _taken(calls: list[Call], rows: Any, tensors: dict[Ref, Tensor]) -> dict[int, int]:
+    """Return after which call a large value is not needed, by its number: after -1 where no call needs it.
+
+    If there are such values, also the nodes, which hold what they saved, are let go of where no call needs them.
+    """
+    values = [(ref, tensors[ref]) for ref in tensors if ref.is_value]
+    large = {r.number for r, t in values if r.place is None and t.nbytes >= MIN_TAKEN_BYTES}
+    if not large:
+        return {}
+    large.update(ref.number for ref, _ in values if ref.place is not None)
+    last = dict.fromkeys(sorted(large), -1)
+    for i, call in enumerate(calls):
+        last.update({r.number: i for r in call.refs if r.is_value and r.number in large})
+    for ref in refs_in(rows):
+        if ref.is_value:
+            last.pop(ref.number, None)
+    return last

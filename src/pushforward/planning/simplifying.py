@@ -122,7 +122,7 @@ def without_views(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Ten
     kept = []
     for call in calls:
         renamed = call.renamed(same)
-        order = _order(renamed, tensors)
+        order = order_of(renamed, tensors)
         if order is not None or (renamed.func is Tensor.reshape and renamed.refs):
             inner = before.get(renamed.refs[0])
             if inner is not None and (order is None) == (inner.func is Tensor.reshape):
@@ -141,7 +141,7 @@ def without_views(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Ten
     return kept, same
 
 
-def _order(call: Call, tensors: dict[Ref, Tensor]) -> tuple[int, ...] | None:
+def order_of(call: Call, tensors: dict[Ref, Tensor]) -> tuple[int, ...] | None:
     """Return the order of the axes that a call makes; None if it does something else."""
     if call.kwargs or not call.refs:
         return None
@@ -164,7 +164,7 @@ def _at_once(
     if order is None:
         args = (source, *outer.args[1:])
         return Call(Tensor.reshape, args, {}, outer.result, [source]), None
-    first = _order(inner, tensors)
+    first = order_of(inner, tensors)
     assert first is not None
     order = tuple(first[i] for i in order)
     return Call(Tensor.permute, (source, order), {}, outer.result, [source]), order

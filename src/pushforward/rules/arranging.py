@@ -93,7 +93,7 @@ def _roll(
 def _rolled(shape: Shape, axis: int, shift: int, like: Tensor) -> AbstractLinearMap:
     place, n = place_along(shape[axis], like), max(shape[axis], 1)
     index, inverse = table((place - shift) % n), table((place + shift) % n)
-    return along_axis(shape, axis, index, inverse=inverse)
+    return along_axis(shape, axis, index, inverse=inverse, shift=shift)
 
 
 def _flip(x: Tensor, dims: Sequence[int]) -> AbstractLinearMap:

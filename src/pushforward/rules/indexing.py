@@ -62,11 +62,19 @@ def vector_shape(shape: Shape) -> Shape:
 
 
 def along_axis(
-    shape: Shape, axis: int, index: Tensor, is_total: bool = True, inverse: Tensor | None = None
+    shape: Shape,
+    axis: int,
+    index: Tensor,
+    is_total: bool = True,
+    inverse: Tensor | None = None,
+    shift: int = 0,
 ) -> AbstractLinearMap:
-    """Return the map that takes the positions ``index`` along one axis; of a permutation there is an inverse."""
+    """Return the map that takes the positions ``index`` along one axis; of a permutation there is an inverse.
+
+    Of one that rolls the axis there is also the ``shift``.
+    """
     out_shape = (*shape[:axis], index.shape[0], *shape[axis + 1 :])
-    return Gather(shape, out_shape, index, (axis,), (axis,), is_total, inverse)
+    return Gather(shape, out_shape, index, (axis,), (axis,), is_total, inverse, shift)
 
 
 def one_axis_mask(x: Tensor, axis: int, keep: Tensor) -> AbstractLinearMap:

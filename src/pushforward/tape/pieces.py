@@ -8,6 +8,7 @@ needs the tape whole: it is run again.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.reader import Reading
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
-from pushforward.tape.trust import AskedError
+from pushforward.tape.trust import AskedError, Record
 from pushforward.tape.watching import BACKWARD, Watcher
 
 MAX_COLUMNS = 8  # tangents that are pushed without structure
@@ -37,6 +38,7 @@ MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
 # The same for more tangents, and how many bytes of results there have to be for each that tangents may have at a cut:
 # repeated calls of a program that is recorded whole are cheaper.
 MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**23, 2
+MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
 
@@ -49,24 +51,25 @@ class Pushing:
         count: How many tangents each input has.
         make: Gives those of the inputs: a tensor for each, or blocks.
         axes: Those of the tensors.
-        push: Takes what was read, the variables at its end, and the tangents at its start; gives those at its end.
+        push: Takes what was read, the variables at its end, and the tangents at its start, of which it empties the
+            list; gives those at its end.
     """
 
     count: int
     make: Callable[[], Sequence[Any]]
     axes: Axes
-    push: Callable[[str, Reading, Sequence[Tensor], Sequence[Any], Axes], Sequence[Any]]
+    push: Callable[[str, Reading, Sequence[Tensor], list[Any], Axes], Sequence[Any]]
 
     @property
-    def min_piece(self) -> int:
-        """How many bytes of results a piece has at least."""
+    def first_piece(self) -> int:
+        """How many bytes of results the first piece has, of a function that was not cut before."""
         return MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY
 
-    def is_worth_while(self, variables: Sequence[Tensor], num_bytes: int) -> bool:
-        """Tell whether tangents of ``variables`` are small next to so many bytes of results."""
+    def least_piece(self, held: int) -> int:
+        """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
         if self.count <= MAX_COLUMNS:
-            return True
-        return SHARE_OF_MANY * self.count * sum(v.nbytes for v in variables) <= num_bytes
+            return MIN_PIECE
+        return max(MIN_PIECE, SHARE_OF_MANY * self.count * held)
 
 
 class _Cut(torch.autograd.Function):
@@ -100,19 +103,19 @@ def fits(inputs: Sequence[Tensor]) -> bool:
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("__weakref__", "_first", "_pushing", "_token", "_was_cut")
+    __slots__ = ("__weakref__", "_first", "_pushing", "_record", "_token", "_was_cut")
 
     def __init__(
         self,
         name: str,
         inputs: Sequence[Tensor],
         randomness: str,
-        scripts: list[Script],
+        known: Record,
         pushing: Pushing,
     ) -> None:
         """Prepare, as `Run`."""
-        super().__init__(name, inputs, randomness, scripts=scripts)
-        self._pushing = pushing
+        super().__init__(name, inputs, randomness, scripts=known.scripts)
+        self._pushing, self._record = pushing, known
         self._first: dict[Node, Any] = {}  # the tangents of the inputs, once the tape was cut
         self._was_cut = False
 
@@ -129,7 +132,7 @@ class PieceRun(Run):
         return start.tangent if found is None else found
 
     def _new_watcher(self) -> Watcher:
-        return _CuttingWatcher(self.name, self, self._pushing)
+        return _CuttingWatcher(self.name, self, self._pushing, self._record)
 
     def _read(self, ends: list[tuple[Node | None, int]]) -> Reading:
         if self._was_cut:
@@ -155,20 +158,21 @@ class PieceRun(Run):
         reading = self.reading(variables)
         if reading.is_followed and self.grad_mode:
             return False  # somebody will go back over it
-        pushing, starts = self._pushing, self._start_tangents()
+        pushing, starts, edges = self._pushing, self._start_tangents(), reading.outputs
+        cycles = self.cycles() if is_whole else []
+        # What nobody else holds of the graph, the tangents at its start among it, is the reading's alone from here on.
+        self._starts, self._ends = [node for node in self._starts if node in self._first], None
+        for variable in variables:
+            variable.detach_()
         tangents = pushing.push(self.name, reading, variables, starts, pushing.axes)
-        del starts
         self._was_cut = True
-        edges = reading.outputs
         del reading
         if is_whole:
             writes = self._watcher.writes
-            end_cycles(self.cycles())
+            end_cycles(cycles)
             writes.geometries.clear()
             writes.kept.clear()
             writes.originals.clear()
-        for variable in variables:
-            variable.detach_()
         for variable, (number, _), tangent in zip(variables, edges, tangents, strict=True):
             if number >= 0:
                 # Its values stay, so what a recording inside has saved of it is still good.
@@ -196,12 +200,12 @@ class PieceRun(Run):
 class _CuttingWatcher(Watcher):
     """Notes what the function makes, and has the tape cut."""
 
-    def __init__(self, name: str, run: PieceRun, pushing: Pushing) -> None:
+    def __init__(self, name: str, run: PieceRun, pushing: Pushing, known: Record) -> None:
         super().__init__(name, 0)
         self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
-        self._pushing = pushing
-        self._limit = pushing.min_piece
+        self._pushing, self._record = pushing, known
         self._num_bytes = 0
+        self._begin(known.piece or pushing.first_piece)
         self._was_cut = False
         self._made: list[weakref.ref[Tensor]] = []
 
@@ -215,8 +219,8 @@ class _CuttingWatcher(Watcher):
         """Call, and note the results."""
         if self._was_cut and func in BACKWARD:
             raise AskedError(self)
-        if self._num_bytes >= self._limit:  # the function has let go of what it did not need for it
-            self._cut()
+        if self._num_bytes >= self._watched_from:
+            self._look()  # the function has let go of what it did not need for this call
         result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, Tensor):
             self._note(result)
@@ -226,16 +230,39 @@ class _CuttingWatcher(Watcher):
                     self._note(item)
         return result
 
-    def _cut(self) -> None:
+    def _begin(self, limit: int) -> None:
+        """Start a piece of ``limit`` bytes of results."""
+        self._limit, self._least, self._num_looks = limit, sys.maxsize, 0
+        self._watched_from = limit - limit // 4
+
+    def _look(self) -> None:
+        """See how much the function holds; cut where that is as little as it was before the limit."""
+        is_full = self._num_bytes >= self._limit
+        if not is_full:
+            self._num_looks += 1
+            if self._num_looks > MAX_LOOKS:
+                self._watched_from = self._limit
+                return
         variables, is_whole = self._variables()
-        if not self._pushing.is_worth_while(variables, self._num_bytes):
-            self._limit = 2 * self._num_bytes
+        held = sum(v.nbytes for v in variables)
+        if not is_full:
+            self._least = min(self._least, held)
+        elif held <= self._least or self._num_bytes >= self._limit + self._limit // 4:
+            self._cut(variables, is_whole, held)
+
+    def _cut(self, variables: list[Tensor], is_whole: bool, held: int) -> None:
+        least = self._pushing.least_piece(held)
+        if self._num_bytes < least:
+            self._begin(2 * self._num_bytes)
             return
         self._num_bytes = 0
         self._was_cut = self.has_acted = True  # watch it the next time too
         run = self._run()
         assert run is not None
-        if not run._cut(variables, is_whole):
+        if run._cut(variables, is_whole):
+            self._record.piece = least
+            self._begin(least)
+        else:
             self._num_bytes = -(2**62)
 
     def _note(self, tensor: Tensor) -> None:
@@ -250,7 +277,7 @@ class _CuttingWatcher(Watcher):
                 size = tensor.nbytes
                 self._num_bytes += size
                 if size > self._limit:
-                    self._limit = size // 2
+                    self._limit = self._watched_from = size // 2
 
     def _variables(self) -> tuple[list[Tensor], bool]:
         """Return what the function holds and can start anew (no views, which follow), and whether that is all."""

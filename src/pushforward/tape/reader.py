@@ -111,6 +111,10 @@ class Reading:
         with torch._C.DisableTorchFunction():
             return dataclasses.replace(self, tensors=map_saved(_typed, self.tensors))
 
+    def empty(self) -> None:
+        """Let go of the graph, and of what it saved."""
+        self.tensors, self.nodes, self.numbers, self.geometries, self.anchors = [], [], {}, {}, ()
+
     def ask(self) -> None:
         """Ask the nodes whose inputs' shapes nobody saved."""
         for place in self.joined:

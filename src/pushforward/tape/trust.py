@@ -72,6 +72,7 @@ class Record:
     has_ties: bool = False  # so that they have to be, too
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
+    piece: int = 0  # bytes of results that a piece of it has, where it is recorded in pieces
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes

@@ -31,7 +31,7 @@ from pushforward.transforms.assemble import (
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import ChunkSize, chunks_of, units
 from pushforward.transforms.memory import sized_rows, there_before
-from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of
+from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of, with_structure
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import Answer, key_of, learn, repeated
 from pushforward.trees import LEAF, unflatten
@@ -173,15 +173,18 @@ def _pushing(inputs: Sequence[Tensor]) -> Pushing | None:
     return Pushing(count, functools.partial(_unit_tangents, inputs), (count,), push_tangents)
 
 
-def _last_columns(
-    tape: Tape, tangents: Sequence[Any], inputs: Sequence[Tensor]
-) -> list[list[Tensor]]:
-    """Return the Jacobians, from the tangents at the start of the last piece."""
+def _last_columns(tape: Tape, tangents: list[Any], inputs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the Jacobians, from the tangents at the start of the last piece, of which it empties the list."""
     if isinstance(tangents[0], Tensor):
-        return _columns(tape.pushed(tangents, (_count(inputs),)), tape, inputs)
-    kind = ("last columns", structure_of(tangents), tuple([directions(x) for x in inputs]))
-    compute = functools.partial(_pushed, tape, tangents, inputs)
-    return tape.swept(kind, compute, given=tensors_in(tangents))
+        return _columns(tape.pushed(tangents, (_count(inputs),), is_last=True), tape, inputs)
+    given, structure = tensors_in(tangents), structure_of(tangents)
+    tangents.clear()
+    kind = ("last columns", structure, tuple([directions(x) for x in inputs]))
+
+    def compute() -> list[list[Tensor]]:
+        return _pushed(tape, with_structure([given], structure), inputs)
+
+    return tape.swept(kind, compute, given=given, is_last=True)
 
 
 def _count(inputs: Sequence[Tensor]) -> int:

@@ -114,7 +114,7 @@ def named_jvp(
                 "without derivative, expected one that depends on a primal. This is not allowed with strict=True."
             )
         given = tape.tangents  # of the last piece
-        pushed = tape.pushed(directions if given is None else given)
+        pushed = tape.pushed(directions) if given is None else tape.pushed(given, is_last=True)
     learn(key, tape, selected, primals)
     output, tangent = unflatten(tape.results, tape.spec), _tangent(tape, pushed, directions)
     return (output, tangent, tape.aux) if has_aux else (output, tangent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -26,37 +27,43 @@ def push_tangents(
     name: str,
     reading: Reading,
     variables: Sequence[Tensor],
-    tangents: Sequence[Tensor],
+    tangents: list[Tensor],
     axes: Axes,
 ) -> list[Tensor]:
     """Push tangents ``(*axes, *shape)`` through a piece of a tape."""
     with torch.no_grad():
-        return Tape.around(name, reading, tangents, variables).pushed(tangents, axes)
+        return Tape.around(name, reading, tangents, variables).pushed(tangents, axes, is_last=True)
 
 
 def push_blocks(
-    name: str, reading: Reading, variables: Sequence[Tensor], blocks: Sequence[Blocks], axes: Axes
+    name: str, reading: Reading, variables: Sequence[Tensor], blocks: list[Blocks], axes: Axes
 ) -> list[Blocks]:
     """Push blocks through a piece of a tape."""
-    given = tensors_in(blocks)
+    given, structure = tensors_in(blocks), structure_of(blocks)
+    blocks.clear()  # the sweep lets go of them
     tape = Tape.around(name, reading, given, variables)
-    kind = ("blocks", structure_of(blocks))
+    kind = ("blocks", structure)
     key: Hashable = (kind, tape.signature)
 
     def compute() -> Rows:
-        pushed = tape.program.push(blocks)
+        pushed = tape.program.push(with_structure([given], structure))
         PLANS.keep(STRUCTURES, key, structure_of(pushed))
         return [[block.values for block in each] for each in pushed]
 
+    found: Structure | None = PLANS.find(STRUCTURES, key)
     with torch.no_grad():
-        rows = tape.swept(kind, compute, given=given)
-        structure: Structure | None = PLANS.find(STRUCTURES, key)
-        if structure is None:  # forgotten since
-            return tape.program.push(blocks)
-    return [
-        tuple([Block(values, *rest[1:]) for values, rest in zip(row, each, strict=True)])
-        for row, each in zip(rows, structure, strict=True)
-    ]
+        rows = tape.swept(kind, compute, given=given, is_last=found is not None)
+        if found is None:
+            found = PLANS.find(STRUCTURES, key)
+        if found is None:  # forgotten since
+            return tape.program.push(with_structure([given], structure))
+    return with_structure(rows, found)
+
+
+def with_structure(rows: Sequence[Sequence[Tensor]], structure: Structure) -> list[Blocks]:
+    """Return blocks with these values, which may stand in rows of any length."""
+    values = itertools.chain.from_iterable(rows)
+    return [tuple([Block(next(values), *rest[1:]) for rest in each]) for each in structure]
 
 
 def structure_of(blocks: Sequence[Blocks]) -> Structure:

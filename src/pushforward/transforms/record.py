@@ -72,7 +72,7 @@ class Tape(SweptGraph):
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
         elif pushing is not None and may_cut and pieces.fits(leaves):
-            run = pieces.PieceRun(name, leaves, randomness, known.scripts, pushing)
+            run = pieces.PieceRun(name, leaves, randomness, known, pushing)
         else:
             given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
             run = Run(*given, known.keeps_layout, known.needs_batch)

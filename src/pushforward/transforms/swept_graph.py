@@ -18,7 +18,7 @@ from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.tape.batch import Batch
-from pushforward.tape.copies import owned
+from pushforward.tape.copies import detached, owned
 from pushforward.tape.distributed_tensors import sweep_of
 from pushforward.tape.interrupts import in_grad_mode
 from pushforward.tape.lowering import lower, pull
@@ -148,12 +148,14 @@ class SweptGraph:
         given: Sequence[Tensor] = (),
         place: int = 0,
         is_one_of_many: bool = False,
+        is_last: bool = False,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
         ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape, as `physical`
         gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
-        The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels.
+        The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels. Where there are, the
+        graph and the list ``given`` are emptied for one that ``is_last``, so that kernels let go of what they contain.
         """
         check_versions(self._versions)
         level = functorch_level()
@@ -173,12 +175,21 @@ class SweptGraph:
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._remember(kind, given, known, is_recording)
+            if is_last and type(given) is list:
+                values = self._emptied(values, given)
             replay = functools.partial(replayed, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
         anew = compute if is_one_of_many else functools.partial(self.anew, compute)
         write = functools.partial(self._written, compute, given)
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)
+
+    def _emptied(self, values: list[Any], given: list[Tensor]) -> list[Any]:
+        """Let go of the graph and of all tensors but ``values``, which lead to the graph no more."""
+        self.reading.empty()
+        given.clear()
+        self.inputs, self.outputs = (), [detached(y) for y in self.outputs]
+        return map_saved(detached, values)
 
     def _remember(
         self, kind: Hashable, given: Sequence[Tensor], known: Known, is_recording: bool
@@ -230,20 +241,26 @@ class SweptGraph:
         wrapped = self.batch.wrapped if is_below else self.batch.put_in
         return [[wrapped(t, place) for t in row] for row in rows]
 
-    def pushed(self, tangents: Sequence[Tensor], batch: tuple[int, ...] = ()) -> list[Tensor]:
-        """Push one tangent, or a batch, of every input; a batch is the first axis, here and of the results."""
+    def pushed(
+        self, tangents: Sequence[Tensor], batch: tuple[int, ...] = (), *, is_last: bool = False
+    ) -> list[Tensor]:
+        """Push one tangent, or a batch, of every input; a batch is the first axis, here and of the results.
+
+        ``is_last`` is that of `swept`.
+        """
         kind = ("pushed", batch)
         known = self.product(kind, tangents)
         if known is not None:
             return known
-        tangents = self.physical(tangents, len(batch))
+        if not is_last:
+            tangents = self.physical(tangents, len(batch))
 
         def compute() -> Rows:
             blocks = self.program.push([(seeds(t, batch, 0),) for t in tangents])
             pairs = zip(blocks, self.outputs, strict=True)
             return [[to_rows(b, tuple(y.shape), batch, like=y) for b, y in pairs]]
 
-        (row,) = self.swept(kind, compute, given=tangents, place=len(batch))
+        (row,) = self.swept(kind, compute, given=tangents, place=len(batch), is_last=is_last)
         return row
 
     def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
