@@ -109,7 +109,8 @@ def _few(equations: Iterator[Equation]) -> Iterator[Equation]:
 def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation]:
     """Make the equations of all that the outputs depend on, the last one first; variables are edges."""
     needed = {stores.at(edge) for edge in reading.outputs}
-    all_metadata = [output_metadata(node) for node in reading.nodes]
+    all_metadata = list(map(output_metadata, reading.nodes))
+    all_edges = reading.all_edges
     inner = irregular.inner_places(reading, all_metadata)
     prepare = _Preparation(reading, all_metadata)
     for place in range(len(reading.nodes) - 1, -1, -1):
@@ -123,7 +124,7 @@ def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation
         if not wanted:
             continue
         equations: list[Equation] | None = None
-        edges = reading.edges(place)
+        edges = all_edges[place]
         if stores.versions and first in stores.versions:
             made = writes.variables(stores, first, metadata[0].device)
             equations = [
@@ -172,6 +173,7 @@ class _Preparation:
     def __init__(self, reading: Reading, metadata: Sequence[Sequence[Any]]) -> None:
         """Take the nodes of a reading, and the metadata of their outputs."""
         self._reading, self._metadata = reading, metadata
+        self._edges, self._ends = reading.all_edges, [*reading.starts[1:], len(reading.tensors)]
         self._stand_ins: dict[Edge, Unsaved] = {}
         self._memo: Memo = {}
 
@@ -181,10 +183,10 @@ class _Preparation:
         node, kind = reading.nodes[place], reading.types[place]
         if kind.op is None:
             return None
-        saved = reading.saved(place)
+        saved = reading.tensors[reading.starts[place] : self._ends[place]]
         states: list[int] = []
         sources: list[Unsaved | None] = []
-        for index, edge in enumerate(reading.edges(place)):
+        for index, edge in enumerate(self._edges[place]):
             source = stand_ins.get(edge)
             if source is None:
                 source = self._source(node, index, edge)

@@ -87,9 +87,14 @@ class Reading:
     is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
     mesh: Any = None  # over which such inputs lie
 
+    @property
+    def all_edges(self) -> list[list[Edge]]:
+        """Where the inputs of each node come from."""
+        return self.found_edges if self.known_edges is None else self.known_edges
+
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
-        return (self.found_edges if self.known_edges is None else self.known_edges)[place]
+        return self.all_edges[place]
 
     def sign(self) -> bool:
         """Add what a plan depends on of the tensors; tell whether dual numbers left zeros that have no memory.
