@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pushforward
 from pushforward import (
     clear_plans,
     grad,
@@ -507,3 +508,41 @@ def test_keyword_arguments_and_several_primals() -> None:
         torch.testing.assert_close(value, expected)
         v = {"a": torch.rand(3), "b": torch.rand(3)}
         torch.testing.assert_close(pull(v), pull_expected(v))
+
+
+TREES: dict[str, Callable[..., Any]] = {
+    "grad": lambda lib, f, tree, y: lib.grad(lambda t, y: f(t, y)["a"].sum(), (0, 1))(tree, y),
+    "grad of one": lambda lib, f, tree, y: lib.grad(lambda t, y: f(t, y)["a"].sum())(tree, y),
+    "jacrev": lambda lib, f, tree, y: lib.jacrev(f)(tree, y),
+    "jacfwd": lambda lib, f, tree, y: lib.jacfwd(f, argnums=(1, 0))(tree, y),
+    "vjp": lambda lib, f, tree, y: lib.vjp(f, tree, y)[1](f(tree, y)),
+    "jvp": lambda lib, f, tree, y: lib.jvp(f, (tree, y), (tree, y)),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_trees_of_tensors_are_known_by_heart(name: str, known: list[Any]) -> None:
+    def f(tree: Any, y: Tensor) -> dict[str, Tensor]:
+        out = tree["w"] @ y + tree["b"][0]
+        return {"a": out.tanh(), "b": tree["b"][1] * y}
+
+    def tree() -> Any:
+        return {"w": torch.rand(3, 3), "b": [torch.rand(3), torch.rand(3)]}
+
+    for _ in range(CALLS):
+        given = tree(), torch.rand(3)
+        torch.testing.assert_close(
+            TREES[name](pushforward, f, *given), TREES[name](torch.func, f, *given)
+        )
+    assert known[-1] is not None
+    known.clear()
+    others = [tree() for _ in range(4)]
+    others[0]["b"].append(torch.rand(3))  # is not used
+    others[1]["w"] = torch.rand(1, 3)
+    others[2]["w"] = torch.nn.Parameter(others[2]["w"])
+    others[3] = {"b": others[3]["b"], "w": others[3]["w"]}
+    for other in others:
+        y = torch.rand(3)
+        torch.testing.assert_close(
+            TREES[name](pushforward, f, other, y), TREES[name](torch.func, f, other, y)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.trees import LEAF, flatten, paths, unflatten
+from pushforward.trees import LEAF, TreeSpec, flatten, paths, unflatten
 
 Argnums = int | Sequence[int]
 
@@ -91,6 +92,27 @@ def _normalize_argnum(name: str, argnum: int, num_args: int) -> int:
     return argnum % num_args
 
 
+@dataclasses.dataclass(slots=True)
+class Structure:
+    """The pytrees of arguments in which all leaves are tensors."""
+
+    specs: Sequence[TreeSpec]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether each argument is a tensor."""
+        return all(spec is LEAF for spec in self.specs)
+
+    def trees(self, values: Sequence[Any]) -> list[Any]:
+        """Return one pytree for each argument, with ``values`` for the tensors."""
+        found, start = [], 0
+        for spec in self.specs:
+            end = start + spec.num_leaves
+            found.append(values[start] if spec is LEAF else unflatten(values[start:end], spec))
+            start = end
+        return found
+
+
 class Selected:
     """The tensors to differentiate with respect to, and how to put others into their places."""
 
@@ -123,6 +145,12 @@ class Selected:
             self.leaves.extend(tensors)
         # Whether there is one argument, a tensor: nothing has to be put together then.
         self.is_lone = len(args) == 1 and self._specs[0] is LEAF
+
+    def structure(self) -> Structure | None:
+        """Return the structure of the arguments, None where not all leaves are tensors."""
+        structure = Structure(self._specs)
+        num_leaves = sum(spec.num_leaves for spec in self._specs)
+        return structure if num_leaves == len(self.leaves) else None
 
     def replaced(self, tracers: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the arguments with ``tracers`` in the places of the leaves."""

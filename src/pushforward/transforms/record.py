@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
-from pushforward.transforms.arguments import Selected, check_outputs, split_aux
+from pushforward.transforms.arguments import Selected, Structure, check_outputs, split_aux
 from pushforward.transforms.swept_graph import Products, SweptGraph
 from pushforward.trees import TreeSpec, flatten, unflatten
 
@@ -28,7 +28,8 @@ from pushforward.trees import TreeSpec, flatten, unflatten
 class Recall:
     """What is the same for all tapes of a recording that is known by heart."""
 
-    spec: TreeSpec
+    structure: Structure  # of the arguments
+    spec: TreeSpec  # of the output
     signature: Signature
     grad_mode: bool
     products: Products = dataclasses.field(default_factory=dict)
@@ -38,11 +39,12 @@ class Tape(SweptGraph):
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "__weakref__", "_cycles", "_is_trusted", "_known", "_unwritten", "aux", "randomness", "results", "spec",
-        "tangents",
+        "__weakref__", "_cycles", "_is_trusted", "_known", "_structure", "_unwritten", "aux", "randomness", "results",
+        "spec", "tangents",
     )  # fmt: skip
 
     results: list[Tensor]  # the outputs as the caller gets them
+    _structure: Structure  # of the arguments; only of tapes that are `recalled`
 
     def __init__(
         self,
@@ -143,10 +145,14 @@ class Tape(SweptGraph):
         self.results, self.spec, self.aux, self.tangents = results, known.spec, None, None
         self.randomness, self._cycles, self._unwritten = "same", [], []
         self._signature, self._products = known.signature, known.products
-        self._grad_mode, self._is_kept = known.grad_mode, is_kept
+        self._grad_mode, self._is_kept, self._structure = known.grad_mode, is_kept, known.structure
         if is_kept:
             self._keep()
         return self
+
+    def arranged(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """Return values for the inputs of a `recalled` tape in the structure of the arguments."""
+        return tuple(self._structure.trees(values))
 
     def _record(
         self,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
 from pushforward.tape import trust
 from pushforward.tape.continued import Begun
@@ -34,7 +33,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.surroundings import Surroundings, surroundings
-from pushforward.transforms.arguments import Argnums, Selected
+from pushforward.transforms.arguments import Argnums, Selected, Structure
 from pushforward.transforms.record import Recall, Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
@@ -50,7 +49,7 @@ Found = tuple[list[Tensor], list[Any], list[Node]]  # outputs, what nodes saved,
 class Answer:
     """What a transform makes its result of."""
 
-    rows: Rows
+    rows: list[list[Any]]  # a pytree for each output and argument
     outputs: list[Tensor]  # as the caller may have them
     spec: TreeSpec
 
@@ -76,7 +75,9 @@ class Repeat:
     """What came before."""
 
     num_args: int
-    positions: Sequence[int]  # of those to differentiate, each a tensor
+    positions: Sequence[int]  # of those to differentiate
+    structure: Structure  # of these
+    is_flat: bool  # whether they are tensors
     inputs: list[tuple[torch.Size, torch.dtype, torch.device]]
     outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
     spec: TreeSpec
@@ -99,13 +100,19 @@ class Repeat:
         """Return the arguments to differentiate, None if they are not like those of before."""
         if len(args) != self.num_args:
             return None
-        found = []
-        for position, (shape, dtype, device) in zip(self.positions, self.inputs, strict=True):
-            x = args[position]
+        found: list[Tensor] = []
+        for position, spec in zip(self.positions, self.structure.specs, strict=True):
+            if spec is LEAF:
+                found.append(args[position])
+                continue
+            leaves, given = flatten(args[position])
+            if given != spec:
+                return None
+            found += leaves
+        for x, (shape, dtype, device) in zip(found, self.inputs, strict=True):
             is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
             if not is_same or x.device != device or x.requires_grad or x.is_inference():
                 return None
-            found.append(x)
         return found
 
     def found(self, begun: Begun, num_beside: set[int]) -> Found | None:
@@ -159,7 +166,9 @@ class Repeat:
         if kernels is None or kernels.replay is None:
             return None
         set_grad_enabled(self.is_recording)
-        rows = kernels.replay([*saved, nodes])
+        rows: list[list[Any]] = kernels.replay([*saved, nodes])
+        if not self.is_flat:
+            rows = [self.structure.trees(row) for row in rows]
         if not self.is_recording:
             outputs = [y.detach() for y in outputs]
         kernels.answered += 1
@@ -283,11 +292,12 @@ def _run(
                 keep_strides(copy, x)
             tracked.append(copy)
             starts.append(copy.grad_fn)
+        trees = tracked if repeat.is_flat else repeat.structure.trees(tracked)
         if len(args) == 1:
-            result = func(*tracked, **kwargs)
+            result = func(*trees, **kwargs)
         else:
             given = list(args)
-            for position, x in zip(repeat.positions, tracked, strict=True):
+            for position, x in zip(repeat.positions, trees, strict=True):
                 given[position] = x
             result = func(*given, **kwargs)
         if thread.depth != depth + 1:
@@ -337,8 +347,8 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     if key is None:
         return
     around = surroundings()
-    known, positions = tape.by_heart(), selected.positions
-    if around is None or known is None:
+    known, structure = tape.by_heart(), selected.structure()
+    if around is None or known is None or structure is None:
         return
     record, script = known
     kernels: Known | None = None
@@ -348,20 +358,22 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         return
     else:
         kernels, is_recording = tape.answer
-    if any(type(x) is not Tensor or x.requires_grad for x in map(args.__getitem__, positions)):
+    if any(type(x) is not Tensor or x.requires_grad for x in selected.leaves):
         return  # within another transform, say
     if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
         return  # of several outputs some may be followed, and others not
     new = Repeat(
         len(args),
-        positions,
+        selected.positions,
+        structure,
+        structure.is_flat,
         [(x.shape, x.dtype, x.device) for x in tape.inputs],
         [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
         tape.spec,
         around,
         not any(x.is_cuda for x in tape.inputs),
         script,
-        Recall(tape.spec, tape.signature, around[0]),
+        Recall(structure, tape.spec, tape.signature, around[0]),
         kernels,
         is_recording,
     )

@@ -133,7 +133,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False, **kwargs
     key = None if has_aux else KEY
     known = repeated(key, func, primals, kwargs)
     if isinstance(known, Tape):
-        return unflatten(known.results, known.spec), Pullback(known, tuple)
+        return unflatten(known.results, known.spec), Pullback(known, known.arranged)
     check_function(NAME, func)
     check_primals(NAME, primals)
     selected = Selected(NAME, primals, tuple(range(len(primals))))
