@@ -1,9 +1,5 @@
 """Why a peer is faster: by workload, and "eager", "fused" or both ("")."""
 
-_PULLBACK = (
-    "autograd's engine pulls one cotangent back in C++, where the graph is read and checked from Python here, which "
-    "takes more than the products (eager kernel 8 of 88 µs); what comes out can be called again"
-)
 _PARAMETERS = (
     "the loss of ten parameters: each is copied, looked at and read by Python; kernels take 680 µs of 1110, half of "
     "them convolutions that both sides make"
@@ -21,7 +17,6 @@ _NUMBERS = (
     "around it"
 )
 REASONS: dict[tuple[str, str], str] = {
-    ("MLP vjp", "eager"): _PULLBACK,
     ("LeNet, loss by parameters", "eager"): _PARAMETERS,
     ("LeNet, loss by parameters", "fused"): (
         "torch.compile makes the gradients by image and weight of a convolution in one call, ours in two"

@@ -74,8 +74,10 @@ def bare_generator_state(inputs: Sequence[Tensor]) -> State:
 
 def bare_has_drawn(state: State, inputs: Sequence[Tensor]) -> bool:
     """Tell so where no mode and no transform of ``torch.func`` is around."""
-    pairs = zip(state, bare_generator_state(inputs), strict=True)
-    return any(_bytes_of(before) != _bytes_of(now) for before, now in pairs)
+    for before, now in zip(state, bare_generator_state(inputs), strict=True):
+        if _bytes_of(before) != _bytes_of(now):
+            return True
+    return False
 
 
 def _bytes_of(state: Tensor) -> bytes:

@@ -41,7 +41,6 @@ class Script:
     """Reads one graph."""
 
     code: _Code
-    fits: Callable[[list[Any]], bool]  # whether what was saved is as it was
     template: Reading
 
     def read(
@@ -78,12 +77,13 @@ class Script:
         """
         try:
             if called is None:
-                found = self.code(starts, ends, oldest, geometries)
-            else:
-                found = called(functools.partial(self.code, starts, ends, oldest, geometries))
+                return self.code(starts, ends, oldest, geometries)
+            found: Found | None = called(
+                functools.partial(self.code, starts, ends, oldest, geometries)
+            )
+            return found
         except ValueError:  # another number of edges
             return None
-        return None if found is None or not self.fits(found[0]) else found
 
 
 def script_of(
@@ -112,7 +112,7 @@ def script_of(
         found_edges=[],
         known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
     )
-    return Script(*code, template)
+    return Script(code, template)
 
 
 def _asks_shape(kind: NodeType, edges: Sequence[Edge]) -> bool:
@@ -166,7 +166,6 @@ class _Writer:
             "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers, "is_lost": is_lost_leaf,
         }  # fmt: skip
         self._lines: list[str] = []
-        self._checks: list[str] = []  # of what was saved
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
         self._places = {node: place for place, node in enumerate(reading.nodes)}
         ends = [node for node, number in reading.numbers.items() if number < 0]
@@ -177,8 +176,8 @@ class _Writer:
         # Leaves to look at: one that is held tells that somebody may go back.
         self._asked: set[Node] = set() if has_older else set(held[:1] or leaves)
 
-    def code(self, ends: Sequence[End]) -> tuple[_Code, Callable[[list[Any]], bool]] | None:
-        """Return the two functions; None where a node's type is shared with others."""
+    def code(self, ends: Sequence[End]) -> _Code | None:
+        """Return the function; None where a node's type is shared with others."""
         lines = self._lines
         if self._starts:
             lines.append(f"{''.join(f'{name}, ' for name in self._names.values())}= starts")
@@ -195,10 +194,9 @@ class _Writer:
         nodes = [self._names[node] for node in self._reading.nodes]
         lines.append(f"return [{', '.join(tensors)}], [{', '.join(nodes)}]")
         text = "def script(starts, ends, oldest, geometries):\n    " + "\n    ".join(lines)
-        checks = [f"[{', '.join(tensors)}] = tensors", *self._checks, "return True"]
-        text += "\ndef fits(tensors):\n    " + "\n    ".join(checks)
         exec(text, self._scope)  # the source is ours alone
-        return self._scope["script"], self._scope["fits"]
+        code: _Code = self._scope["script"]
+        return code
 
     def _visit(self, name: str, node: Node | None, stack: list[tuple[str, Node | None]]) -> bool:
         if node is None:
@@ -251,17 +249,17 @@ class _Writer:
             if isinstance(value, Tensor) and value.layout is torch.strided:
                 shape, stride = self._constant(value.shape), self._constant(value.stride())
                 dtype = self._constant(value.dtype)
-                self._checks.append(
-                    f"if {variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
-                    f"or {variable}.dtype is not {dtype}: return False"
+                self._check(
+                    f"{variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
+                    f"or {variable}.dtype is not {dtype}"
                 )
             elif value is None:
-                self._checks.append(f"if {variable} is not None: return False")
+                self._check(f"{variable} is not None")
             else:
                 signature: list[Any] = []
                 sign_tensors((value,), signature)
-                self._checks.append(f"found = []; sign(({variable},), found)")
-                self._checks.append(f"if found != {self._constant(signature)}: return False")
+                self._lines.append(f"found = []; sign(({variable},), found)")
+                self._check(f"found != {self._constant(signature)}")
         for attribute in kind.value_names:
             value = getattr(node, f"_saved_{attribute}")
             read = f"{name}._saved_{attribute}"
