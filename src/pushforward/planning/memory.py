@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import shadow, shadow_tensor
+from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
 from pushforward.tape.private_torch import OperatorMode, bare
 
@@ -134,8 +135,8 @@ def peak_bytes(compute: Callable[[], Any], is_recording: bool = False) -> int:
     Where autograd ``is_recording``, this is all: it holds on to the steps.
     """
     seen = _Allocations()
-    with bare(), seen:
-        result = compute()
+    with bare():
+        result = under_modes((), (seen,), compute)
     del result
     return max(seen.total, seen.peak) if is_recording else seen.peak
 
@@ -143,8 +144,7 @@ def peak_bytes(compute: Callable[[], Any], is_recording: bool = False) -> int:
 def peak_of_making(make: Callable[[], LinearProgram]) -> int:
     """Return the most that is held at once while maps are made: some take more than they keep."""
     seen = _Allocations()
-    with seen:
-        make()
+    under_modes((), (seen,), make)
     return seen.peak
 
 

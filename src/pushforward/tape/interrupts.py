@@ -89,11 +89,11 @@ def in_grad_mode(is_enabled: bool, compute: Callable[[], T]) -> T:
 
 
 def under_modes(functions: Modes, operators: Modes, compute: Callable[[], T]) -> T:
-    """Return ``compute()`` under modes; no dispatch mode is on."""
-    modes, level = function_modes(), functorch_level()
+    """Return ``compute()`` under more modes."""
+    modes, level, number = function_modes(), functorch_level(), num_dispatch_modes()
 
     def leave() -> None:
-        while num_dispatch_modes():
+        while num_dispatch_modes() > number:
             pop_dispatch_mode()
         put_modes_back(modes, level)
 
