@@ -20,25 +20,6 @@ NONE, MEAN = 0, 1  # at::Reduction
 # Normalizations
 
 
-def _layer_norm_backward(
-    grad_out: Tensor,
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    first = input.ndim - len(normalized_shape)
-    axes = tuple(range(first, input.ndim))
-    x_hat, rstd = standardized(input, axes, rstd)
-    scaled = grad_out if weight is None else grad_out * weight
-    of_input = standardized_tangent(scaled, x_hat, rstd, axes)
-    shape = list(input.shape[first:])
-    return of_input, (grad_out * x_hat).sum_to_size(shape), grad_out.sum_to_size(shape)
-
-
 def _batch_norm_backward(
     grad_out: Tensor,
     input: Tensor,
@@ -65,12 +46,6 @@ def _batch_norm_backward(
     return of_input, (grad_out * x_hat).sum(axes), grad_out.sum(axes)
 
 
-rule_by_formula(
-    aten.native_layer_norm_backward.default,
-    _layer_norm_backward,
-    ("grad_out", "input", "weight"),
-    ("bias",),
-)
 rule_by_formula(
     aten.native_batch_norm_backward.default,
     _batch_norm_backward,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pushforward.linear.differentiated import has_duals
+
 NUM_SMALL = 3  # the smallest singular values, which are never divided by
 
 
@@ -13,7 +15,7 @@ def cofactors(a: Tensor) -> Tensor:
 
     Where it is differentiated further it is a polynomial in what may vanish; else the LU factors give it.
     """
-    if not (torch.is_grad_enabled() and a.requires_grad):
+    if not (has_duals() or (torch.is_grad_enabled() and a.requires_grad)):
         return _from_factors(a)
     return _small(a)[1] if a.shape[-1] <= NUM_SMALL else _split(a)
 

@@ -20,6 +20,7 @@ from pushforward.rules import gates as gates
 from pushforward.rules import householder as householder
 from pushforward.rules import images as images
 from pushforward.rules import indexing as indexing
+from pushforward.rules import layer_norm as layer_norm
 from pushforward.rules import least_squares as least_squares
 from pushforward.rules import linalg as linalg
 from pushforward.rules import losses as losses

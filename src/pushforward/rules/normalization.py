@@ -1,4 +1,4 @@
-"""Normalizations: layer, group, batch, root mean square, weight.
+"""Normalizations: group, batch, root mean square, weight. Layers have a module of their own.
 
 The statistics are computed again from the input where somebody may differentiate what is made of them: the saved ones
 are outputs, and taken as constants they would make second derivatives wrong.
@@ -7,12 +7,13 @@ are outputs, and taken as constants they would make second derivatives wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.general import General
@@ -59,11 +60,11 @@ def _like(result: Tensor, x: Tensor) -> Tensor:
     return result if result.dtype == x.dtype else result.to(x.dtype)
 
 
-def _standardized_as_saved(
+def standardized_as_saved(
     x: Tensor, axes: Axes, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return x̂ and 1 / σ of a call that saved μ and 1 / σ."""
-    if torch.is_grad_enabled():
+    if is_differentiated_again():
         return standardized(x, axes, rstd)
     return _like((_widened(x) - mean) * rstd, x), _like(rstd, x)
 
@@ -81,13 +82,14 @@ def standardized_tangent(tangent: Tensor, x_hat: Tensor, rstd: Tensor, axes: Axe
 
 def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:
     """Return the map of x̂ = (x - μ) / σ from x̂ and 1 / σ."""
-    shape = tuple(x_hat.shape)
     inner = tuple(a + 1 for a in axes)
+    return self_adjoint(x_hat, axes, lambda seeds: standardized_tangent(seeds, x_hat, rstd, inner))
 
-    def apply(seeds: Tensor) -> Tensor:
-        return standardized_tangent(seeds, x_hat, rstd, inner)
 
-    kept = tuple((i, i) for i in range(x_hat.ndim) if i not in axes)
+def self_adjoint(x: Tensor, axes: Axes, apply: Callable[[Tensor], Tensor]) -> AbstractLinearMap:
+    """Return a map that mixes ``axes`` only and is its own adjoint, from what it does to seeds."""
+    shape = tuple(x.shape)
+    kept = tuple((i, i) for i in range(x.ndim) if i not in axes)
     return General(shape, shape, apply, apply, kept)
 
 
@@ -126,55 +128,20 @@ def _rstd_map(x_hat: Tensor, rstd: Tensor, axes: Axes, out: Tensor) -> AbstractL
     return _weighted_sum_map(x_hat, axes, -x_hat * rstd * rstd / count, out)
 
 
-def _scaled(linear_map: AbstractLinearMap, weight: Tensor | None) -> AbstractLinearMap:
+def scaled(linear_map: AbstractLinearMap, weight: Tensor | None) -> AbstractLinearMap:
+    """Return the map followed by a product with the weight, if there is one."""
     if weight is None:
         return linear_map
     shape = linear_map.out_shape
     return compose(linear_map, Scale(shape, shape, weight))
 
 
-# Layers
+# Layers by their root mean square
 
 
-def _last_axes(x: Tensor, normalized_shape: Sequence[int]) -> Axes:
+def last_axes(x: Tensor, normalized_shape: Sequence[int]) -> Axes:
+    """Return the axes that have ``normalized_shape``."""
     return tuple(range(x.ndim - len(normalized_shape), x.ndim))
-
-
-@with_output
-def _layer_norm_input(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *_: Any,
-    out: tuple[Tensor, ...],
-) -> Maps:
-    axes = _last_axes(input, normalized_shape)
-    x_hat, rstd = _standardized_as_saved(input, axes, *out[1:])
-    return _scaled(_standardization(axes, x_hat, rstd), weight), None, None
-
-
-@with_output
-def _layer_norm_weight(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor,
-    bias: Tensor | None,
-    *_: Any,
-    out: tuple[Tensor, ...],
-) -> Maps:
-    axes = _last_axes(input, normalized_shape)
-    x_hat = _standardized_as_saved(input, axes, *out[1:])[0]
-    return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None, None
-
-
-def _layer_norm_bias(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor, *_: Any
-) -> Maps:
-    return Expand(tuple(bias.shape), tuple(input.shape)), None, None
-
-
-rule(aten.native_layer_norm, _layer_norm_input, None, _layer_norm_weight, _layer_norm_bias)
 
 
 def _root_mean_square(x: Tensor, axes: Axes, eps: float | None) -> Tensor:
@@ -195,7 +162,7 @@ def _rms_norm_input(
 ) -> Maps:
     """Math: dx̂ = r (ẋ - x̂ mean(x̂ ẋ)) with x̂ = r x, and ṙ = -r² mean(x̂ ẋ)."""
     shape = tuple(input.shape)
-    axes = _last_axes(input, normalized_shape)
+    axes = last_axes(input, normalized_shape)
     inner = tuple(a + 1 for a in axes)
     rms = _root_mean_square(input, axes, eps)
     x_hat = input * rms
@@ -212,13 +179,13 @@ def _rms_norm_input(
     )
     count = max(math.prod(normalized_shape), 1)
     rms_map = _weighted_sum_map(input, axes, -x_hat * rms * rms / count, out[1])
-    return _scaled(normalize, weight), rms_map
+    return scaled(normalize, weight), rms_map
 
 
 def _rms_norm_weight(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None
 ) -> Maps:
-    x_hat = input * _root_mean_square(input, _last_axes(input, normalized_shape), eps)
+    x_hat = input * _root_mean_square(input, last_axes(input, normalized_shape), eps)
     return Scale(tuple(weight.shape), tuple(input.shape), x_hat), None
 
 
@@ -250,7 +217,7 @@ def _group_norm_input(
     x_hat, rstd = _standardized_groups(input, group, out)
     normalize = compose(regroup, _standardization(axes, x_hat, rstd), Reshape(grouped, shape))
     return (
-        _scaled(normalize, None if weight is None else _column(weight, input.ndim)),
+        scaled(normalize, None if weight is None else _column(weight, input.ndim)),
         compose(regroup, _mean_map(x_hat, axes, out[1])),
         compose(regroup, _rstd_map(x_hat, rstd, axes, out[2])),
     )
@@ -262,7 +229,7 @@ def _standardized_groups(
     """Return x̂ with the group as an axis, and 1 / σ; autograd saves no ``eps`` from 2.14 on."""
     x = input.reshape(_grouped_shape(input, group))
     mean, rstd = (saved.reshape(*x.shape[:2], 1) for saved in out[1:])
-    return _standardized_as_saved(x, (2,), mean, rstd)
+    return standardized_as_saved(x, (2,), mean, rstd)
 
 
 @with_output
@@ -333,7 +300,7 @@ def _declare_batch_norm(operator: Any, *, stats: bool = True, training: bool | N
         else:
             _, rstd = _batch_statistics(input, mean, var, False, eps)
             linear_map = Scale(tuple(input.shape), tuple(input.shape), rstd)
-        return (_scaled(linear_map, column), *others)
+        return (scaled(linear_map, column), *others)
 
     def from_weight(input: Tensor, weight: Tensor, bias: Any, *args: Any) -> Maps:
         x_hat, _ = _batch_statistics(input, *read(args))

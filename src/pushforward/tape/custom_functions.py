@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pushforward.errors import MissingRuleError
+from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.tape.private_functorch import is_wrapped, unwrapped, with_functorch
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
@@ -44,11 +44,6 @@ def by_edge(node: Node, pulled: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return what a backward gave for the arguments of the function, for the node's edges: only tensors have any."""
     needed = (found for found, needs in zip(pulled, node.needs_input_grad, strict=False) if needs)
     return [None if target is None else next(needed) for target, _ in node.next_functions]
-
-
-def is_differentiated_again() -> bool:
-    """Tell whether somebody may differentiate what is computed now."""
-    return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
 def what_hides(node: Node, call: Call, out_nr: int, place: int) -> str | None:

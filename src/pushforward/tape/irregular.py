@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from pushforward.errors import UnsupportedError
+from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.transposition import LinearFunction
 from pushforward.tape.black_boxes import by_rows, call, in_dtype
-from pushforward.tape.custom_functions import is_differentiated_again, refusing
+from pushforward.tape.custom_functions import refusing
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.linear.block_sum import tensors_in
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, write_back
@@ -68,7 +69,8 @@ class Tape(SweptGraph):
         self.name, self._is_kept, leaves = name, is_kept, selected.leaves
         self.randomness = randomness
         self._known = known = trust.record_of(func)
-        is_trusted, is_again = known.is_trusted, False
+        # Under dual numbers other operators may be recorded: those whose tangents PyTorch gets right.
+        is_trusted, is_again = known.is_trusted and not has_duals(), False
         takes_apart = takes_apart and not (known.asks or known.has_ties)
         may_cut = not (known.asks or known.keeps_layout or is_trusted)
         if begun is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import Blocks, to_rows
+from pushforward.linear.differentiated import has_duals
 from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
@@ -169,7 +170,7 @@ class SweptGraph:
             # Modes may want to see it as written, or trace it with sizes that do not hash; hooks are called once.
             compute = sweep_of(self.reading, compute)
             return self._computed(compute, is_recording, is_below, given, place)
-        key: Hashable = (kind, is_recording, level, self.signature, _casting())
+        key: Hashable = (kind, is_recording, has_duals(), level, self.signature, _casting())
         if given:
             key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
         values, known = self._values(given), ready(key)
