@@ -546,3 +546,23 @@ def test_trees_of_tensors_are_known_by_heart(name: str, known: list[Any]) -> Non
         torch.testing.assert_close(
             TREES[name](pushforward, f, other, y), TREES[name](torch.func, f, other, y)
         )
+
+
+@pytest.mark.parametrize("argnums", [0, 1, (0, 1), (1, 0)])
+def test_operators_are_recorded_by_heart(argnums: Any, known: list[Any]) -> None:
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        return (x * y.sum()).sin()
+
+    for _ in range(CALLS):
+        x, y = torch.rand(3), torch.rand(2)
+        blocks = torch.func.jacrev(f, argnums)(x, y)
+        expected = blocks if isinstance(argnums, int) else torch.cat(blocks, 1)
+        operator = pushforward.jacobian_operator(f, x, y, argnums=argnums)
+        torch.testing.assert_close(operator.value, f(x, y))
+        columns = torch.rand(expected.shape[1], 4)
+        torch.testing.assert_close(operator @ columns, expected @ columns)
+        torch.testing.assert_close(operator @ columns[:, 0], expected @ columns[:, 0])
+        torch.testing.assert_close(operator.T @ torch.ones(3), expected.T @ torch.ones(3))
+        torch.testing.assert_close(operator.to_dense(), expected)
+        torch.testing.assert_close(operator.to_csr().to_dense(), expected)
+    assert isinstance(known[-1], Tape)

@@ -22,6 +22,7 @@ from pushforward.transforms.arguments import (
 )
 from pushforward.transforms.jacobian import dense_rows
 from pushforward.transforms.record import Tape
+from pushforward.transforms.repeat import TapeKey, learn, repeated
 from pushforward.transforms.sparse_output import entries_of, sparse_rows
 from pushforward.transforms.unbuilt import built
 from pushforward.transforms.vjp import pulled_batch
@@ -48,11 +49,17 @@ class Recorded:
         """Call ``func``."""
         check_function(name, func)
         positions = normalize_argnums(name, argnums, len(args))
-        selected = Selected(name, args, positions)
-        self.name = name
-        self.tape = tape = Tape(
-            name, func, selected, kwargs, has_aux=has_aux, is_kept=True, takes_apart=True
-        )
+        self.name, key = name, None if has_aux else TapeKey(name, is_kept=True, positions=positions)
+        known = repeated(key, func, args, kwargs)
+        if isinstance(known, Tape):
+            tape = known
+        else:
+            selected = Selected(name, args, positions)
+            tape = Tape(
+                name, func, selected, kwargs, has_aux=has_aux, is_kept=True, takes_apart=True, begun=known
+            )  # fmt: skip
+            learn(key, tape, selected, args)
+        self.tape = tape
         chosen = args[argnums] if isinstance(argnums, int) else tuple(args[p] for p in positions)
         self.inputs = Space(*flatten(chosen), by_parts=True)
         self.outputs = Space(tape.results, tape.spec, by_parts=True)

@@ -185,10 +185,11 @@ class Key(NamedTuple):
 
 
 class TapeKey(NamedTuple):
-    """Likewise, where a tape of all arguments is asked for."""
+    """Likewise, where a tape is asked for."""
 
     name: str
     is_kept: bool  # beyond the call
+    positions: tuple[int, ...] = ()  # of the arguments; empty: all
 
 
 def key_of(
