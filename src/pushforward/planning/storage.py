@@ -1,6 +1,6 @@
 """Where kernels put their results: over temporaries that are done with, and at once where they stand in the end.
 
-Only where all tensors are plain: autograd would hold on to temporaries, and knows no ``out``.
+Only where all tensors are plain: autograd would hold on to temporaries, and knows no ``out``, as dual numbers do not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.differentiated import has_duals
 from pushforward.planning.calls import (
     MAKERS,
     PLAIN,
@@ -53,7 +54,7 @@ MIN_JOINED, MIN_JOINED_EACH = 2**18, 2**12
 def are_plain(tensors: dict[Ref, Tensor]) -> bool:
     """Tell whether nobody but the kernel sees what it computes with."""
     is_recording = torch.is_grad_enabled()
-    return not any(
+    return not has_duals() and not any(
         isinstance(t, Tensor)
         and (type(t) not in PLAIN or is_wrapped(t) or (is_recording and t.requires_grad))
         for t in tensors.values()
