@@ -126,6 +126,26 @@ def test_chunks_need_what_is_expected(name: str, func: str, size: int) -> None:
         assert peak / 2 <= need.peak(size) <= 2 * peak, (peak, need)
 
 
+def _diffused(u: Tensor) -> Tensor:
+    wide = nn.functional.pad(u, (1, 1))
+    return wide[:-2] * u + wide[2:] - u**3
+
+
+@pytest.mark.parametrize("name", ["jacfwd", "jacobian"])
+def test_few_entries_need_what_is_expected(name: str) -> None:
+    x = torch.rand(400, dtype=F64)
+    call = TRANSFORMS[name](_diffused, chunk_size="auto")
+    pf.clear_plans()
+    for _ in range(4):  # from the second on by entries
+        torch.testing.assert_close(call(x), torch.func.jacfwd(_diffused)(x))
+    need = PLANS.of_kind(memory.NEEDS)[-1]
+    peak, _ = bytes_of(lambda: call(x), keeps_plans=True)
+    assert peak / 1.1 <= need.peak(None) <= 1.1 * peak
+    assert peak <= 1.1 * call(x).nbytes
+    limited = TRANSFORMS[name](_diffused, memory_limit=need.peak(None))
+    assert bytes_of(lambda: limited(x), keeps_plans=True)[0] <= 1.1 * need.peak(None)
+
+
 def _stiffness(k: Tensor) -> Tensor:
     matrix = k.new_zeros(len(k) + 1, len(k) + 1)
     for i in range(len(k)):

@@ -172,7 +172,11 @@ def _placed(
 
 
 def _pays(maker: Call, tensors: dict[Ref, Tensor]) -> bool:
-    if maker.func not in (torch.cat, torch.stack):
-        return isinstance(maker.args[0], Ref) and "out" not in maker.kwargs
     size = tensors[maker.result].nbytes
-    return size >= MIN_JOINED and size >= MIN_JOINED_EACH * len(maker.refs)
+    if maker.func in (torch.cat, torch.stack):
+        return size >= MIN_JOINED and size >= MIN_JOINED_EACH * len(maker.refs)
+    if not isinstance(maker.args[0], Ref) or "out" in maker.kwargs:
+        return False
+    # Of two large temporaries one can be written over, and the other is gone when that is copied.
+    large = {ref for ref in maker.refs if not ref.is_value and 2 * tensors[ref].nbytes >= size}
+    return len(large) <= 1

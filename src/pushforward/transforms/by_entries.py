@@ -30,8 +30,8 @@ MIN_ENTRIES = 2**16  # of a Jacobian, below which blocks are as fast
 MIN_COMPILED = 2**13  # where it is compiled
 MAX_DENSITY = 1 / 16
 
-FEW = "few entries"
-_SEEN, _YES, _NO = range(3)
+FEW = "few entries"  # of a structure: how many, where they are computed one by one
+_SEEN, _NO = -1, -2
 
 # Blocks write out the ties of axes that these act on; terms keep them.
 _MOVING = (Concat, Convolve, Gather, Scan, Select, Slice, TakeAlong)
@@ -63,8 +63,18 @@ def by_entries(tape: Tape) -> list[list[Tensor]] | None:
         return None
     found = _few(tape, sum(sizes))
     if state == _SEEN or found is None:
-        PLANS.keep(FEW, key, _NO if found is None else _YES)
+        PLANS.keep(FEW, key, _NO if found is None else _count(found[0]))
     return None if found is None else _dense(tape, *found)
+
+
+def num_known(tape: Tape) -> int | None:
+    """Return how many entries of a tape are computed one by one; None where that is not known, or not so."""
+    state: int | None = PLANS.find(FEW, tape.signature)
+    return None if state is None or state < 0 else state
+
+
+def _count(values: list[list[Tensor]]) -> int:
+    return sum(v.numel() for row in values for v in row)
 
 
 def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
@@ -73,8 +83,7 @@ def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
         values, plan = entries_of(tape, bounded=True)
     except (TooManyTermsError, DependentError, UnsupportedError):
         return None
-    count = sum(v.numel() for row in values for v in row)
-    return (values, plan) if count <= MAX_DENSITY * size else None
+    return (values, plan) if _count(values) <= MAX_DENSITY * size else None
 
 
 def _dense(tape: Tape, values: list[list[Tensor]], plan: SparsePlan) -> list[list[Tensor]]:

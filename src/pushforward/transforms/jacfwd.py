@@ -121,7 +121,14 @@ def jacfwd(
                     tape.swept(NAME, functools.partial(pushed_columns, tape))
                     if outside is None
                     else sized_rows(
-                        NAME, chunks, tape, outside, NAME, pushed_columns, is_forward=True
+                        NAME,
+                        chunks,
+                        tape,
+                        outside,
+                        NAME,
+                        pushed_columns,
+                        is_forward=True,
+                        may_be_few=True,
                     )
                 )
         if few is None:  # else the kernels give entries

@@ -267,7 +267,16 @@ def _sized(tape: Tape, mode: str, chunks: Chunks, outside: Iterable[Tensor]) -> 
     way = _way(tape) if mode == "auto" else mode
     whole = functools.partial(_rows, way)
     is_forward = _is_forward(tape, way)
-    return sized_rows(tape.name, chunks, tape, outside, (NAME, way), whole, is_forward=is_forward)
+    return sized_rows(
+        tape.name,
+        chunks,
+        tape,
+        outside,
+        (NAME, way),
+        whole,
+        is_forward=is_forward,
+        may_be_few=mode in ("auto", "forward"),
+    )
 
 
 def planned_need(tape: Tape, plan: Plan, outside: Iterable[Tensor]) -> Need:

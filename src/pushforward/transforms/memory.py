@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterable
@@ -27,6 +28,7 @@ from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.randomness import STATE_BYTES
 from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.by_entries import by_entries, num_known
 from pushforward.transforms.chunks import (
     Chunks,
     in_chunks,
@@ -55,22 +57,27 @@ def sized_rows(
     lifetime: Callable[[int], float] | None = None,
     *,
     is_forward: bool,
+    may_be_few: bool = False,
 ) -> list[list[Tensor]]:
     """Return the Jacobians of a tape, as many columns or rows at a time as the caller's limit allows.
 
-    ``lifetime`` is that of `Tape.swept`, the other arguments are those of `need_of`.
+    ``lifetime`` is that of `Tape.swept`; where entries ``may_be_few``, these are computed in place of one sweep. The
+    other arguments are those of `need_of`.
     """
     size = chunks.size
     if not chunks.is_fixed:
         need = None  # where sizes may not be numbers
         if not num_dispatch_modes():
-            need = need_of(tape, outside, kind, whole, is_forward=is_forward)
+            few = num_known(tape) if may_be_few else None
+            need = need_of(tape, outside, kind, whole, is_forward=is_forward, few=few)
             tape.forget_maps()
         size = None if need is None else _size(name, need, chunks.limit, tape.inputs[0].device)
     with chunks.reporting(name, num_seeds(tape, is_forward=is_forward)) as done:
         if isinstance(size, int):
             return in_chunks(tape, size, done, is_forward=is_forward)
-        rows = tape.swept(kind, functools.partial(whole, tape), lifetime)
+        rows = by_entries(tape) if may_be_few and not chunks.is_fixed else None
+        if rows is None:
+            rows = tape.swept(kind, functools.partial(whole, tape), lifetime)
         done(num_seeds(tape, is_forward=is_forward))
         return rows
 
@@ -104,7 +111,13 @@ def _refusal(name: str, need: Need, limit: int) -> str:
 
 
 def need_of(
-    tape: Tape, outside: Iterable[Tensor], kind: Hashable, whole: Whole, *, is_forward: bool
+    tape: Tape,
+    outside: Iterable[Tensor],
+    kind: Hashable,
+    whole: Whole,
+    *,
+    is_forward: bool,
+    few: int | None = None,
 ) -> Need:
     """Return what the rest of a call needs, estimated once for each signature.
 
@@ -114,12 +127,16 @@ def need_of(
         kind: What tells sweeps of one signature from others.
         whole: Computes the result in one sweep.
         is_forward: Whether chunks are pushed.
+        few: How many entries are computed in place of one sweep, if they are.
     """
     is_kept = _is_kept(tape)
-    key = (kind, is_forward, is_kept, tape.signature)
+    key = (kind, is_forward, is_kept, few, tape.signature)
     found: Need | None = PLANS.find(NEEDS, key)
     if found is None:
         found = _estimated(tape, [*outside], whole, is_forward, is_kept)
+        if few is not None:  # with a temporary for each
+            size = max(t.element_size() for t in (*tape.inputs, *tape.outputs))
+            found = dataclasses.replace(found, whole=found.result + 2 * few * size)
         PLANS.keep(NEEDS, key, found)
     return found
 
@@ -154,9 +171,12 @@ def _estimated(
         peak = peak_bytes(lambda: sweep(shadow, widest, units(ends[widest], 0, size)), is_kept)
         return max(making, maps + copies * peak)
 
+    state = (
+        STATE_BYTES if tape.randomness == "error" else 0
+    )  # kept until it is compared with another
     return Need(
-        tape=made,
-        run=STATE_BYTES if tape.randomness == "error" else 0,
+        tape=made + state,
+        run=state,
         whole=max(making, maps + copies * peak_bytes(lambda: whole(shadow), is_kept)),
         result=copies * sum(numbers),
         num_seeds=counts[widest],
