@@ -42,7 +42,7 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             answered.append(1)
         return kernels
 
-    monkeypatch.setattr("pushforward.transforms.record.ready", counting)
+    monkeypatch.setattr("pushforward.transforms.swept_graph.ready", counting)
     return answered
 
 
