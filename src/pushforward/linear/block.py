@@ -100,13 +100,26 @@ class Block:
 
     def sum(self, axes: Sequence[int], keepdim: bool = False) -> Block:
         """Sum near axes away. A tied axis becomes a free one: its delta picks one term of the sum."""
-        block = self
-        for axis in sorted(axes, reverse=True):
+        sizes = self.values.shape[self.num_free :]
+        written = [i for i in axes if sizes[i] == self.shape[i] and i not in self.tied]
+        block, left = self, axes
+        if len(written) > 1:
+            block = self._sum_written(written)
+            left = [i - sum(j < i for j in written) for i in axes if i not in written]
+        for axis in sorted(left, reverse=True):
             block = block._sum_axis(axis)
         if keepdim:
             shape = tuple(1 if i in axes else n for i, n in enumerate(self.shape))
             return block.reshape(shape)
         return block
+
+    def _sum_written(self, axes: Sequence[int]) -> Block:
+        """Sum axes that nothing is tied to, and that the values have at full size, in one call."""
+        num_free = self.num_free
+        values = self.values.sum([num_free + i for i in axes])
+        shape = tuple(n for i, n in enumerate(self.shape) if i not in axes)
+        tied = tuple(None if t is None else t - sum(i < t for i in axes) for t in self.tied)
+        return Block(values, shape, self.seed_shape, tied, self.source)
 
     def _sum_axis(self, axis: int) -> Block:
         holders = [k for k, tie in enumerate(self.tied) if tie == axis]
