@@ -125,7 +125,7 @@ CALLS: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
     "jacfwd in chunks": (lambda: jacfwd(smooth, chunk_size=1)(X), lambda: tf.jacrev(smooth)(X)),
     "jacrev in chunks": (lambda: jacrev(smooth, chunk_size=2)(X), lambda: tf.jacrev(smooth)(X)),
     "jacobian within a limit": (
-        lambda: jacobian(smooth, memory_limit=5400)(X),
+        lambda: jacobian(smooth, memory_limit=10150)(X),
         lambda: tf.jacrev(smooth)(X),
     ),
     "hessian within a limit": (
