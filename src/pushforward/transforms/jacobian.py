@@ -349,26 +349,17 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     if tape.reading.is_distributed:  # only sweeps are the same in every process
         with_cross = False
     if mode == "cross":
+        refused = None
         if tape.reading.is_distributed:
-            raise UnsupportedError(
-                message(
-                    tape.name,
-                    "mode='cross'",
-                    "a function with distributed tensors in it",
-                    "plain ones",
-                    "Use mode='auto', which chooses between forward and reverse.",
-                )
+            refused = ("a function with distributed tensors in it", "plain ones")
+        elif not (is_uniform and can_cross(tape.program)):
+            refused = (
+                "a function with complex numbers or several dtypes",
+                "one real dtype throughout",
             )
-        if not (is_uniform and can_cross(tape.program)):
-            raise UnsupportedError(
-                message(
-                    tape.name,
-                    "mode='cross'",
-                    "a function with complex numbers or several dtypes",
-                    "one real dtype throughout",
-                    "Use mode='auto', which chooses between forward and reverse.",
-                )
-            )
+        if refused is not None:
+            way_out = "Use mode='auto', which chooses between forward and reverse."
+            raise UnsupportedError(message(tape.name, "mode='cross'", *refused, way_out))
         return plan(tape.program, signature, starts, ends, ("cross",))
     if mode in ("forward", "reverse"):
         return plan(tape.program, signature, starts, ends, (cast("Mode", mode),))
