@@ -14,7 +14,7 @@ import pushforward as pf
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, MemoryLimitError
 from pushforward.planning.memory import Need, available_bytes
 from pushforward.planning.plans import PLANS
-from pushforward.transforms import memory
+from pushforward.transforms import by_entries, memory
 
 F64 = torch.float64
 torch.manual_seed(0)
@@ -104,12 +104,13 @@ def expected(name: str, func: Callable[..., Any], x: Tensor, **options: Any) -> 
 def test_one_sweep_needs_what_is_expected(name: str, func: str, is_recording: bool) -> None:
     f, x = FUNCTIONS[func]
     with torch.set_grad_enabled(is_recording):
-        need = expected(name, f, x)
         pf.clear_plans()
         for call in range(3):  # made, noted, repeated
             peak, _ = bytes_of(lambda: TRANSFORMS[name](f, chunk_size="auto")(x), keeps_plans=True)
+            need = PLANS.of_kind(memory.NEEDS)[-1]
             assert peak / 2 <= need.peak(None), (call, peak, need)
-            if call < 2:  # kernels may need less
+            # Kernels may need less, and entries that the second call finds to be few.
+            if call < 2 and not any(few >= 0 for few in PLANS.of_kind(by_entries.FEW)):
                 assert need.peak(None) <= 2 * peak, (call, peak, need)
 
 

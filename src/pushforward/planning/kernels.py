@@ -35,6 +35,7 @@ from pushforward.planning.simplifying import (
     without_views,
 )
 from pushforward.planning.storage import are_plain, at_their_place, in_place
+from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import without_frame
 
@@ -99,7 +100,7 @@ def _without_constants(
         )
         example = tensors.get(call.result)
         if is_constant and example is not None and _is_keepable(example, left):
-            left -= example.nbytes
+            left -= num_bytes(example)
             constants[call.result] = call
         else:
             kept.append(call)
@@ -123,6 +124,7 @@ def _is_keepable(tensor: Tensor, left: int) -> bool:
     return (
         type(tensor) is Tensor
         and not (is_wrapped(tensor) or tensor.requires_grad)
+        and tensor.layout is torch.strided
         and tensor.nbytes <= left
     )
 
@@ -216,7 +218,7 @@ def _taken(calls: list[Call], rows: Any, tensors: dict[Ref, Tensor]) -> dict[int
     If there are such values, also the nodes, which hold what they saved, are let go of where no call needs them.
     """
     values = [(ref, tensors[ref]) for ref in tensors if ref.is_value]
-    large = {r.number for r, t in values if r.place is None and t.nbytes >= MIN_TAKEN_BYTES}
+    large = {r.number for r, t in values if r.place is None and num_bytes(t) >= MIN_TAKEN_BYTES}
     if not large:
         return {}
     large.update(ref.number for ref, _ in values if ref.place is not None)

@@ -24,6 +24,7 @@ from pushforward.planning.calls import (
     only_read,
 )
 from pushforward.planning.simplifying import order_of
+from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
 
 _DIFFERENCES, _QUOTIENTS = functions("sub", "__sub__"), functions("div", "__truediv__")
@@ -172,11 +173,11 @@ def _placed(
 
 
 def _pays(maker: Call, tensors: dict[Ref, Tensor]) -> bool:
-    size = tensors[maker.result].nbytes
+    size = num_bytes(tensors[maker.result])
     if maker.func in (torch.cat, torch.stack):
         return size >= MIN_JOINED and size >= MIN_JOINED_EACH * len(maker.refs)
     if not isinstance(maker.args[0], Ref) or "out" in maker.kwargs:
         return False
     # Of two large temporaries one can be written over, and the other is gone when that is copied.
-    large = {ref for ref in maker.refs if not ref.is_value and 2 * tensors[ref].nbytes >= size}
+    large = {ref for ref in maker.refs if not ref.is_value and 2 * num_bytes(tensors[ref]) >= size}
     return len(large) <= 1

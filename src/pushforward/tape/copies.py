@@ -19,6 +19,11 @@ from pushforward.tape.private_functorch import (
 )
 
 
+def num_bytes(tensor: Tensor) -> int:
+    """Return how many bytes the elements take; 0 for a sparse tensor, which has no one size."""
+    return tensor.nbytes if tensor.layout is torch.strided else 0
+
+
 def tracked_copy(x: Tensor, level: int | None) -> Tensor:
     """Return a copy of ``x`` whose node is where the tape begins."""
     copy = _copy(x, level)

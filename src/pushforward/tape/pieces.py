@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.copies import num_bytes
 from pushforward.tape.depth import run_depth
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_functorch import dual_level, functorch_level
@@ -244,7 +245,7 @@ class _CuttingWatcher(Watcher):
                 self._watched_from = self._limit
                 return
         variables, is_whole = self._variables()
-        held = sum(v.nbytes for v in variables)
+        held = sum(num_bytes(v) for v in variables)
         if not is_full:
             self._least = min(self._least, held)
         elif held <= self._least or self._num_bytes >= self._limit + self._limit // 4:

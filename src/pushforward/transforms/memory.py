@@ -136,7 +136,8 @@ def need_of(
         found = _estimated(tape, [*outside], whole, is_forward, is_kept)
         if few is not None:  # with a temporary for each
             size = max(t.element_size() for t in (*tape.inputs, *tape.outputs))
-            found = dataclasses.replace(found, whole=found.result + 2 * few * size)
+            results = found.result * (1 + is_kept)  # autograd knows them apart from the zeros
+            found = dataclasses.replace(found, whole=results + 2 * few * size)
         PLANS.keep(NEEDS, key, found)
     return found
 
