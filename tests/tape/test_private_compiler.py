@@ -1,5 +1,7 @@
 """What we expect of the private names of PyTorch's tracer and compiler: a new PyTorch breaks here."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -40,6 +42,27 @@ def test_inductor_draws_what_plain_calls_draw():
     found = compiled(torch.zeros(3))
     torch.manual_seed(1)
     torch.testing.assert_close(found, [torch.rand(3), torch.ones(3)])
+
+
+def test_inductor_repeats_less_in_its_loops_than_by_itself(monkeypatch):
+    config = importlib.import_module("torch._inductor.config")
+    graphs = importlib.import_module("torch._inductor.graph")
+    seen, run = [], graphs.GraphLowering.run
+
+    def watched(lowering, *args):
+        seen.append(config.realize_opcount_threshold)
+        return run(lowering, *args)
+
+    monkeypatch.setattr(graphs.GraphLowering, "run", watched)
+    before = config.realize_opcount_threshold
+    x = torch.rand(41)
+    graph = private.make_fx(lambda x: [x.sin() * x.flip(0)], [x], "fake")
+    with config.patch(force_disable_caches=True):
+        compiled = private.inductor(graph, [x])
+    torch.testing.assert_close(compiled(x), [x.sin() * x.flip(0)])
+    assert set(seen) == {private.MAX_INLINED}
+    assert before is None or before > private.MAX_INLINED
+    assert config.realize_opcount_threshold == before
 
 
 def test_cpp_kernel_takes_pointers_to_elements():
