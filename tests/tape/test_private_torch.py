@@ -288,7 +288,7 @@ def test_what_a_function_saved_can_be_had_as_it_is_now():
     x.mul_(3)
     node = y.grad_fn
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        node.saved_tensors  # noqa: B018
+        _ = node.saved_tensors
     first, result = private.saved_as_now(node, [0, 0])
     assert torch.equal(first, x)
     assert first.requires_grad
@@ -296,7 +296,7 @@ def test_what_a_function_saved_can_be_had_as_it_is_now():
     assert result.grad_fn is node
     assert x._version == 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        node.saved_tensors  # noqa: B018
+        _ = node.saved_tensors
 
 
 def test_a_version_can_be_kept_over_a_write():

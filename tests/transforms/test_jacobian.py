@@ -122,7 +122,7 @@ def test_what_takes_no_part_may_have_any_dtype(
         return (args[order[0]].sin() * 2).cumsum(0), other * 3
 
     args = (X, other) if order == (0, 1) else (other, X)
-    ours = jacobian(func, argnums=(0, 1), mode=mode)(*args)  # type: ignore[arg-type]
+    ours = jacobian(func, argnums=(0, 1), mode=mode)(*args)
     plain = jacfwd(func, argnums=(0, 1))(*args)
     for row, expected_row in zip(ours, plain, strict=True):
         for block, expected_block in zip(row, expected_row, strict=True):

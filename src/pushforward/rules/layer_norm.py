@@ -69,7 +69,10 @@ def _derivative(
 
 def _standardization(x: Tensor, axes: Axes, mean: Tensor, rstd: Tensor) -> AbstractLinearMap:
     """Return J as a map."""
-    apply = _derivative(x, axes, mean, rstd)
+    return _as_map(x, axes, _derivative(x, axes, mean, rstd))
+
+
+def _as_map(x: Tensor, axes: Axes, apply: Callable[[Tensor, int], Tensor]) -> AbstractLinearMap:
     return self_adjoint(x, axes, lambda seeds: apply(seeds, 1))
 
 
@@ -130,10 +133,13 @@ def _cotangent(
 ) -> Maps:
     axes, shape = last_axes(input, normalized_shape), tuple(input.shape)
     whole = Scale(shape, shape, 1 if weight is None else weight)
-    x_hat = standardized_as_saved(input, axes, mean, rstd)[0]
+    of_weight = None
+    if output_mask[1]:
+        x_hat = standardized_as_saved(input, axes, mean, rstd)[0]
+        of_weight = _over_rows(Scale(shape, shape, x_hat), input, axes)
     return (
         compose(whole, _standardization(input, axes, mean, rstd)) if output_mask[0] else None,
-        _over_rows(Scale(shape, shape, x_hat), input, axes) if output_mask[1] else None,
+        of_weight,
         _over_rows(Scale(shape, shape, 1), input, axes) if output_mask[2] else None,
     )
 
@@ -166,7 +172,7 @@ def _point(
     shape = tuple(input.shape)
     if not output_mask[1]:
         return self_adjoint(input, axes, apply), None, None
-    by_weight = compose(_standardization(input, axes, mean, rstd), Scale(shape, shape, grad_out))
+    by_weight = compose(_as_map(input, axes, standardize), Scale(shape, shape, grad_out))
     return self_adjoint(input, axes, apply), _over_rows(by_weight, input, axes), None
 
 
