@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pushforward.compiling.backends import BACKENDS, Backend
 from pushforward.compiling.captured import Captured, Guard
@@ -19,6 +18,7 @@ from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
 from pushforward.compiling.signature import ForeignError, replaced, signature
 from pushforward.compiling.stage import Stage
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.depth import thread
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
@@ -207,7 +207,7 @@ def _is_within() -> bool:
         or functorch_level() is not None
         or num_function_modes()
         or num_dispatch_modes()
-        or forward_ad._current_level >= 0
+        or has_duals()
         or is_autocasting()
     )
 

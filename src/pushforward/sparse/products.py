@@ -10,7 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from pushforward.tape.private_functorch import dual_level
+from pushforward.linear.differentiated import has_duals
 
 LONG = 32  # an axis along which values are laid out
 MAX_ADDED = (
@@ -100,7 +100,7 @@ def taken(values: Tensor, axis: int, places: Tensor) -> Tensor:
 def chosen(mask: Tensor, values: Tensor) -> Tensor:
     """Return the values where ``mask`` holds, elsewhere zeros, also in place of what is not finite."""
     integer = _INTEGERS.get(values.element_size()) if values.is_floating_point() else None
-    is_followed = dual_level() >= 0 or (values.requires_grad and torch.is_grad_enabled())
+    is_followed = has_duals() or (values.requires_grad and torch.is_grad_enabled())
     if integer is None or is_followed or not values.is_cpu:
         return torch.where(mask, values, 0)
     # By bits: here a choice element by element takes as long as twenty products.

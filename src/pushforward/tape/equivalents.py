@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.ruled import call_ruled
 
@@ -195,7 +195,7 @@ def _layer_norm(
     cudnn_enable: bool = True,
 ) -> Tensor | None:
     """PyTorch's forward mode takes mean and deviation for constants, also where its tangents are differentiated."""
-    if forward_ad._current_level < 0:
+    if not has_duals():
         return None
     result = _normalized(input, tuple(range(-len(normalized_shape), 0)), eps)
     result = result if weight is None else result * weight
@@ -213,7 +213,7 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """As with layers."""
-    if forward_ad._current_level < 0 or not training:
+    if not has_duals() or not training:
         return None
     if running_mean is not None:  # update the statistics
         torch.nn.functional.batch_norm(

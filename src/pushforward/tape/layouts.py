@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.copies import overlaps
-from pushforward.tape.private_functorch import dual_level, is_wrapped
+from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import shares_storage
 from pushforward.tape.trust import LayoutError
 
@@ -123,6 +124,6 @@ def _is_alike(copy: Tensor, x: Tensor) -> bool:
 
 def can_be_laid_out(x: Tensor) -> bool:
     """Tell whether a copy can lie in memory as ``x`` does."""
-    if is_wrapped(x) or x.is_conj() or x.is_neg() or dual_level() >= 0:
+    if is_wrapped(x) or x.is_conj() or x.is_neg() or has_duals():
         return False
     return not overlaps(x)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pushforward.errors import ArgumentTypeError, MissingRuleError, message
 from pushforward.linear.block import Block, seeds
 from pushforward.linear.block_sum import to_dense, to_rows
+from pushforward.linear.differentiated import has_duals
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
 from pushforward.rules.following import follow_by
@@ -85,7 +85,7 @@ def call_ruled(
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     tensors = [leaves[i] for i in places]
     is_followed = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if not is_followed and functorch_level() is None and forward_ad._current_level < 0:
+    if not is_followed and functorch_level() is None and not has_duals():
         return func(*args, **kwargs)
     rest = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     call = Call(operator, func, rest, places, spec)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 from pushforward.errors import RandomnessError, UnsupportedError
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
 from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
@@ -329,7 +329,7 @@ class Run(GraphReader):
     def outputs(self, leaves: Sequence[Tensor], reading: Reading) -> list[Tensor]:
         """Return the function's outputs as the caller may have them."""
         is_kept = self.grad_mode and reading.is_followed
-        is_dual = forward_ad._current_level >= 0
+        is_dual = has_duals()
         is_plain = not (is_kept or is_dual or self._level)
         if is_plain and len(leaves) == 1 and reading.outputs[0][0] >= 0:
             return [leaves[0].detach()]  # nearly always

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.autograd import forward_ad
 
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     in_backward_pass,
@@ -20,6 +20,6 @@ def surroundings() -> Surroundings | None:
     """Return what a call depends on; None where somebody around sees, or changes, what it does."""
     if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
         return None
-    if torch.is_inference_mode_enabled() or forward_ad._current_level >= 0 or in_backward_pass():
+    if torch.is_inference_mode_enabled() or has_duals() or in_backward_pass():
         return None
     return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting()
