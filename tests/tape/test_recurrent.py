@@ -95,3 +95,26 @@ def test_second_derivatives_in_single_precision(name):
 def test_the_value_is_that_of_a_plain_call(name):
     layer, x = LAYERS[name](3, 4).requires_grad_(False), torch.randn(5, 3)
     close(pf.value_and_jacobian(lambda x: layer(x)[0])(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["layer", "cell"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_later_calls_and_second_derivatives_in_both_precisions(name, kind):
+    modules = LAYERS if kind == "layer" else CELLS
+    for dtype in (torch.float32, torch.float64):
+        module = modules[name](3, 4).to(dtype).requires_grad_(False)
+
+        def f(x, module=module):
+            found = module(x)
+            return found[0].sin() if isinstance(found, tuple) else found.sin()
+
+        for number in range(5):
+            x = torch.randn(2, 3, dtype=dtype) + number
+            expected = torch.autograd.functional.jacobian(f, x)
+            close(pf.jacrev(f)(x), expected)
+            close(pf.jacfwd(f)(x), expected)
+        close(pf.vmap(pf.jacrev(f))(torch.stack([x, x]))[1], expected)
+        module.double()
+        expected = torch.autograd.functional.hessian(lambda x, f=f: f(x).sum(), x.double())
+        module.to(dtype)
+        close(pf.hessian(lambda x, f=f: f(x).sum())(x).double(), expected)

@@ -64,6 +64,11 @@ class GraphReader:
         """Whether a slope was shared that would not be with a batch taken apart."""
         return bool(self._watcher.has_ties)
 
+    @property
+    def has_cells(self) -> bool:
+        """Whether cells of recurrent networks were called as they are."""
+        return bool(self._watcher.has_cells)
+
     def num_beside(self, reading: Reading) -> int:
         """Return how many nodes were made that are not in the graph, `UNTOLD` where it is not the function alone."""
         if self.has_inner or not self._oldest:

@@ -17,15 +17,16 @@ _LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def _is_opaque(x: Tensor) -> bool:
-    """Tell whether a layer is one kernel, whose derivative has none, or has to do with ``vmap``."""
-    return functorch_level() is not None or x.device.type != "cpu" or x.dtype is not torch.float64
+    """Tell whether a cell or layer is one kernel, whose derivative has none, or has to do with ``vmap``."""
+    return functorch_level() is not None or x.device.type != "cpu"
 
 
 def _layer(name: str) -> Callable[..., Any]:
     whole, packed = (decomposition(name, overload) for overload in ("input", "data"))
 
     def stepped(*args: Any) -> Any:
-        if not _is_opaque(args[0]):
+        is_one_dnn = name == "lstm" and args[0].dtype is not torch.float64
+        if not (is_one_dnn or _is_opaque(args[0])):
             return None
         if isinstance(args[1], Tensor) and not args[1].is_floating_point():
             return packed(*args)
@@ -86,10 +87,10 @@ def _rnn_cell(activation: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
     return stepped
 
 
-STEPPED: dict[Any, Callable[..., Any]] = {getattr(torch, name): _layer(name) for name in _LAYERS}
-STEPPED |= {
+CELLS: dict[Any, Callable[..., Any]] = {
     torch.lstm_cell: _lstm_cell,
     torch.gru_cell: _gru_cell,
     torch.rnn_tanh_cell: _rnn_cell(torch.tanh),
     torch.rnn_relu_cell: _rnn_cell(torch.relu),
 }
+STEPPED = {getattr(torch, name): _layer(name) for name in _LAYERS} | CELLS

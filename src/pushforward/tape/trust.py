@@ -70,6 +70,7 @@ class Record:
 
     asks: bool = False  # autograd, so that batches have to be left whole
     has_ties: bool = False  # so that they have to be, too
+    has_cells: bool = False  # of recurrent networks, so that it is watched under ``torch.func``
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
     piece: int = 0  # bytes of results that a piece of it has, where it is recorded in pieces

@@ -34,7 +34,7 @@ from pushforward.tape.private_torch import (
     pop_function_mode,
 )
 from pushforward.tape.randomness import RANDOM_FUNCTIONS, generator_state, has_drawn
-from pushforward.tape.recurrent import STEPPED
+from pushforward.tape.recurrent import CELLS, STEPPED
 from pushforward.tape.ruled import call_ruled
 from pushforward.tape.sparse_operators import MAKERS
 from pushforward.tape.statistics import batch_norm, instance_norm
@@ -66,6 +66,9 @@ class Watcher(TorchFunctionMode):
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
         self.has_ties = False  # whose slope is shared where no batch is taken apart
+        self.has_cells = (
+            False  # of recurrent networks, which are another thing under ``torch.func``
+        )
 
     def __exit__(self, *exception: object) -> None:
         """Stop, also where an interrupt has lost the mode while it was off for a function written in Python."""
@@ -195,6 +198,7 @@ def _call_equivalent(
         if result is not None:
             watcher.has_acted = True
             return result
+    watcher.has_cells = watcher.has_cells or func in CELLS
     return func(*args, **kwargs)
 
 
@@ -385,6 +389,7 @@ def _install() -> None:
                 )
                 _QUIET.add(function)
     _QUIET.update(EQUIVALENTS)
+    _QUIET.update(CELLS)
     _QUIET.add(torch.nn.functional.instance_norm)
     _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:

@@ -16,6 +16,7 @@ from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, write_back
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
+from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.run import Run
@@ -71,6 +72,8 @@ class Tape(SweptGraph):
         self._known = known = trust.record_of(func)
         # Under dual numbers other operators may be recorded: those whose tangents PyTorch gets right.
         is_trusted, is_again = known.is_trusted and not has_duals(), False
+        if known.has_cells and functorch_level() is not None:
+            is_trusted = False
         takes_apart = takes_apart and not (known.asks or known.has_ties)
         may_cut = not (known.asks or known.keeps_layout or is_trusted)
         if begun is not None:
@@ -118,6 +121,7 @@ class Tape(SweptGraph):
         known, reading = self._known, self.reading
         if run.is_watched:
             known.has_ties = known.has_ties or run.has_ties
+            known.has_cells = known.has_cells or run.has_cells
             known.learn(func, reading.types, run.is_quiet, run.num_beside(reading))
         else:
             run.forget(func, known, reading)
