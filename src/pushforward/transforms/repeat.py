@@ -78,7 +78,7 @@ class Repeat:
     positions: Sequence[int]  # of those to differentiate
     structure: Structure  # of these
     is_flat: bool  # whether they are tensors
-    inputs: list[tuple[torch.Size, torch.dtype, torch.device]]
+    inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
     outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
     spec: TreeSpec
     surroundings: Surroundings
@@ -109,9 +109,11 @@ class Repeat:
             if given != spec:
                 return None
             found += leaves
-        for x, (shape, dtype, device) in zip(found, self.inputs, strict=True):
+        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs, strict=True):
             is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
-            if not is_same or x.device != device or x.requires_grad or x.is_inference():
+            if not is_same or x.device != device or x.requires_grad is not is_followed:
+                return None
+            if x.is_inference():
                 return None
         return found
 
@@ -154,6 +156,7 @@ class Repeat:
     ) -> Tape:
         """Return the tape of a call."""
         reading = self.script.reading(saved, nodes, {})
+        reading.is_followed = reading.is_followed or any(each[-1] for each in self.inputs)
         reading.anchors = outputs
         results = outputs if self.is_recording else [y.detach() for y in outputs]
         return Tape.recalled(
@@ -288,7 +291,7 @@ def _run(
             compiled_functions_run_eagerly.begin(id(begun))
         tracked, starts = begun.tracked, begun.starts
         for x in leaves:
-            copy = x.detach().requires_grad_().clone()
+            copy = (x if x.requires_grad else x.detach().requires_grad_()).clone()
             if not x.is_contiguous():
                 keep_strides(copy, x)
             tracked.append(copy)
@@ -359,8 +362,8 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         return
     else:
         kernels, is_recording = tape.answer
-    if any(type(x) is not Tensor or x.requires_grad for x in selected.leaves):
-        return  # within another transform, say
+    if any(type(x) is not Tensor for x in selected.leaves):
+        return
     if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
         return  # of several outputs some may be followed, and others not
     new = Repeat(
@@ -368,7 +371,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         selected.positions,
         structure,
         structure.is_flat,
-        [(x.shape, x.dtype, x.device) for x in tape.inputs],
+        [(x.shape, x.dtype, x.device, x.requires_grad) for x in tape.inputs],
         [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
         tape.spec,
         around,
