@@ -36,6 +36,7 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
     try:
         if (function := straight(graph, inputs)) is not None:
             return function
+        fold_constants(graph, are_loops=True)
         expand_vector_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")

@@ -12,6 +12,14 @@ from torch import Tensor, fx
 aten = torch.ops.aten
 
 MAX_CONSTANT_BYTES = 2**20  # of a tensor that is kept instead of being made at each call
+MAX_READ_BYTES = 2**15  # of one that loops read: more would fill the first cache
+MAX_READ_UNIT = 16  # elements of a unit matrix that loops read
+
+_MADE = {  # by numbers and positions
+    *(aten.arange, aten.full, aten.full_like, aten.new_full, aten.new_ones, aten.new_zeros),
+    *(aten.ones, aten.ones_like, aten.scalar_tensor, aten.zeros, aten.zeros_like),
+    *(aten._to_copy, aten.clone, aten.tril, aten.triu),
+}
 
 
 def prepared(graph: fx.GraphModule) -> None:
@@ -121,8 +129,11 @@ def _is_view(node: fx.Node) -> bool:
     return any(r.alias_info is not None for r in node.target._schema.returns)
 
 
-def fold_constants(graph: fx.GraphModule) -> None:
-    """Compute once what depends on no input: units, positions, tensors of numbers."""
+def fold_constants(graph: fx.GraphModule, are_loops: bool = False) -> None:
+    """Compute once what depends on no input: units, positions, tensors of numbers.
+
+    Where graphs become loops (``are_loops``), what these compute faster than they would read it is left to them.
+    """
     returned = set(graph.graph.output_node().all_input_nodes)
     shared = aliases(graph)
     kept = set().union(*(shared[n] for n in returned))  # the caller may write to what it gets
@@ -130,7 +141,10 @@ def fold_constants(graph: fx.GraphModule) -> None:
         if is_mutable(node):
             kept |= set().union(*(shared[n] for n in _written(node)))
     values: dict[fx.Node, Any] = {}
+    fast: set[fx.Node] = set()
     for node in graph.graph.nodes:
+        if are_loops and _is_fast(node) and fast.issuperset(node.all_input_nodes):
+            fast.add(node)
         if node in kept or not shared[node].isdisjoint(kept):
             continue
         if node.op == "get_attr" and isinstance(getattr(graph, node.target), Tensor):
@@ -144,6 +158,8 @@ def fold_constants(graph: fx.GraphModule) -> None:
         is_used = any(user not in values for user in node.users)
         if node.op == "get_attr" or not is_used or not isinstance(value, Tensor):
             continue
+        if are_loops and (node in fast or value.nbytes > MAX_READ_BYTES or _is_uniform(value)):
+            continue
         name = f"_folded_{number}"
         graph.register_buffer(name, value)
         with graph.graph.inserting_before(node):
@@ -152,6 +168,20 @@ def fold_constants(graph: fx.GraphModule) -> None:
         node.replace_all_uses_with(new)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _is_fast(node: fx.Node) -> bool:
+    """Tell whether a loop computes an element in a few instructions: of positions and numbers."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.target is operator.getitem
+    packet = node.target.overloadpacket
+    if packet is aten.eye:  # whose comparisons take longer along axes shorter than a vector
+        return bool(node.meta["val"].numel() > MAX_READ_UNIT)
+    return packet in _MADE or torch.Tag.pointwise in node.target.tags or _is_view(node)
+
+
+def _is_uniform(x: Tensor) -> bool:
+    return x.numel() < 2 or bool((x == x.flatten()[0]).all())
 
 
 def is_pure(node: fx.Node) -> bool:
