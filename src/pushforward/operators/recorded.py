@@ -21,8 +21,9 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.jacobian import dense_rows
+from pushforward.transforms.known_call import TapeKey
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import TapeKey, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 from pushforward.transforms.sparse_output import entries_of, sparse_rows
 from pushforward.transforms.unbuilt import built
 from pushforward.transforms.vjp import pulled_batch

@@ -129,14 +129,17 @@ def current_batch(inputs: Sequence[Tensor], repeats: bool) -> Batch | None:
     Unless it ``repeats``: an input without the batch, as parameters are in gradients per sample, would get it, and all
     that is computed with that: one convolution with the weights of each sample in place of one for all.
     """
+    batch = lone_batch()
+    if batch is None or repeats:
+        return batch
+    return None if any(batch_axis_at(x, batch.level) is None for x in inputs) else batch
+
+
+def lone_batch() -> Batch | None:
+    """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is."""
     stack = functorch_stack()
     if stack is None or len(stack) != 1:
         return None
     interpreter = stack[0]
     settings = vmap_settings(interpreter)
-    if settings is None:
-        return None
-    level = interpreter.level()
-    if not repeats and any(batch_axis_at(x, level) is None for x in inputs):
-        return None
-    return Batch(level, *settings)
+    return None if settings is None else Batch(interpreter.level(), *settings)

@@ -21,10 +21,12 @@ from pushforward.tape.trust import Unwatched
 class Begun:
     """What there is of a run."""
 
-    state: State  # of the generators before it
+    state: State  # of the generators before it; empty where nothing may be drawn
     num_hooks: int  # before it
     count: int  # of this run among those of the thread
+    is_apart: bool = False  # whether the batch of a ``vmap`` became an axis
     tracked: list[Tensor] = dataclasses.field(default_factory=list)
+    given: list[Tensor] = dataclasses.field(default_factory=list)  # the same as the function got it
     starts: list[Node] = dataclasses.field(default_factory=list)
     end: int = 0  # the number of the node after those of the function
     result: Any = None
@@ -45,21 +47,23 @@ class Continued(Run):
         begun: Begun,
     ) -> None:
         """Prepare."""
-        super().__init__(name, inputs, randomness, is_watched=False, scripts=scripts)
+        super().__init__(name, inputs, randomness, begun.is_apart, False, scripts)
         self._begun = begun
 
     def __enter__(self) -> Run:
         """Go on."""
         begun = self._begun
         super().__enter__()
-        self._random_state, self._count = begun.state, begun.count + 1
+        self._random_state, self._count = begun.state or None, begun.count + 1
         self._starts, self._versions = begun.starts, [0] * len(begun.starts)
         self._oldest = oldest_of(begun.tracked, begun.starts)
         return self
 
     def _tracked(self) -> list[Tensor]:
-        self.tracked = self._begun.tracked
-        return self.tracked
+        if self.batch is not None:
+            self.inputs = [self.batch.physical(x) for x in self.inputs]
+        self.tracked = self._begun.given
+        return self._begun.tracked
 
     def _called(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pushforward.linear.differentiated import has_duals
+from pushforward.tape.batch import Batch, lone_batch
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     in_backward_pass,
@@ -13,13 +14,19 @@ from pushforward.tape.private_torch import (
     num_function_modes,
 )
 
-Surroundings = tuple[bool, torch.dtype, bool]  # grad mode, default dtype, whether autocast is on
+# Grad mode, default dtype, whether autocast is on, and the one ``vmap`` that is on.
+Surroundings = tuple[bool, torch.dtype, bool, Batch | None]
 
 
-def surroundings() -> Surroundings | None:
+def surroundings(*, may_be_batched: bool = False) -> Surroundings | None:
     """Return what a call depends on; None where somebody around sees, or changes, what it does."""
-    if functorch_level() is not None or num_function_modes() or num_dispatch_modes():
+    if num_function_modes() or num_dispatch_modes():
         return None
+    batch: Batch | None = None
+    if functorch_level() is not None:
+        batch = lone_batch() if may_be_batched else None
+        if batch is None or batch.can_draw:
+            return None
     if torch.is_inference_mode_enabled() or has_duals() or in_backward_pass():
         return None
-    return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting()
+    return torch.is_grad_enabled(), torch.get_default_dtype(), is_autocasting(), batch

@@ -21,8 +21,9 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.assemble import start, unpinned
+from pushforward.transforms.known_call import Answer, Key, key_of
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import Answer, Key, key_of, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 from pushforward.trees import unflatten
 
 

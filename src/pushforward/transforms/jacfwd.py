@@ -30,10 +30,11 @@ from pushforward.transforms.assemble import (
 )
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import ChunkSize, chunks_of, units
+from pushforward.transforms.known_call import Answer, key_of
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of, with_structure
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import Answer, key_of, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 from pushforward.trees import LEAF, unflatten
 
 NAME = "jacfwd"

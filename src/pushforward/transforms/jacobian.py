@@ -33,9 +33,10 @@ from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, num_seeds
 from pushforward.transforms.jacfwd import arranged, pushed_columns
 from pushforward.transforms.jacrev import pulled_rows
+from pushforward.transforms.known_call import Answer, Key, key_of
 from pushforward.transforms.memory import need_of, sized_rows, there_before
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import Answer, Key, key_of, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 from pushforward.transforms.sparse_output import Output, check_output, sparse_rows
 from pushforward.trees import unflatten
 

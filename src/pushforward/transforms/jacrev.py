@@ -21,9 +21,10 @@ from pushforward.transforms.arguments import (
 from pushforward.transforms.assemble import from_cotangents, start
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.jacfwd import arranged
+from pushforward.transforms.known_call import Answer, key_of
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import Answer, key_of, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 
 NAME = "jacrev"
 

@@ -215,7 +215,7 @@ class Tape(SweptGraph):
 
     def by_heart(self) -> tuple[trust.Record, Script] | None:
         """Return the script of a call like this one; None where something else has to be done or decided."""
-        if not self._is_trusted or self.batch is not None:
+        if not self._is_trusted:
             return None
         reading, scripts = self.reading, self._known.scripts
         if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:

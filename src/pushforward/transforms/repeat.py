@@ -9,11 +9,9 @@ Of transforms that take tangents or cotangents, the recording is known by heart:
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, overload
 
-import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -22,192 +20,23 @@ from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.copies import keep_strides
 from pushforward.tape.depth import check_depth, thread
+from pushforward.tape.private_functorch import start_requiring_grad, without_functorch
 from pushforward.tape.private_torch import (
-    Node,
     compiled_functions_run_eagerly,
     has_dynamo,
     next_sequence_number,
-    sequence_number,
     set_grad_enabled,
 )
 from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
-from pushforward.tape.scripts import End, Script
-from pushforward.tape.surroundings import Surroundings, surroundings
-from pushforward.transforms.arguments import Argnums, Selected, Structure
+from pushforward.tape.surroundings import surroundings
+from pushforward.transforms.arguments import Selected
+from pushforward.transforms.known_call import Answer, Found, Key, Repeat, TapeKey
 from pushforward.transforms.record import Recall, Tape
-from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
 MAX_MISSES = (
     8  # of a function whose graph is another time and again: knowing it by heart is for nothing
 )
 MAX_REPEATS = 2  # of one function, where two graphs come in turn
-
-Found = tuple[list[Tensor], list[Any], list[Node]]  # outputs, what nodes saved, nodes
-
-
-@dataclasses.dataclass(slots=True)
-class Answer:
-    """What a transform makes its result of."""
-
-    rows: list[list[Any]]  # a pytree for each output and argument
-    outputs: list[Tensor]  # as the caller may have them
-    spec: TreeSpec
-
-    @property
-    def value(self) -> Any:
-        """What the function returned."""
-        return unflatten(self.outputs, self.spec)
-
-    def jacobian(self, argnums: Argnums) -> Any:
-        """Return the Jacobians in the caller's structure."""
-        if self.spec is LEAF:
-            return self.gradient(argnums)
-        is_one = isinstance(argnums, int)
-        return unflatten([row[0] if is_one else tuple(row) for row in self.rows], self.spec)
-
-    def gradient(self, argnums: Argnums) -> Any:
-        """Return what belongs to the arguments."""
-        return self.rows[0][0] if isinstance(argnums, int) else tuple(self.rows[0])
-
-
-@dataclasses.dataclass(slots=True)
-class Repeat:
-    """What came before."""
-
-    num_args: int
-    positions: Sequence[int]  # of those to differentiate
-    structure: Structure  # of these
-    is_flat: bool  # whether they are tensors
-    inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
-    outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
-    spec: TreeSpec
-    surroundings: Surroundings
-    is_counted: bool  # whether one thread makes all nodes, and counts them
-    script: Script
-    recall: Recall
-    kernels: Known | None  # None where a tape is asked for
-    is_recording: bool
-
-    def is_ready(self, surroundings: Surroundings | None) -> bool:
-        """Whether calls in these surroundings, None if they never are, may be answered."""
-        kernels = self.kernels
-        is_alive = kernels is None or (
-            kernels.replay is not None and kernels.answered < kernels.lifetime
-        )
-        return is_alive and surroundings == self.surroundings
-
-    def leaves(self, args: tuple[Any, ...]) -> list[Tensor] | None:
-        """Return the arguments to differentiate, None if they are not like those of before."""
-        if len(args) != self.num_args:
-            return None
-        found: list[Tensor] = []
-        for position, spec in zip(self.positions, self.structure.specs, strict=True):
-            if spec is LEAF:
-                found.append(args[position])
-                continue
-            leaves, given = flatten(args[position])
-            if given != spec:
-                return None
-            found += leaves
-        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs, strict=True):
-            is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
-            if not is_same or x.device != device or x.requires_grad is not is_followed:
-                return None
-            if x.is_inference():
-                return None
-        return found
-
-    def found(self, begun: Begun, num_beside: set[int]) -> Found | None:
-        """Return the outputs, what nodes saved, and the nodes.
-
-        None if the outputs, the graph, or how many nodes are beside it, are not as before.
-        """
-        result = begun.result
-        leaves, spec = ([result], LEAF) if type(result) is Tensor else flatten(result)
-        if spec is not self.spec and spec != self.spec:
-            return None
-        ends: list[End] = []
-        for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
-            is_same = type(y) is Tensor and y.shape == shape and y.dtype is dtype
-            if not is_same or y.stride() != stride:
-                return None
-            ends.append((y.grad_fn, y.output_nr))
-        for x in begun.tracked:
-            if x._version:
-                return None
-        starts = begun.starts
-        oldest = sequence_number(starts[0]) if self.is_counted else 0
-        found = self.script.found(starts, ends, oldest, {})
-        if found is None:
-            return None
-        saved, nodes = found
-        is_alone = self.is_counted and thread.count == begun.count
-        if is_alone and begun.end - oldest - len(nodes) not in num_beside:
-            return None
-        return leaves, saved, nodes
-
-    def tape(
-        self,
-        key: TapeKey,
-        begun: Begun,
-        outputs: list[Tensor],
-        saved: list[Any],
-        nodes: list[Node],
-    ) -> Tape:
-        """Return the tape of a call."""
-        reading = self.script.reading(saved, nodes, {})
-        reading.is_followed = reading.is_followed or any(each[-1] for each in self.inputs)
-        reading.anchors = outputs
-        results = outputs if self.is_recording else [y.detach() for y in outputs]
-        return Tape.recalled(
-            key.name, reading, begun.tracked, outputs, results, self.recall, key.is_kept
-        )
-
-    def answer(self, outputs: list[Tensor], saved: list[Any], nodes: list[Node]) -> Answer | None:
-        """Run the kernels, if they still stand."""
-        kernels = self.kernels
-        if kernels is None or kernels.replay is None:
-            return None
-        set_grad_enabled(self.is_recording)
-        rows: list[list[Any]] = kernels.replay([*saved, nodes])
-        if not self.is_flat:
-            rows = [self.structure.trees(row) for row in rows]
-        if not self.is_recording:
-            outputs = [y.detach() for y in outputs]
-        kernels.answered += 1
-        return Answer(rows, outputs, self.spec)
-
-
-class Key(NamedTuple):
-    """What tells calls of a transform from those of others."""
-
-    name: str
-    argnums: Argnums
-    randomness: str
-    mode: str
-
-
-class TapeKey(NamedTuple):
-    """Likewise, where a tape is asked for."""
-
-    name: str
-    is_kept: bool  # beyond the call
-    positions: tuple[int, ...] = ()  # of the arguments; empty: all
-
-
-def key_of(
-    name: str,
-    argnums: Argnums,
-    randomness: str,
-    is_whole: bool,
-    has_aux: bool,
-    mode: str = "",
-) -> Key | None:
-    """Return the key of a transform; None of one whose calls are never known by heart."""
-    each = argnums if isinstance(argnums, tuple) else (argnums,)
-    if not is_whole or has_aux or any(type(n) is not int for n in each):
-        return None
-    return Key(name, argnums, randomness, mode)
 
 
 @overload
@@ -244,7 +73,7 @@ def repeated(
     repeats: list[Repeat] | None = record.repeats.get(key)
     if repeats is None or not record.is_trusted:
         return None
-    around = surroundings()
+    around = surroundings(may_be_batched=True)
     for repeat in repeats:
         if repeat.is_ready(around):
             break
@@ -253,7 +82,9 @@ def repeated(
     leaves = repeat.leaves(args)
     if leaves is None:
         return None
-    begun = Begun(bare_generator_state(leaves), RemovableHandle.next_id, thread.count + 1)
+    is_apart = repeat.surroundings[-1] is not None
+    state = () if is_apart else bare_generator_state(leaves)
+    begun = Begun(state, RemovableHandle.next_id, thread.count + 1, is_apart)
     try:
         answer = _run(record, repeat, key, func, leaves, args, kwargs, begun)
     except BaseException:  # an interrupt, while things were put back
@@ -289,14 +120,15 @@ def _run(
         if has_dynamo():
             is_eager = True
             compiled_functions_run_eagerly.begin(id(begun))
-        tracked, starts = begun.tracked, begun.starts
-        for x in leaves:
-            copy = (x if x.requires_grad else x.detach().requires_grad_()).clone()
-            if not x.is_contiguous():
-                keep_strides(copy, x)
-            tracked.append(copy)
-            starts.append(copy.grad_fn)
-        trees = tracked if repeat.is_flat else repeat.structure.trees(tracked)
+        batch = repeat.surroundings[-1]
+        if batch is None:
+            _copy(leaves, begun, Tensor.requires_grad_)
+            begun.given = begun.tracked
+        else:
+            with without_functorch():
+                _copy(leaves, begun, start_requiring_grad)
+            begun.given = [batch.wrapped(x) for x in begun.tracked]
+        trees = begun.given if repeat.is_flat else repeat.structure.trees(begun.given)
         if len(args) == 1:
             result = func(*trees, **kwargs)
         else:
@@ -309,16 +141,10 @@ def _run(
         begun.result, begun.end = result, next_sequence_number()
         if RemovableHandle.next_id != begun.num_hooks:
             return None
-        found = repeat.found(begun, record.beside)
-        if found is None:
-            repeat, found = _other(record, repeat, key, begun)
-            if found is None:
-                return None
-        if isinstance(key, TapeKey):
-            return repeat.tape(key, begun, *found)
-        if key.randomness == "error" and bare_has_drawn(begun.state, leaves):
-            return None
-        return repeat.answer(*found)
+        if batch is None:
+            return _answered(record, repeat, key, leaves, begun)
+        with without_functorch():
+            return _answered(record, repeat, key, leaves, begun)
     except BaseException as error:  # raised again where the call goes on
         begun.error = error
         return None
@@ -330,6 +156,37 @@ def _run(
         finally:
             if is_eager:
                 compiled_functions_run_eagerly.end(id(begun))
+
+
+def _copy(leaves: list[Tensor], begun: Begun, required: Callable[[Tensor], Tensor]) -> None:
+    """Make the copies that the function is called on."""
+    tracked, starts = begun.tracked, begun.starts
+    for x in leaves:
+        copy = (x if x.requires_grad else required(x.detach())).clone()
+        if not x.is_contiguous():
+            keep_strides(copy, x)
+        tracked.append(copy)
+        starts.append(copy.grad_fn)
+
+
+def _answered(
+    record: trust.Record,
+    repeat: Repeat,
+    key: Key | TapeKey,
+    leaves: list[Tensor],
+    begun: Begun,
+) -> Answer | Tape | None:
+    """Read the graph and run the kernels; None if it is not as before."""
+    found = repeat.found(begun, record.beside)
+    if found is None:
+        repeat, found = _other(record, repeat, key, begun)
+        if found is None:
+            return None
+    if isinstance(key, TapeKey):
+        return repeat.tape(key, begun, *found)
+    if key.randomness == "error" and begun.state and bare_has_drawn(begun.state, leaves):
+        return None
+    return repeat.answer(*found)
 
 
 def _other(
@@ -350,13 +207,15 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
     if key is None:
         return
-    around = surroundings()
+    around = surroundings(may_be_batched=True)
     known, structure = tape.by_heart(), selected.structure()
-    if around is None or known is None or structure is None:
+    if around is None or known is None or structure is None or around[-1] != tape.batch:
         return
     record, script = known
     kernels: Known | None = None
     if type(key) is TapeKey:
+        if tape.batch is not None:
+            return
         is_recording = tape.reading.is_followed and around[0]
     elif tape.answer is None:
         return
@@ -381,6 +240,8 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         kernels,
         is_recording,
     )
+    if new.leaves(args) is None:
+        return
     others = [
         old
         for old in record.repeats.get(key, ())  # for arguments of the same shapes

@@ -15,8 +15,9 @@ from pushforward.tape.copies import owned
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import A, R, Selected, batch_size, check_function, match_leaf
 from pushforward.transforms.jvp import check_primals
+from pushforward.transforms.known_call import TapeKey
 from pushforward.transforms.record import Tape
-from pushforward.transforms.repeat import TapeKey, learn, repeated
+from pushforward.transforms.repeat import learn, repeated
 from pushforward.trees import flatten, unflatten
 
 NAME = "vjp"

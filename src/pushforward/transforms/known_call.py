@@ -1,0 +1,203 @@
+"""Known calls: what is remembered of a call by heart, and is compared with the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pushforward.planning.replay import Known
+from pushforward.tape.continued import Begun
+from pushforward.tape.depth import thread
+from pushforward.tape.private_functorch import batch_axis_at, unwrapped
+from pushforward.tape.private_torch import Node, sequence_number, set_grad_enabled
+from pushforward.tape.scripts import End, Script
+from pushforward.tape.surroundings import Surroundings
+from pushforward.transforms.arguments import Argnums, Structure
+from pushforward.transforms.record import Recall, Tape
+from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
+
+Found = tuple[list[Tensor], list[Any], list[Node]]  # outputs, what nodes saved, nodes
+
+
+@dataclasses.dataclass(slots=True)
+class Answer:
+    """What a transform makes its result of."""
+
+    rows: list[list[Any]]  # a pytree for each output and argument
+    outputs: list[Tensor]  # as the caller may have them
+    spec: TreeSpec
+
+    @property
+    def value(self) -> Any:
+        """What the function returned."""
+        return unflatten(self.outputs, self.spec)
+
+    def jacobian(self, argnums: Argnums) -> Any:
+        """Return the Jacobians in the caller's structure."""
+        if self.spec is LEAF:
+            return self.gradient(argnums)
+        is_one = isinstance(argnums, int)
+        return unflatten([row[0] if is_one else tuple(row) for row in self.rows], self.spec)
+
+    def gradient(self, argnums: Argnums) -> Any:
+        """Return what belongs to the arguments."""
+        return self.rows[0][0] if isinstance(argnums, int) else tuple(self.rows[0])
+
+
+@dataclasses.dataclass(slots=True)
+class Repeat:
+    """What came before."""
+
+    num_args: int
+    positions: Sequence[int]  # of those to differentiate
+    structure: Structure  # of these
+    is_flat: bool  # whether they are tensors
+    inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
+    outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+    spec: TreeSpec
+    surroundings: Surroundings
+    is_counted: bool  # whether one thread makes all nodes, and counts them
+    script: Script
+    recall: Recall
+    kernels: Known | None  # None where a tape is asked for
+    is_recording: bool
+
+    def is_ready(self, surroundings: Surroundings | None) -> bool:
+        """Whether calls in these surroundings, None if they never are, may be answered."""
+        kernels = self.kernels
+        is_alive = kernels is None or (
+            kernels.replay is not None and kernels.answered < kernels.lifetime
+        )
+        return is_alive and surroundings == self.surroundings
+
+    def leaves(self, args: tuple[Any, ...]) -> list[Tensor] | None:
+        """Return the arguments to differentiate as autograd sees them, None if they are not like those of before."""
+        if len(args) != self.num_args:
+            return None
+        found: list[Tensor] = []
+        for position, spec in zip(self.positions, self.structure.specs, strict=True):
+            if spec is LEAF:
+                found.append(args[position])
+                continue
+            leaves, given = flatten(args[position])
+            if given != spec:
+                return None
+            found += leaves
+        batch = self.surroundings[-1]
+        if batch is not None:
+            for i, x in enumerate(found):
+                if type(x) is not Tensor or batch_axis_at(x, batch.level) != 0:
+                    return None
+                found[i] = unwrapped(x)
+        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs, strict=True):
+            is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
+            if not is_same or x.device != device or x.requires_grad is not is_followed:
+                return None
+            if x.is_inference():
+                return None
+        return found
+
+    def found(self, begun: Begun, num_beside: set[int]) -> Found | None:
+        """Return the outputs, what nodes saved, and the nodes.
+
+        None if the outputs, the graph, or how many nodes are beside it, are not as before.
+        """
+        result = begun.result
+        leaves, spec = ([result], LEAF) if type(result) is Tensor else flatten(result)
+        if spec is not self.spec and spec != self.spec:
+            return None
+        ends: list[End] = []
+        batch = self.surroundings[-1]
+        if batch is not None:
+            if any(type(y) is not Tensor or batch_axis_at(y, batch.level) is None for y in leaves):
+                return None
+            leaves = [batch.physical(y) for y in leaves]
+        for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
+            is_same = type(y) is Tensor and y.shape == shape and y.dtype is dtype
+            if not is_same or y.stride() != stride:
+                return None
+            ends.append((y.grad_fn, y.output_nr))
+        for x in begun.tracked:
+            if x._version:
+                return None
+        starts = begun.starts
+        oldest = sequence_number(starts[0]) if self.is_counted else 0
+        found = self.script.found(starts, ends, oldest, {})
+        if found is None:
+            return None
+        saved, nodes = found
+        is_alone = self.is_counted and thread.count == begun.count
+        if is_alone and begun.end - oldest - len(nodes) not in num_beside:
+            return None
+        return leaves, saved, nodes
+
+    def tape(
+        self,
+        key: TapeKey,
+        begun: Begun,
+        outputs: list[Tensor],
+        saved: list[Any],
+        nodes: list[Node],
+    ) -> Tape:
+        """Return the tape of a call."""
+        reading = self.script.reading(saved, nodes, {})
+        reading.is_followed = reading.is_followed or any(each[-1] for each in self.inputs)
+        reading.anchors = outputs
+        results = outputs if self.is_recording else [y.detach() for y in outputs]
+        return Tape.recalled(
+            key.name, reading, begun.tracked, outputs, results, self.recall, key.is_kept
+        )
+
+    def answer(self, outputs: list[Tensor], saved: list[Any], nodes: list[Node]) -> Answer | None:
+        """Run the kernels, if they still stand."""
+        kernels = self.kernels
+        if kernels is None or kernels.replay is None:
+            return None
+        set_grad_enabled(self.is_recording)
+        rows: list[list[Any]] = kernels.replay([*saved, nodes])
+        if not self.is_recording:
+            outputs = [y.detach() for y in outputs]
+        batch = self.surroundings[-1]
+        if batch is not None:
+            rows = [[batch.wrapped(t) for t in row] for row in rows]
+            outputs = [batch.wrapped(y) for y in outputs]
+        if not self.is_flat:
+            rows = [self.structure.trees(row) for row in rows]
+        kernels.answered += 1
+        return Answer(rows, outputs, self.spec)
+
+
+class Key(NamedTuple):
+    """What tells calls of a transform from those of others."""
+
+    name: str
+    argnums: Argnums
+    randomness: str
+    mode: str
+
+
+class TapeKey(NamedTuple):
+    """Likewise, where a tape is asked for."""
+
+    name: str
+    is_kept: bool  # beyond the call
+    positions: tuple[int, ...] = ()  # of the arguments; empty: all
+
+
+def key_of(
+    name: str,
+    argnums: Argnums,
+    randomness: str,
+    is_whole: bool,
+    has_aux: bool,
+    mode: str = "",
+) -> Key | None:
+    """Return the key of a transform; None of one whose calls are never known by heart."""
+    each = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not is_whole or has_aux or any(type(n) is not int for n in each):
+        return None
+    return Key(name, argnums, randomness, mode)
