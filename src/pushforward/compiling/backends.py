@@ -40,7 +40,7 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
         expand_vector_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
-            compiled = inductor(graph, inputs)
+            return inductor(graph, inputs, {})
     except Exception as error:
         raise UnsupportedError(
             message(
@@ -51,7 +51,6 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
                 "Use backend='eager', which needs neither.",
             )
         ) from error
-    return lambda tensors: compiled(*tensors)
 
 
 MAKE: dict[str, Callable[[fx.GraphModule, Sequence[Tensor]], Compute]] = {

@@ -61,7 +61,7 @@ class Captured:
 
     def without_changed(self) -> Captured:
         """Leave out what is not any more as it was found: the function itself writes it."""
-        self.values = [(p, v) for p, v in self.values if _is_same(_now(p), v)]
+        self.values = [(p, v) for p, v in self.values if is_same(_now(p), v)]
         self.lengths = [(c, n) for c, n in self.lengths if len(c) == n]
         return self
 
@@ -90,7 +90,7 @@ class Captured:
 
     def guard(self, wanted: list[Tensor]) -> Guard:
         """Return a function that gives the tensors where ``wanted`` stood, None if anything else changed."""
-        scope: dict[str, Any] = {"is_same": _is_same}
+        scope: dict[str, Any] = {"is_same": is_same}
         lines = ["def guard():", "  try:"]
 
         def name(value: Any) -> str:
@@ -119,7 +119,10 @@ class Captured:
                 f"    if x.__code__ is not {constant(code)}: return",
                 f"    if x.__defaults__ is not {constant(defaults)}: return",
             ]
-        lines += [f"    if len({constant(c)}) != {n}: return" for c, n in self.lengths]
+        lines += [
+            f"    if {f'len({constant(c)}) != {n}' if n else constant(c)}: return"
+            for c, n in self.lengths
+        ]
         numbers = {id(t): i for i, t in enumerate(wanted)}
         found: dict[int, str] = {}
         there = [f"x{i}" for i in range(len(self.tensors))]
@@ -147,7 +150,7 @@ def _now(place: Place) -> Any:
         return _EMPTY
 
 
-def _is_same(new: Any, old: Any) -> bool:
+def is_same(new: Any, old: Any) -> bool:
     """Tell whether a value is as good as the old one: numbers and names by what they are, all else by identity."""
     if new is old:
         return True
@@ -207,8 +210,9 @@ def _method(kind: type, name: str) -> Any:
     return getattr(kind, name, None)
 
 
-def _is_foreign(found: Any) -> bool:
-    return (found.__module__ or "").partition(".")[0] in _FOREIGN
+def _is_foreign(found: types.FunctionType) -> bool:
+    """Tell by the module where a function was defined: what wraps another often says that it was made in that one's."""
+    return str(found.__globals__.get("__name__")).partition(".")[0] in _FOREIGN
 
 
 def _places_of_module(module: nn.Module) -> Iterator[Place]:

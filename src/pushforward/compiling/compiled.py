@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.compiling.backends import BACKENDS, Backend
+from pushforward.compiling.backends import BACKENDS, Backend, Compute
 from pushforward.compiling.captured import Captured, Guard
 from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
+from pushforward.compiling.repeated import Arranged, Recognized, arranger, recognizer
 from pushforward.compiling.signature import ForeignError, replaced, signature
 from pushforward.compiling.stage import Stage
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
@@ -29,7 +30,7 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.transforms.arguments import P, R, named_after
 from pushforward.transforms.unbuilt import Unbuilt, put_off
-from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
+from pushforward.trees import flatten
 
 NAME = "compile"
 MAX_SIGNATURES = 64  # of the arguments, of one function
@@ -42,26 +43,14 @@ class Program:
 
     stage: Stage
     guard: Guard
-    leaves: list[Any]  # of the result, in place of whose tensors there are none
-    places: list[int]  # of its tensors
-    spec: TreeSpec
-    builds: dict[int, Callable[[Tensor], Tensor]]  # of sparse matrices, by place, of their values
+    arranged: Arranged  # of outputs, the result
+    num_outputs: int  # of the result
     known: list[Tensor]  # index tensors, which are the last outputs, as they were
     seconds: float  # that it took
 
-    def arranged(self, outputs: Sequence[Tensor]) -> Any:
-        """Put tensors into the structure of the result."""
-        if self.spec is LEAF and self.places and not self.builds:
-            return outputs[0]
-        leaves = list(self.leaves)
-        for place, output in zip(self.places, outputs, strict=False):  # index tensors are behind
-            build = self.builds.get(place)
-            leaves[place] = output if build is None else build(output)
-        return unflatten(leaves, self.spec)
-
     def holds(self, outputs: Sequence[Tensor]) -> bool:
         """Tell whether the index tensors are those that sparse results were laid out for."""
-        met = outputs[len(self.places) :]
+        met = outputs[self.num_outputs :]
         return all(torch.equal(new, old) for new, old in zip(met, self.known, strict=True))
 
 
@@ -72,6 +61,7 @@ class Compiled:
         """Compile nothing yet."""
         self.func, self.backend = func, backend
         self._programs: dict[Hashable, list[Program]] = {}
+        self._last: tuple[Recognized, Program, Compute] | None = None
         self._lock = threading.RLock()
         self._is_warned = False
 
@@ -79,20 +69,30 @@ class Compiled:
         """Return ``func(*args, **kwargs)``."""
         if _is_within():
             return self.func(*args, **kwargs)
+        if self._last is not None:  # a call like the one before is the usual one
+            recognized, program, compute = self._last
+            tensors = recognized(args, kwargs)
+            if tensors is not None and (captured := program.guard()) is not None:
+                return program.arranged(compute(tensors + captured))
+        return self._searched(args, kwargs)
+
+    def _searched(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors: list[Tensor] = []
         try:
             program, captured = self._found(args, kwargs, tensors)
         except ForeignError:
             return self.func(*args, **kwargs)
-        given = tensors + captured if captured else tensors
-        stage = program.stage
-        if stage.writes and (self.backend != "eager" or _is_followed(given)):
+        given, stage = tensors + captured, program.stage
+        is_followed = any(t.requires_grad for t in given)
+        if stage.writes and (self.backend != "eager" or (is_followed and torch.is_grad_enabled())):
             return self.func(*args, **kwargs)  # what was overwritten cannot be computed anew
         outputs = stage(given)
         if program.known and not program.holds(outputs):
             for programs in self._programs.values():
                 programs[:] = [p for p in programs if p is not program]
-            return self.call(args, kwargs)
+            return self._searched(args, kwargs)
+        if not (stage.writes or program.known) and (found := recognizer(args, kwargs)) is not None:
+            self._last = found, program, stage if is_followed else stage.compute
         return program.arranged(outputs)
 
     def _found(
@@ -195,9 +195,10 @@ class Compiled:
         leaves, spec, builds, known = found
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        arranged = arranger(others, spec, {i: builds.get(i) for i in places})
         guard = captured.without_changed().guard(stage.captured)
         seconds = time.perf_counter() - start
-        return Program(stage, guard, others, places, spec, builds, known, seconds)
+        return Program(stage, guard, arranged, len(places), known, seconds)
 
 
 def _is_within() -> bool:
@@ -210,10 +211,6 @@ def _is_within() -> bool:
         or has_duals()
         or is_autocasting()
     )
-
-
-def _is_followed(tensors: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 @left_alone_by_dynamo

@@ -50,9 +50,9 @@ def make_inputs(graph: fx.GraphModule, tensors: Sequence[Tensor], start: int | N
         if id(tensor) in inputs:
             node.replace_all_uses_with(inputs[id(tensor)])
             graph.graph.erase_node(node)
-    for name in [n for n, _ in graph.named_buffers(recurse=False)]:
-        if not any(n.op == "get_attr" and n.target == name for n in graph.graph.nodes):
-            delattr(graph, name)
+    left = {n.target for n in graph.graph.nodes if n.op == "get_attr"}
+    for name in {**graph._parameters, **graph._buffers}.keys() - left:
+        delattr(graph, name)
     graph.recompile()
 
 
