@@ -1,7 +1,5 @@
 """What we expect of the private names of PyTorch's tracer and compiler: a new PyTorch breaks here."""
 
-import importlib
-
 import pytest
 import torch
 
@@ -33,36 +31,6 @@ def test_shapes_of_elements_are_refused_by_fake_tensors():
     with pytest.raises(RuntimeError) as caught:
         private.make_fx(lambda x: [x[x > 0]], [torch.ones(2)], "fake")
     assert private.reads_elements(caught.value)
-
-
-def test_inductor_draws_what_plain_calls_draw():
-    graph = private.make_fx(lambda x: [x + torch.rand(3), x.cos()], [torch.ones(3)], "fake")
-    compiled = private.inductor(graph, [torch.ones(3)])
-    torch.manual_seed(1)
-    found = compiled(torch.zeros(3))
-    torch.manual_seed(1)
-    torch.testing.assert_close(found, [torch.rand(3), torch.ones(3)])
-
-
-def test_inductor_repeats_less_in_its_loops_than_by_itself(monkeypatch):
-    config = importlib.import_module("torch._inductor.config")
-    graphs = importlib.import_module("torch._inductor.graph")
-    seen, run = [], graphs.GraphLowering.run
-
-    def watched(lowering, *args):
-        seen.append(config.realize_opcount_threshold)
-        return run(lowering, *args)
-
-    monkeypatch.setattr(graphs.GraphLowering, "run", watched)
-    before = config.realize_opcount_threshold
-    x = torch.rand(41)
-    graph = private.make_fx(lambda x: [x.sin() * x.flip(0)], [x], "fake")
-    with config.patch(force_disable_caches=True):
-        compiled = private.inductor(graph, [x])
-    torch.testing.assert_close(compiled(x), [x.sin() * x.flip(0)])
-    assert set(seen) == {private.MAX_INLINED}
-    assert before is None or before > private.MAX_INLINED
-    assert config.realize_opcount_threshold == before
 
 
 def test_cpp_kernel_takes_pointers_to_elements():

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pushforward.tape import private_compiler, private_distributed, private_functorch
+from pushforward.tape import (
+    private_compiler,
+    private_distributed,
+    private_functorch,
+    private_inductor,
+)
 from pushforward.tape import private_torch as private
 
 
@@ -498,7 +503,7 @@ def test_the_compiler_leaves_marked_functions_alone():
 
 
 @pytest.mark.parametrize(
-    "module", [private, private_compiler, private_distributed, private_functorch]
+    "module", [private, private_compiler, private_distributed, private_functorch, private_inductor]
 )
 def test_every_private_name_is_used_in_the_test_of_its_module(module):
     tree = ast.parse(inspect.getsource(module))

@@ -13,7 +13,7 @@ from pushforward.compiling.graphs import fold_constants
 from pushforward.compiling.straight import straight
 from pushforward.compiling.vector_products import expand_vector_products
 from pushforward.errors import UnsupportedError, message
-from pushforward.tape.private_compiler import inductor
+from pushforward.tape.private_inductor import inductor
 
 Backend = Literal["inductor", "eager"]
 BACKENDS = ("inductor", "eager")
@@ -40,7 +40,7 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
         expand_vector_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
-            return inductor(graph, inputs, {})
+            return inductor(graph, inputs)
     except Exception as error:
         raise UnsupportedError(
             message(

@@ -1,0 +1,169 @@
+"""The private names of Inductor, which takes seconds to import: only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import threading
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+# Inductor repeats what several loops take in each of them, up to so many operators; 30 by itself. Tangents, which every
+# later operator takes, are read again in less time: on CPUs, of 8 to 30, this was best over the benchmarks.
+MAX_INLINED = 20
+
+_Direct = Callable[[list[Tensor]], Sequence[Tensor]]
+
+
+aten = torch.ops.aten
+_PRODUCTS = {
+    aten.mm.default,
+    aten.bmm.default,
+    aten.addmm.default,
+    aten.baddbmm.default,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+}
+
+
+def inductor(
+    graph: fx.GraphModule, inputs: Sequence[Tensor]
+) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    """Return a graph compiled by Inductor, whose random numbers are those of plain calls.
+
+    On CPUs, a graph with calls of BLAS or of oneDNN is one function of C++: a microsecond less for each call, and one
+    file to compile. Other graphs are loops that Python calls, which compile faster.
+    """
+    options: dict[str, Any] = {"fallback_random": True}
+    if any(x.device.type != "cpu" for x in inputs):
+        return _compiled(graph, inputs, options)
+    options["realize_opcount_threshold"] = MAX_INLINED
+    if not calls_from_cpp(graph):
+        return _compiled(graph, inputs, options)
+    spare = fx.Graph()  # Inductor changes the graph that it is given
+    spare.output(spare.graph_copy(graph.graph, {}))
+    try:
+        return _compiled(graph, inputs, options | {"cpp_wrapper": True})
+    except Exception:  # of what it supports so, no list is complete
+        return _compiled(fx.GraphModule(graph, spare), inputs, options)
+
+
+def calls_from_cpp(graph: fx.GraphModule) -> bool:
+    """Tell whether a graph has products or convolutions, and Inductor's C++ reaches all it calls without a search."""
+    nodes = [n for n in graph.graph.nodes if n.op == "call_function"]
+    if not any(n.target in _PRODUCTS for n in nodes):
+        return False
+    lowering: Any = importlib.import_module("torch._inductor.lowering")
+    known: Any = importlib.import_module("torchgen.aoti.fallback_ops").inductor_fallback_ops
+    decomposed: Any = importlib.import_module("torch._inductor.decomposition").decompositions
+
+    def is_reached(node: fx.Node) -> bool:
+        op, value = node.target, node.meta.get("val")
+        if isinstance(value, Tensor) and value.is_complex():
+            return False
+        if not isinstance(op, torch._ops.OpOverload):
+            return True
+        is_loop = op in decomposed or (op in lowering.lowerings and op not in lowering.fallbacks)
+        is_loop &= torch.Tag.nondeterministic_seeded not in op.tags
+        return is_loop or str(op) in known
+
+    return all(map(is_reached, nodes))
+
+
+def _compiled(
+    graph: fx.GraphModule, inputs: Sequence[Tensor], options: dict[str, Any]
+) -> Shortened:
+    compiler: Any = importlib.import_module("torch._inductor.compile_fx")
+    within: list[Any] = []
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        within.append(compiler.compile_fx_inner(*args, **kwargs))
+        return within[-1]
+
+    own = [*graph.parameters(recurse=False), *graph.buffers(recurse=False)]
+    whole = compiler.compile_fx(graph, list(inputs), inner, config_patches=options)
+    return Shortened(whole, within[0] if len(within) == 1 else None, own)
+
+
+class Shortened:
+    """A compiled graph without the functions around it, 2 to 3 µs of a call, where they only hand tensors on.
+
+    They do more where outputs share memory with each other or with inputs, for example. The first call tells.
+    """
+
+    def __init__(
+        self, whole: Callable[..., Sequence[Tensor]], inner: Any, own: Sequence[Tensor]
+    ) -> None:
+        """Take the graph with what is around it, by itself (None if that is not known), and its own tensors."""
+        self._whole, self._inner = whole, inner
+        self._lock = threading.Lock()
+        self._direct: _Direct | None = None
+        self._own = list(own)  # which the graph by itself wants before the inputs
+        self._num_more = 0  # outputs of the graph by itself, behind those that are asked for
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the outputs."""
+        if self._direct is not None:
+            outputs = self._direct([*self._own, *tensors])
+            return outputs[: -self._num_more] if self._num_more else outputs
+        with self._lock:
+            return self._first(tensors)
+
+    def _first(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        if (inner := self._inner) is None:
+            return self._whole(*tensors)
+        direct = inner.current_callable
+        calls: list[tuple[list[Tensor], Sequence[Tensor]]] = []
+
+        def noted(given: list[Tensor]) -> Sequence[Tensor]:
+            inputs = [*given]  # which the graph takes out of its list
+            calls.append((inputs, direct(given)))
+            return calls[-1][1]
+
+        inner.current_callable, self._inner = noted, None
+        try:
+            outputs = self._whole(*tensors)
+        finally:
+            inner.current_callable = direct
+        if len(calls) == 1 and _is_handed_on([*self._own, *tensors], *calls[0], outputs):
+            self._num_more = len(calls[0][1]) - len(outputs)
+            self._direct = _without_questions(direct)
+        return outputs
+
+
+def _without_questions(direct: _Direct) -> _Direct:
+    """Call the C++ of a graph itself where what stands around it only asks each input whether it is a tensor."""
+    code = direct.__code__ if isinstance(direct, types.FunctionType) else None
+    names = ("unsafe_alloc_void_ptrs_from_tensors", "alloc_tensors_by_stealing_from_void_ptrs")
+    if code is None or code.co_freevars != ("f",) or not {*names} <= {*code.co_names}:
+        return direct
+    entry = inspect.getclosurevars(direct).nonlocals["f"]
+    lent, taken = (getattr(torch._C._aoti, name) for name in names)
+    return lambda tensors: taken(entry(lent(tensors)))
+
+
+def _is_handed_on(
+    given: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    inner: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+) -> bool:
+    """Tell whether a graph got what was given, and its first outputs are those of the call, each by itself."""
+    if len(given) != len(inputs) or any(x is not y for x, y in zip(given, inputs, strict=True)):
+        return False
+    memories = [y.untyped_storage().data_ptr() for y in outputs]
+    if len({*memories} | {x.untyped_storage().data_ptr() for x in given}) < len(outputs) + len(
+        given
+    ):
+        return False
+    return len(inner) >= len(outputs) and all(
+        x is y or _looks(x) == _looks(y) for x, y in zip(inner, outputs, strict=False)
+    )
+
+
+def _looks(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.is_conj(), x.is_neg()
