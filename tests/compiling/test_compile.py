@@ -41,6 +41,19 @@ def test_same_as_torch_func(transform):
     assert len(compiled.compiled.programs()) == 1
 
 
+def test_tied_weights_are_compiled_once_and_again_when_they_part():
+    layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double().requires_grad_(False)
+    layers[1].weight = layers[0].weight
+    compiled = pf.compile(pf.jacrev(layers), backend="eager")
+    for number, weight in enumerate([layers[0].weight, randn(3, 3), layers[0].weight]):
+        layers[1].weight = nn.Parameter(weight, requires_grad=False)
+        if weight is layers[0].weight:
+            layers[1].weight = weight
+        for _ in range(3):
+            torch.testing.assert_close(compiled(randn(3)), layers[1].weight @ layers[0].weight)
+        assert len(compiled.compiled.programs()) == min(number + 1, 2)
+
+
 @pytest.mark.parametrize("output", ["value", "auto", "aux"])
 def test_structures(output):
     def f(tree, scale, *, shift):

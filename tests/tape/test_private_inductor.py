@@ -15,7 +15,7 @@ W = torch.linspace(-1, 1, 12).reshape(3, 4)
 
 def test_inductor_draws_what_plain_calls_draw():
     graph = make_fx(lambda x: [x + torch.rand(3), x.cos()], [torch.ones(3)], "fake")
-    compiled = private.inductor(graph, [torch.ones(3)])
+    compiled = private.inductor(graph, [torch.ones(3)], False)
     torch.manual_seed(1)
     found = compiled([torch.zeros(3)])
     torch.manual_seed(1)
@@ -36,7 +36,7 @@ def test_inductor_repeats_less_in_its_loops_than_by_itself(monkeypatch):
     x = torch.rand(41)
     graph = make_fx(lambda x: [x.sin() * x.flip(0)], [x], "fake")
     with config.patch(force_disable_caches=True):
-        compiled = private.inductor(graph, [x])
+        compiled = private.inductor(graph, [x], False)
     torch.testing.assert_close(compiled([x]), [x.sin() * x.flip(0)])
     assert set(seen) == {private.MAX_INLINED}
     assert before is None or before > private.MAX_INLINED
@@ -54,9 +54,10 @@ def test_inductor_repeats_less_in_its_loops_than_by_itself(monkeypatch):
         (lambda x: [x.cos(), x.new_ones(0)], True),
     ],
 )
-def test_a_graph_is_called_by_itself_where_outputs_share_no_memory(func, is_shortened):
+@pytest.mark.parametrize("is_cpp", [False, True])
+def test_a_graph_is_called_by_itself_where_outputs_share_no_memory(func, is_shortened, is_cpp):
     x = torch.rand(2, 3)
-    compiled = private.inductor(make_fx(func, [x], "fake"), [x])
+    compiled = private.inductor(make_fx(func, [x], "fake"), [x], is_cpp)
     for number in range(4):
         x = torch.rand(2, 3) + number
         given = [x]
@@ -87,8 +88,8 @@ def test_graphs_with_products_are_cpp_if_it_reaches_all_they_call():
         graph_of(lambda x: x.to(torch.complex64) @ W.to(torch.complex64), x),
         graph_of(lambda x: torch.poisson(x @ W), x),
     ]
-    assert [private.calls_from_cpp(g) for g in yes] == [True] * len(yes)
-    assert [private.calls_from_cpp(g) for g in no] == [False] * len(no)
+    assert [private.pays_in_cpp(g) for g in yes] == [True] * len(yes)
+    assert [private.pays_in_cpp(g) for g in no] == [False] * len(no)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -106,7 +107,7 @@ def test_a_graph_that_cpp_cannot_run_is_called_from_python(monkeypatch, fails):
 
     monkeypatch.setattr(compiler, "compile_fx", watched)
     x = torch.rand(2, 3)
-    compiled = private.inductor(graph_of(lambda x: (x @ W).sin(), x), [x])
+    compiled = private.inductor(graph_of(lambda x: (x @ W).sin(), x), [x], True)
     for _ in range(3):
         torch.testing.assert_close([*compiled([x])], [(x @ W).sin()])
     assert seen[0]

@@ -13,7 +13,7 @@ from pushforward.compiling.graphs import fold_constants
 from pushforward.compiling.straight import straight
 from pushforward.compiling.vector_products import expand_vector_products
 from pushforward.errors import UnsupportedError, message
-from pushforward.tape.private_inductor import inductor
+from pushforward.tape.private_inductor import inductor, pays_in_cpp
 
 Backend = Literal["inductor", "eager"]
 BACKENDS = ("inductor", "eager")
@@ -37,10 +37,11 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
         if (function := straight(graph, inputs)) is not None:
             return function
         fold_constants(graph, are_loops=True)
+        is_cpp = all(x.device.type == "cpu" for x in inputs) and pays_in_cpp(graph)
         expand_vector_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
-            return inductor(graph, inputs)
+            return inductor(graph, inputs, is_cpp)
     except Exception as error:
         raise UnsupportedError(
             message(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -123,24 +123,32 @@ class Captured:
             f"    if {f'len({constant(c)}) != {n}' if n else constant(c)}: return"
             for c, n in self.lengths
         ]
-        numbers = {id(t): i for i, t in enumerate(wanted)}
-        found: dict[int, str] = {}
-        there = [f"x{i}" for i in range(len(self.tensors))]
-        repeated: list[str] = []
-        for x, (place, tensor) in zip(there, self.tensors, strict=True):
-            lines.append(f"    {x} = {fetched(place)}")
-            if id(tensor) in found:  # one tensor at two places: it has to stay one
-                repeated.append(f"    if {x} is not {found[id(tensor)]}: return")
-            elif id(tensor) in numbers:
-                found[id(tensor)] = x
-        if there:
-            scope["are_alike"] = alike([tensor for _, tensor in self.tensors])
-            lines += [f"    if not are_alike({', '.join(there)}): return", *repeated]
+        lines += [f"    x{i} = {fetched(place)}" for i, (place, _) in enumerate(self.tensors)]
+        tensors = [tensor for _, tensor in self.tensors]
+        lines += [f"    {line}" for line in compared(tensors, scope)]
+        found = {id(t): f"x{i}" for i, t in enumerate(tensors)}
         result = ", ".join(found.get(id(t)) or constant(t) for t in wanted)
         lines += [f"    return [{result}]", "  except (ValueError, LookupError): return"]
         exec("\n".join(lines), scope)  # the source is ours alone
         guard: Guard = scope["guard"]
         return guard
+
+
+def compared(tensors: Sequence[Tensor], scope: dict[str, Any]) -> list[str]:
+    """Return lines of a function that returns None if its variables ``x0, x1, ...`` do not look as these tensors.
+
+    One tensor that stands at several places has to stay one, and two have to stay two.
+    """
+    firsts: dict[int, str] = {}
+    lines = []
+    for number, tensor in enumerate(tensors):
+        first = firsts.setdefault(id(tensor), f"x{number}")
+        if first != f"x{number}":
+            lines.append(f"if x{number} is not {first}: return")
+    if firsts:
+        scope["are_alike"] = alike(list({id(t): t for t in tensors}.values()))
+        lines.append(f"if not are_alike({', '.join(firsts.values())}): return")
+    return lines
 
 
 def _now(place: Place) -> Any:

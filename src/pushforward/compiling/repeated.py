@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.compiling.captured import is_same
+from pushforward.compiling.captured import compared, is_same
 from pushforward.compiling.signature import PLAIN
-from pushforward.tape.private_compiler import alike
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
 Recognized = Callable[[tuple[Any, ...], dict[str, Any]], "list[Tensor] | None"]
@@ -34,14 +33,13 @@ def recognizer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognized | No
     scope: dict[str, Any] = {"is_same": is_same, "default_dtype": torch.get_default_dtype}
     tensors: list[Tensor] = []
     try:
-        lines = [*_asked("args", args, scope, tensors), *_asked("kwargs", kwargs, scope, tensors)]
+        lines = [*_asked("args", args, scope, tensors)]
+        lines += _asked("kwargs", kwargs, scope, tensors) if kwargs else ["if kwargs: return"]
     except _UnknownError:
         return None
-    names = ", ".join(f"x{i}" for i in range(len(tensors)))
-    if tensors:
-        scope["are_alike"] = alike(tensors)
-        lines.append(f"if not are_alike({names}): return")
+    lines += compared(tensors, scope)
     lines.append(f"if default_dtype() is not {_name(torch.get_default_dtype(), scope)}: return")
+    names = ", ".join(f"x{i}" for i in range(len(tensors)))
     found: Recognized = _function("recognized(args, kwargs)", [*lines, f"return [{names}]"], scope)
     return found
 
@@ -58,11 +56,7 @@ def _asked(name: str, tree: Any, scope: dict[str, Any], tensors: list[Tensor]) -
             yield from _asked(f"{name}_{number}", item, scope, tensors)
     elif kind is dict:
         keys = _name([*tree], scope)
-        yield (
-            f"if type({name}) is not dict or [*{name}] != {keys}: return"
-            if tree
-            else f"if {name}: return"
-        )
+        yield f"if type({name}) is not dict or [*{name}] != {keys}: return"
         for number, item in enumerate(tree.values()):
             yield f"{name}_{number} = {name}[{keys}[{number}]]"
             yield from _asked(f"{name}_{number}", item, scope, tensors)
