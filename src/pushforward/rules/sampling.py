@@ -32,7 +32,7 @@ CUBIC = -0.75  # the free coefficient of PyTorch's cubic convolution
 class _Axis:
     """The taps along one axis: where they are, and their factors with two derivatives."""
 
-    index: Tensor  # (batch, *places, taps)
+    index: Tensor  # (batch, taps, places)
     factors: tuple[Tensor, Tensor, Tensor]  # each like the index
 
 
@@ -52,7 +52,7 @@ def _axis(coord: Tensor, size: int, mode: int, padding: int, align_corners: bool
         whole = place.floor()
         values = (_linear if mode == BILINEAR else _cubic)(place - whole)
         offsets = torch.arange(len(values[0]), device=place.device) - int(mode == BICUBIC)
-    taps = whole.detach().unsqueeze(-1) + offsets
+    taps = whole.detach().unsqueeze(1) + offsets.unsqueeze(-1)
     if mode == BICUBIC:
         taps = _padded(taps, size, padding, align_corners)[0]
     inside = (taps >= 0) & (taps <= size - 1)
@@ -60,7 +60,7 @@ def _axis(coord: Tensor, size: int, mode: int, padding: int, align_corners: bool
     powers = (torch.ones_like(slope), slope, slope * slope)
     zero = place.new_zeros(())
     stacked = [
-        torch.where(inside, torch.stack(v, -1) * power.unsqueeze(-1), zero)
+        torch.where(inside, torch.stack(v, 1) * power.unsqueeze(1), zero)
         for v, power in zip(values, powers, strict=True)
     ]
     return _Axis(index, (stacked[0], stacked[1], stacked[2]))
@@ -135,24 +135,23 @@ class _Taps:
         ]
         index = self.axes[0].index
         for axis, n in zip(self.axes[1:], self.sizes[1:], strict=True):
-            index = (index * n).unsqueeze(-1) + axis.index.unsqueeze(-2)
-            index = index.flatten(-2)
-        self.index = index  # (batch, places, taps), flat in space
+            index = ((index * n).unsqueeze(2) + axis.index.unsqueeze(1)).flatten(1, 2)
+        self.index = index  # (batch, taps, places), flat in space
 
     def weight(self, *by: int) -> Tensor:
-        """Return the weights (batch, places, taps), differentiated by the grid's components ``by``."""
+        """Return the weights (batch, taps, places), differentiated by the grid's components ``by``."""
         orders = [by.count(self.num_space - 1 - d) for d in range(self.num_space)]
         weight = self.axes[0].factors[orders[0]]
         for axis, order in zip(self.axes[1:], orders[1:], strict=True):
-            weight = (weight.unsqueeze(-1) * axis.factors[order].unsqueeze(-2)).flatten(-2)
+            weight = (weight.unsqueeze(2) * axis.factors[order].unsqueeze(1)).flatten(1, 2)
         return weight
 
     def slopes(self) -> Tensor:
-        """Return the slopes of the weights: (batch, places, taps, components)."""
-        return torch.stack([self.weight(d) for d in range(self.num_space)], -1)
+        """Return the slopes of the weights: (batch, components, taps, places)."""
+        return torch.stack([self.weight(d) for d in range(self.num_space)], 1)
 
     def take(self, images: Tensor) -> Tensor:
-        """Return (..., batch, channels, places, taps) from images (..., batch, channels, *space)."""
+        """Return (..., batch, channels, taps, places) from images (..., batch, channels, *space)."""
         flat = images.flatten(-self.num_space)
         index = self.index.flatten(1).unsqueeze(1).expand((*flat.shape[:-1], -1))
         if flat.shape[-1] == 0:
@@ -177,16 +176,16 @@ class _Taps:
         weight = self.weight().unsqueeze(1)
 
         def push(seeds: Tensor) -> Tensor:
-            return (self.take(seeds) * weight).sum(-1).reshape(len(seeds), *self.out_shape)
+            return (self.take(seeds) * weight).sum(-2).reshape(len(seeds), *self.out_shape)
 
         def pull(seeds: Tensor) -> Tensor:
-            return self.put(seeds.flatten(3).unsqueeze(-1) * weight)
+            return self.put(seeds.flatten(3).unsqueeze(-2) * weight)
 
         return General(self.shape, self.out_shape, push, pull, ((0, 0), (1, 1)))
 
     def grid_map(self, image: Tensor) -> AbstractLinearMap:
         """Return the map from the grid: a gradient of the image at every place."""
-        slope = torch.einsum("ncpk,npkd->ncpd", self.take(image), self.slopes())
+        slope = torch.einsum("nckp,ndkp->ncpd", self.take(image), self.slopes())
         slope = slope.reshape(*self.out_shape, self.num_space)
         near, out = f"n{self.letters}d", f"nc{self.letters}"
         return Contract(self.grid_shape, self.out_shape, near, f"{out}d", out, slope)
@@ -246,12 +245,12 @@ def _image_to_grid(taps: _Taps, grad_output: Tensor) -> General:
     cotangent, slopes = grad_output.flatten(2), taps.slopes()
 
     def push(seeds: Tensor) -> Tensor:
-        result = torch.einsum("sncpk,ncp,npkd->snpd", taps.take(seeds), cotangent, slopes)
+        result = torch.einsum("snckp,ncp,ndkp->snpd", taps.take(seeds), cotangent, slopes)
         return result.reshape(len(seeds), *taps.grid_shape)
 
     def pull(seeds: Tensor) -> Tensor:
         flat = seeds.reshape(len(seeds), *cotangent.shape[::2], taps.num_space)
-        return taps.put(torch.einsum("snpd,ncp,npkd->sncpk", flat, cotangent, slopes))
+        return taps.put(torch.einsum("snpd,ncp,ndkp->snckp", flat, cotangent, slopes))
 
     return General(taps.shape, taps.grid_shape, push, pull, ((0, 0),))
 
@@ -270,8 +269,8 @@ def _backward_grid(
     grid_map: AbstractLinearMap | None = None
     if output_mask[1]:
         d = range(taps.num_space)
-        weighted = torch.einsum("ncp,ncpk->npk", grad_output.flatten(2), taps.take(input))
-        curvature = [(weighted * taps.weight(i, j)).sum(-1) for i, j in itertools.product(d, d)]
+        weighted = torch.einsum("ncp,nckp->nkp", grad_output.flatten(2), taps.take(input))
+        curvature = [(weighted * taps.weight(i, j)).sum(1) for i, j in itertools.product(d, d)]
         const = torch.stack(curvature, -1)
         const = const.reshape(*taps.grid_shape, taps.num_space)
         near = f"n{taps.letters}d"
