@@ -21,6 +21,7 @@ from pushforward.planning.calls import (
     replaced,
 )
 from pushforward.planning.noting import Noted, Rows, noted
+from pushforward.planning.numbers import later
 from pushforward.planning.simplifying import (
     in_time,
     may_write,
@@ -69,13 +70,16 @@ def compiled(found: Noted) -> Replay:
     calls = without_unused(calls, refs_in(rows))
     calls, constants = _without_constants(calls, refs_in(rows), tensors)
     calls = without_unused(calls, refs_in(rows))
+    plain = are_plain(tensors)
+    numbers = later(calls, rows, constants, tensors) if plain else None
     calls = in_time(calls)
     calls = _with_dtypes(calls, tensors)
     calls = with_added_products(calls, refs_in(rows), tensors)
-    if are_plain(tensors):
+    if plain:
         calls = at_their_place(calls, refs_in(rows), tensors)
         calls = in_place(calls, refs_in(rows), tensors)
-    return _function(calls, rows, constants, tensors)
+    replay = _function(calls, rows, constants, tensors)
+    return replay if numbers is None else numbers(replay)
 
 
 def as_they_are(found: Noted) -> Replay:
