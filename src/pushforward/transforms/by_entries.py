@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from pushforward.linear.kinds.transposed import Transposed
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.planning.calls import PLAIN
 from pushforward.planning.plans import PLANS
+from pushforward.sparse.layout import Layout
 from pushforward.sparse.sweep import TooManyTermsError
 from pushforward.sparse.symbolic import DependentError
 from pushforward.tape.private_functorch import functorch_level
@@ -87,12 +90,22 @@ def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
 
 
 def _dense(tape: Tape, values: list[list[Tensor]], plan: SparsePlan) -> list[list[Tensor]]:
+    places = [
+        [(known, (*y.shape, *directions(x))) for known, x in zip(layouts, tape.inputs, strict=True)]
+        for layouts, y in zip(plan.layouts, tape.outputs, strict=True)
+    ]
+    if not plan.answers.indices:  # else these have to be looked at
+        tape.finish = functools.partial(_written, places)
+    return _written(places, values)
+
+
+def _written(
+    places: list[list[tuple[Layout, tuple[int, ...]]]], values: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor]]:
+    """Return dense Jacobians of entries; what is behind ``values`` of the last output is left out."""
     return [
-        [
-            dense_of(found, known, y, x)
-            for found, known, x in zip(row, layouts, tape.inputs, strict=True)
-        ]
-        for row, layouts, y in zip(values, plan.layouts, tape.outputs, strict=True)
+        [dense_of(found, known, shape) for found, (known, shape) in zip(row, each, strict=True)]
+        for row, each in zip(values, places, strict=False)
     ]
 
 

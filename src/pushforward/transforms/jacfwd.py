@@ -132,7 +132,7 @@ def jacfwd(
                         may_be_few=True,
                     )
                 )
-        if few is None:  # else the kernels give entries
+        if few is None or tape.finish is not None:  # else the kernels give entries
             learn(key, tape, selected, args)
         result = arranged(rows, tape, selected, argnums)
         return (result, tape.aux) if has_aux else result

@@ -230,7 +230,8 @@ def _compute(
         else:
             few = by_entries(tape) if is_whole and mode in ("auto", "forward") else None
             if few is not None:
-                key, rows = None, few  # the kernels give entries
+                rows = few
+                key = None if tape.finish is None else key  # the kernels give entries
             elif is_whole:
                 rows = dense_rows(tape, mode)
             else:

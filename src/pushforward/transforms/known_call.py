@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
 from pushforward.tape.continued import Begun
 from pushforward.tape.depth import thread
@@ -65,6 +66,7 @@ class Repeat:
     recall: Recall
     kernels: Known | None  # None where a tape is asked for
     is_recording: bool
+    finish: Callable[[Rows], Rows] | None  # that of the tape
 
     def is_ready(self, surroundings: Surroundings | None) -> bool:
         """Whether calls in these surroundings, None if they never are, may be answered."""
@@ -159,6 +161,8 @@ class Repeat:
             return None
         set_grad_enabled(self.is_recording)
         rows: list[list[Any]] = kernels.replay([*saved, nodes])
+        if self.finish is not None:
+            rows = self.finish(rows)
         if not self.is_recording:
             outputs = [y.detach() for y in outputs]
         batch = self.surroundings[-1]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pushforward.linear.block_sum import tensors_in
 from pushforward.linear.differentiated import has_duals
+from pushforward.planning.noting import Rows
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, write_back
@@ -41,11 +42,12 @@ class Tape(SweptGraph):
     """A function recorded at a point: its linear program, and what it returned."""
 
     __slots__ = (
-        "__weakref__", "_cycles", "_is_trusted", "_known", "_structure", "_unwritten", "aux", "randomness", "results",
-        "spec", "tangents",
+        "__weakref__", "_cycles", "_is_trusted", "_known", "_structure", "_unwritten", "aux", "finish", "randomness",
+        "results", "spec", "tangents",
     )  # fmt: skip
 
     results: list[Tensor]  # the outputs as the caller gets them
+    finish: Callable[[Rows], Rows] | None  # makes Jacobians of what kernels give: of entries
     _structure: Structure  # of the arguments; only of tapes that are `recalled`
 
     def __init__(
@@ -68,7 +70,7 @@ class Tape(SweptGraph):
         are in ``tangents``, else None. What was ``begun`` goes on.
         """
         self.name, self._is_kept, leaves = name, is_kept, selected.leaves
-        self.randomness = randomness
+        self.randomness, self.finish = randomness, None
         self._known = known = trust.record_of(func)
         # Under dual numbers other operators may be recorded: those whose tangents PyTorch gets right.
         is_trusted, is_again = known.is_trusted and not has_duals(), False

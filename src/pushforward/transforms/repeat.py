@@ -239,6 +239,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         Recall(structure, tape.spec, tape.signature, around[0]),
         kernels,
         is_recording,
+        tape.finish,
     )
     if new.leaves(args) is None:
         return

@@ -184,7 +184,7 @@ def _matrix(values: Tensor, known: Layout, output: Output, y: Tensor, x: Tensor)
     if output == "auto":
         output = "csr" if values.numel() <= AUTO_DENSITY * math.prod(size) else "dense"
     if output == "dense":
-        return dense_of(values, known, y, x)
+        return dense_of(values, known, (*y.shape, *directions(x)))
     block = (_last(y), _last(x) * (2 if x.is_complex() else 1))
     if output == "bsr":
         values = known.form(block, lambda: blocked(known, *block)).filled(values)
@@ -214,9 +214,8 @@ def _put_together(
     return make(*indices, values, size, check_invariants=False)
 
 
-def dense_of(values: Tensor, known: Layout, y: Tensor, x: Tensor) -> Tensor:
+def dense_of(values: Tensor, known: Layout, shape: tuple[int, ...]) -> Tensor:
     """Write entries, in compressed rows, into a dense Jacobian."""
-    shape = (*y.shape, *directions(x))
     dense = torch.zeros(math.prod(shape), dtype=values.dtype, device=values.device)
     places = known.flat
     if torch.is_grad_enabled() and values.requires_grad:
