@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from pushforward.compiling.calls import as_function
 from pushforward.compiling.graphs import fold_constants
+from pushforward.compiling.products import rewrite_products
 from pushforward.compiling.straight import straight
-from pushforward.compiling.vector_products import expand_vector_products
 from pushforward.errors import UnsupportedError, message
 from pushforward.tape.private_inductor import inductor, pays_in_cpp
 
@@ -38,7 +38,7 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
             return function
         fold_constants(graph, are_loops=True)
         is_cpp = all(x.device.type == "cpu" for x in inputs) and pays_in_cpp(graph)
-        expand_vector_products(graph)
+        rewrite_products(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
             return inductor(graph, inputs, is_cpp)

@@ -53,6 +53,12 @@ def inductor(
         return _compiled(fx.GraphModule(graph, spare), inputs, options)
 
 
+def force_strides() -> Any:
+    """Return the operator that has a tensor laid out with the strides given, which Inductor else chooses itself."""
+    importlib.import_module("torch._inductor.inductor_prims")
+    return torch.ops.prims.inductor_force_stride_order.default
+
+
 def pays_in_cpp(graph: fx.GraphModule) -> bool:
     """Tell whether a graph has products or convolutions, and Inductor's C++ reaches all that it calls.
 
