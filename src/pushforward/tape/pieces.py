@@ -39,6 +39,9 @@ MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
 # The same for more tangents, and how many bytes of results there have to be for each that tangents may have at a cut:
 # repeated calls of a program that is recorded whole are cheaper.
 MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**23, 2
+# The same where few tangents are carried at once, and the others wait at the cuts: of what nodes saved, of which those
+# may be so many times as much, once it is known that the tape is longer than them.
+MIN_PIECE_IN_CHUNKS, SHARE_IN_CHUNKS = 2**16, 4
 MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
@@ -54,23 +57,49 @@ class Pushing:
         axes: Those of the tensors.
         push: Takes what was read, the variables at its end, and the tangents at its start, of which it empties the
             list; gives those at its end.
+        freed: Where tangents are pushed in chunks, tells how many bytes a cut behind variables lets go of.
+        is_spent: Tells whether tangents were let go of when they had been pushed, and cannot be pushed again.
     """
 
     count: int
     make: Callable[[], Sequence[Any]]
     axes: Axes
     push: Callable[[str, Reading, Sequence[Tensor], list[Any], Axes], Sequence[Any]]
+    freed: Callable[[Reading, Sequence[Tensor]], int] | None = None
+    is_spent: Callable[[Any], bool] = lambda _: False
+
+    @property
+    def is_in_chunks(self) -> bool:
+        """Whether few tangents are carried at once."""
+        return self.freed is not None
+
+    @property
+    def leeway(self) -> float:
+        """Which part of a piece it may be shorter or longer, to end where the function holds least."""
+        return 0.5 if self.is_in_chunks else 0.25
 
     @property
     def first_piece(self) -> int:
         """How many bytes of results the first piece has, of a function that was not cut before."""
+        if self.is_in_chunks:
+            return MIN_PIECE_IN_CHUNKS
         return MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY
 
     def least_piece(self, held: int) -> int:
         """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
+        if self.is_in_chunks:
+            return 0  # what nodes saved counts there
         if self.count <= MAX_COLUMNS:
             return MIN_PIECE
         return max(MIN_PIECE, SHARE_OF_MANY * self.count * held)
+
+    def needed(self, held: int, is_known: bool) -> int:
+        """Return how many bytes a cut of many chunks has to let go of where variables of ``held`` bytes are alive.
+
+        At first more than what waits there, which shows that cuts pay: from then on they are `is_known` to.
+        """
+        waiting = self.count * held
+        return max(MIN_PIECE_IN_CHUNKS, waiting // SHARE_IN_CHUNKS if is_known else waiting)
 
 
 class _Cut(torch.autograd.Function):
@@ -85,8 +114,10 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        """Refuse: nothing goes back over a cut."""
-        raise RuntimeError("pushforward: a backward pass met the place where a tape was cut.")
+        """End here, where a result is differentiated: nobody follows what was before; the function itself might."""
+        if run_depth():
+            raise RuntimeError("pushforward: a backward pass met the place where a tape was cut.")
+        return None, None, None
 
 
 def fits(inputs: Sequence[Tensor]) -> bool:
@@ -139,11 +170,18 @@ class PieceRun(Run):
         if self._was_cut:
             self._starts = self._starts_of([node for node, _ in ends if node is not None])
             self._scripts = []
+            if any(map(self._pushing.is_spent, self._start_tangents())):
+                raise AskedError(self._watcher)  # what it kept of an earlier piece was not seen
         return super()._read(ends)
 
     def script(self, reading: Reading) -> Script | None:
         """Return a script for graphs like the one that was read last, None where that is a piece."""
         return None if self._was_cut else super().script(reading)
+
+    def freed(self, variables: Sequence[Tensor]) -> int:
+        """Return how many bytes a cut behind ``variables`` lets go of."""
+        assert self._pushing.freed is not None
+        return self._pushing.freed(self.reading(variables), variables)
 
     def _cut(self, variables: list[Tensor], is_whole: bool) -> bool:
         """Cut the tape behind ``variables``; tell whether it may be cut again.
@@ -206,7 +244,11 @@ class _CuttingWatcher(Watcher):
         self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
         self._pushing, self._record = pushing, known
         self._num_bytes = 0
-        self._begin(known.piece or pushing.first_piece)
+        known_piece = known.pieces.get(pushing.is_in_chunks)
+        # In chunks the first piece is as short as may be: before it nothing waits, after it all columns do.
+        self._begin(
+            1 if known_piece and pushing.is_in_chunks else known_piece or pushing.first_piece
+        )
         self._was_cut = False
         self._made: list[weakref.ref[Tensor]] = []
 
@@ -233,8 +275,8 @@ class _CuttingWatcher(Watcher):
 
     def _begin(self, limit: int) -> None:
         """Start a piece of ``limit`` bytes of results."""
-        self._limit, self._least, self._num_looks = limit, sys.maxsize, 0
-        self._watched_from = limit - limit // 4
+        self._limit, self._least, self._num_looks, self._enough = limit, sys.maxsize, 0, -1
+        self._watched_from = limit - int(limit * self._pushing.leeway)
 
     def _look(self) -> None:
         """See how much the function holds; cut where that is as little as it was before the limit."""
@@ -246,9 +288,11 @@ class _CuttingWatcher(Watcher):
                 return
         variables, is_whole = self._variables()
         held = sum(num_bytes(v) for v in variables)
-        if not is_full:
+        if held <= self._enough:
+            self._cut(variables, is_whole, held)
+        elif not is_full:
             self._least = min(self._least, held)
-        elif held <= self._least or self._num_bytes >= self._limit + self._limit // 4:
+        elif held <= self._least or self._num_bytes >= self._limit * (1 + self._pushing.leeway):
             self._cut(variables, is_whole, held)
 
     def _cut(self, variables: list[Tensor], is_whole: bool, held: int) -> None:
@@ -256,12 +300,21 @@ class _CuttingWatcher(Watcher):
         if self._num_bytes < least:
             self._begin(2 * self._num_bytes)
             return
+        run, pushing, known = self._run(), self._pushing, self._record.pieces
+        assert run is not None
+        if pushing.is_in_chunks:
+            needed, freed = pushing.needed(held, True in known), run.freed(variables)
+            size = self._num_bytes * needed // max(freed, 1)  # that lets go of so much
+            if freed < needed:
+                self._begin(min(size, 2 * self._num_bytes))
+                self._watched_from, self._enough = self._num_bytes, held // 2
+                return
+            least = self._num_bytes * pushing.needed(held, True) // max(freed, 1)
         self._num_bytes = 0
         self._was_cut = self.has_acted = True  # watch it the next time too
-        run = self._run()
-        assert run is not None
         if run._cut(variables, is_whole):
-            self._record.piece = least
+            least = max(least, MIN_PIECE_IN_CHUNKS)
+            known[pushing.is_in_chunks] = least
             self._begin(least)
         else:
             self._num_bytes = -(2**62)

@@ -73,7 +73,9 @@ class Record:
     has_cells: bool = False  # of recurrent networks, so that it is watched under ``torch.func``
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
-    piece: int = 0  # bytes of results that a piece of it has, where it is recorded in pieces
+    pieces: dict[bool, int] = dataclasses.field(
+        default_factory=dict
+    )  # bytes of results that a piece of it has, where it is recorded in pieces, by whether tangents go in chunks
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes

@@ -136,7 +136,7 @@ def _pushed_columns(tape: Tape, size: int, done: Callable[[int], Any]) -> list[l
     rows: list[list[Tensor]] = [[] for _ in tape.outputs]
     for place, x in enumerate(tape.inputs):
         count = math.prod(directions(x))
-        parts = [_Parts(tape, (*y.shape, count), -1, jacobian_dtype(y, x), y) for y in tape.outputs]
+        parts = [Parts(tape, (*y.shape, count), jacobian_dtype(y, x), y, -1) for y in tape.outputs]
         for begin in range(0, count, size):
             end = min(begin + size, count)
             pushed = _pushed_from(tape, place, units(x, begin, end))
@@ -152,7 +152,7 @@ def _pulled_rows(tape: Tape, size: int, done: Callable[[int], Any]) -> list[list
     rows = []
     for place, y in enumerate(tape.outputs):
         count = math.prod(directions(y))
-        parts = [_Parts(tape, (count, *x.shape), 0, x.dtype, x) for x in tape.inputs]
+        parts = [Parts(tape, (count, *x.shape), x.dtype, x, 0) for x in tape.inputs]
         for begin in range(0, count, size):
             end = min(begin + size, count)
             pulled = _pulled_from(tape, place, units(y, begin, end))
@@ -209,17 +209,25 @@ def units(primal: Tensor, begin: int, end: int) -> Tensor:
     return found
 
 
-class _Parts:
+class Parts:
     """A tensor in pieces along one axis: written into one array, or joined in the end where autograd sees it."""
 
     def __init__(
-        self, tape: Tape, shape: Shape, axis: int, dtype: torch.dtype, like: Tensor
+        self,
+        tape: Tape,
+        shape: Shape,
+        dtype: torch.dtype,
+        like: Tensor,
+        axis: int,
+        is_joined: bool = False,
     ) -> None:
-        self._shape, self._axis, self._dtype, self._like = shape, axis, dtype, like
+        """Prepare a tensor ``like`` another; it ``is_joined`` where that is asked for, too."""
+        self._axis, self._dtype = axis, dtype
         self._pieces: list[Tensor] = []
         self._whole: Tensor | None = None
         if not shape[axis] or (
-            not (torch.is_grad_enabled() and tape.reading.is_followed)
+            not is_joined
+            and not (torch.is_grad_enabled() and tape.reading.is_followed)
             and functorch_level() is None
             and not num_dispatch_modes()
             and type(like) in PLAIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from pushforward.transforms.assemble import (
 )
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import ChunkSize, chunks_of, units
+from pushforward.transforms.columns import InChunks
 from pushforward.transforms.known_call import Answer, key_of
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of, with_structure
@@ -38,6 +40,7 @@ from pushforward.transforms.repeat import learn, repeated
 from pushforward.trees import LEAF, unflatten
 
 NAME = "jacfwd"
+_AT_ONCE = contextlib.nullcontext()
 
 
 @left_alone_by_dynamo
@@ -99,23 +102,35 @@ def jacfwd(
         check_randomness(NAME, randomness)
         chunks.check(NAME)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-        leaves = selected.leaves
-        with Tape(
-            NAME,
-            func,
-            selected,
-            kwargs,
-            has_aux=has_aux,
-            randomness=randomness,
-            takes_apart=is_whole,
-            pushing=_pushing(leaves) if is_whole else None,
-            begun=known,
-        ) as tape:
+        leaves, in_chunks = selected.leaves, None
+        if isinstance(chunks.size, int):
+            in_chunks = InChunks(NAME, leaves, chunks, there_before(func, args, kwargs))
+            pushing = in_chunks.pushing()
+        else:
+            pushing = _pushing(leaves) if is_whole else None
+        with (
+            in_chunks or _AT_ONCE,
+            Tape(
+                NAME,
+                func,
+                selected,
+                kwargs,
+                has_aux=has_aux,
+                randomness=randomness,
+                takes_apart=is_whole,
+                pushing=pushing,
+                begun=known,
+            ) as tape,
+        ):
             few = by_entries(tape) if is_whole and tape.tangents is None else None
             if few is not None:
                 rows = few
             elif tape.tangents is not None:
-                rows = _last_columns(tape, tape.tangents, leaves)
+                rows = (
+                    _last_columns(tape, tape.tangents, leaves)
+                    if in_chunks is None
+                    else in_chunks.last(tape)
+                )
             else:
                 outside = None if is_whole else there_before(func, args, kwargs)
                 rows = (

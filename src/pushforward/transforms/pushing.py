@@ -39,9 +39,17 @@ def push_blocks(
     name: str, reading: Reading, variables: Sequence[Tensor], blocks: list[Blocks], axes: Axes
 ) -> list[Blocks]:
     """Push blocks through a piece of a tape."""
+    tape = Tape.around(name, reading, tensors_in(blocks), variables)
+    with torch.no_grad():
+        return pushed_through(tape, blocks, is_last=True)
+
+
+def pushed_through(
+    tape: Tape, blocks: list[Blocks], *, is_last: bool, is_one_of_many: bool = False
+) -> list[Blocks]:
+    """Push blocks, of which the list is emptied, through a tape; the rest is as in `Tape.swept`."""
     given, structure = tensors_in(blocks), structure_of(blocks)
     blocks.clear()  # the sweep lets go of them
-    tape = Tape.around(name, reading, given, variables)
     kind = ("blocks", structure)
     key: Hashable = (kind, tape.signature)
 
@@ -51,12 +59,19 @@ def push_blocks(
         return [[block.values for block in each] for each in pushed]
 
     found: Structure | None = PLANS.find(STRUCTURES, key)
-    with torch.no_grad():
-        rows = tape.swept(kind, compute, given=given, is_last=found is not None)
-        if found is None:
-            found = PLANS.find(STRUCTURES, key)
-        if found is None:  # forgotten since
-            return tape.program.push(with_structure([given], structure))
+    is_known = found is not None
+    rows = tape.swept(
+        kind,
+        compute,
+        given=given,
+        is_one_of_many=is_one_of_many,
+        is_last=is_last and is_known,
+        lets_go=is_known,
+    )
+    if found is None:
+        found = PLANS.find(STRUCTURES, key)
+    if found is None:  # forgotten since
+        return tape.program.push(with_structure([given], structure))
     return with_structure(rows, found)
 
 

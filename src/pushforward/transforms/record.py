@@ -77,7 +77,8 @@ class Tape(SweptGraph):
         if known.has_cells and functorch_level() is not None:
             is_trusted = False
         takes_apart = takes_apart and not (known.asks or known.has_ties)
-        may_cut = not (known.asks or known.keeps_layout or is_trusted)
+        was_cut = pushing is not None and pushing.is_in_chunks in known.pieces
+        may_cut = (was_cut or not is_trusted) and not (known.asks or known.keeps_layout)
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
         elif pushing is not None and may_cut and pieces.fits(leaves):
@@ -107,7 +108,10 @@ class Tape(SweptGraph):
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
-        self.inputs = run.inputs if self.tangents is None else tensors_in(self.tangents)
+        if self.tangents is None or pushing is None:
+            self.inputs = run.inputs
+        else:
+            self.inputs = () if pushing.is_in_chunks else tensors_in(self.tangents)
         self._grad_mode = run.grad_mode
         self._begin()
         self._is_trusted = not (run.is_watched or self._cycles)

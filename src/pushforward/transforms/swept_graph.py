@@ -150,13 +150,15 @@ class SweptGraph:
         place: int = 0,
         is_one_of_many: bool = False,
         is_last: bool = False,
+        lets_go: bool = False,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
         ``kind`` says what is computed, ``given`` are tensors that it takes beside those of the tape, as `physical`
         gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
         The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels. Where there are, the
-        graph and the list ``given`` are emptied for one that ``is_last``, so that kernels let go of what they contain.
+        list ``given`` is emptied for one that ``lets_go``, and the graph too for one that ``is_last`` and that autograd
+        does not record, so that kernels let go of what they contain.
         """
         check_versions(self._versions)
         level = functorch_level()
@@ -176,8 +178,9 @@ class SweptGraph:
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._remember(kind, given, known, is_recording)
-            if is_last and type(given) is list:
-                values = self._emptied(values, given)
+            if (lets_go or is_last) and type(given) is list:
+                given.clear()
+                values = self._emptied(values) if is_last and not is_recording else values
             replay = functools.partial(replayed, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
         anew = compute if is_one_of_many else functools.partial(self.anew, compute)
@@ -185,10 +188,9 @@ class SweptGraph:
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)
 
-    def _emptied(self, values: list[Any], given: list[Tensor]) -> list[Any]:
+    def _emptied(self, values: list[Any]) -> list[Any]:
         """Let go of the graph and of all tensors but ``values``, which lead to the graph no more."""
         self.reading.empty()
-        given.clear()
         self.inputs, self.outputs = (), [detached(y) for y in self.outputs]
         return map_saved(detached, values)
 
