@@ -80,6 +80,7 @@ def test_graphs_with_products_are_cpp_if_it_reaches_all_they_call():
         graph_of(torch.mm, x, W),
         graph_of(lambda x: torch.softmax(x @ W, 0).sort().values, x),
         graph_of(lambda x: torch.addmm(x, x, x.t() @ x).erfinv(), x),
+        graph_of(lambda x: (x @ W).tanh_().add_(1), x),
         graph_of(torch.conv1d, torch.rand(1, 3, 8), weight),
     ]
     no = [

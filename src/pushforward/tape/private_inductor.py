@@ -79,6 +79,8 @@ def pays_in_cpp(graph: fx.GraphModule) -> bool:
             return False
         if not isinstance(op, torch._ops.OpOverload):
             return True
+        if op._schema.is_mutable:  # written as its equivalent that makes a tensor
+            return True
         is_loop = op in decomposed or (op in lowering.lowerings and op not in lowering.fallbacks)
         is_loop &= torch.Tag.nondeterministic_seeded not in op.tags
         return is_loop or str(op) in known
