@@ -197,6 +197,22 @@ def test_captured_values_are_compared(monkeypatch):
     check(8)
 
 
+def test_numbers_that_change_from_call_to_call_are_warned_of():
+    compiled = pf.compile(pf.jacfwd(lambda x, dt: x * dt), backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in range(1, 13):  # other shapes are no reason
+            compiled(randn(size), 0.5)
+        for step in range(12):
+            torch.testing.assert_close(
+                compiled(randn(2), torch.tensor(step)), step * torch.eye(2, dtype=f64)
+            )
+    with pytest.warns(UserWarning, match=r"torch.tensor\(0.1\) in place of 0.1") as caught:
+        for step in range(12):
+            torch.testing.assert_close(compiled(randn(2), step), step * torch.eye(2, dtype=f64))
+    assert len(caught) == 1
+
+
 def test_many_states_warn_once():
     number = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 import time
@@ -63,6 +64,7 @@ class Compiled:
         self._programs: dict[Hashable, list[Program]] = {}
         self._last: tuple[Recognized, Program, Compute] | None = None
         self._lock = threading.RLock()
+        self._times: collections.Counter[Hashable] = collections.Counter()  # compiled, by tensors
         self._is_warned = False
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -158,20 +160,18 @@ class Compiled:
         program = self._made(tensors, args, kwargs)
         if key not in self._programs and len(self._programs) >= MAX_SIGNATURES:
             del self._programs[next(iter(self._programs))]
-        before = self._programs.get(key, [])
-        if len(before) >= MAX_STATES:
-            self._warn()
-        self._programs[key] = [program, *before[: MAX_STATES - 1]]
-        return program
-
-    def _warn(self) -> None:
-        if not self._is_warned:
+        self._programs[key] = [program, *self._programs.get(key, [])[: MAX_STATES - 1]]
+        looks = tuple(signature(t, []) for t in tensors)
+        self._times[looks] += 1
+        if self._times[looks] > MAX_STATES and not self._is_warned:
             self._is_warned = True
             warnings.warn(
                 f"{NAME}: {getattr(self.func, '__name__', 'the function')} was compiled {MAX_STATES} times for "
-                "arguments of the same shapes, as values changed that it has captured. Pass them as tensors.",
+                "arguments of the same shapes, as numbers changed that it was given or has captured. Pass what "
+                "changes as tensors: torch.tensor(0.1) in place of 0.1.",
                 stacklevel=5,
             )
+        return program
 
     def _made(
         self, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -223,6 +223,8 @@ def compile(func: Callable[P, R], *, backend: Backend = "inductor") -> Callable[
 
     - Tensors that ``func`` has captured (by its closure, globals, defaults, attributes; parameters and buffers of
       modules) are inputs of the graph: written to in place, or replaced by others, they change the result.
+    - Numbers among the arguments are a part of the graph: another number is another trace. Pass as tensors, of no axes
+      for example, what changes from call to call; a warning says so after 8 traces for the same shapes.
     - Numbers, strings, flags such as ``module.training``, and functions that it has captured are compared at each
       call; if one changed, ``func`` is traced anew. What is reached only through modules of Python, C extensions or
       slots is not, nor items of containers with more than 64.
