@@ -15,6 +15,9 @@ from pushforward.tape.private_torch import bare
 
 MIN_STRIDED = 2**15  # entries of a matrix, below which one gather is faster than writes by strides
 MIN_BOX = 2**12  # entries of a term
+MIN_COMMON = 0.9  # of the entries of boxes that are cut to what they have in common
+
+_Span = list[tuple[int, int]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -159,8 +162,8 @@ def placements(places: Sequence[Tensor], count: int) -> Placement:
         return Placement(count, pieces, (none, none), order=order)
     pieces, rests = [], ([none.to(places[0].device)], [none.to(places[0].device)])
     repeated = _repeated(places, count)
-    for place, is_added in zip(places, repeated, strict=True):
-        box = _box(place) if place.numel() >= MIN_BOX else None
+    boxes = _aligned([_box(p) if p.numel() >= MIN_BOX else None for p in places])
+    for place, box, is_added in zip(places, boxes, repeated, strict=True):
         rest = None
         if box is not None:
             outside = torch.ones(place.shape, dtype=torch.bool, device=place.device)
@@ -227,6 +230,59 @@ def _box(places: Tensor) -> Box | None:
         return None
     offset = first + sum(s * a for s, a in zip(strides, low, strict=True))
     return Box(tuple(low), box, tuple(strides), offset)
+
+
+def _aligned(boxes: Sequence[Box | None]) -> list[Box | None]:
+    """Cut boxes that interleave to what they have in common, if that is nearly all of each.
+
+    They are the entries of a row, say, each of which leaves other borders out. A compiled program writes them together.
+    """
+    found = list(boxes)
+    groups: list[tuple[_Span, tuple[int, ...], list[int]]] = []
+    for number, box in enumerate(boxes):
+        if box is None:
+            continue
+        span = _span(box)
+        for place, (other, strides, members) in enumerate(groups):
+            common = _common(span, other)
+            if common is not None and strides == box.strides:
+                groups[place] = (common, strides, [*members, number])
+                break
+        else:
+            groups.append((span, box.strides, [number]))
+    for span, _, members in groups:
+        for number in members:
+            if (box := boxes[number]) is not None:
+                found[number] = _cut(box, span)
+    return found
+
+
+def _span(box: Box) -> _Span:
+    """Return where a box begins and ends, in steps along each axis."""
+    begins, left = [0] * len(box.strides), box.offset
+    for axis in sorted(range(len(begins)), key=lambda a: -box.strides[a]):
+        if box.strides[axis]:
+            begins[axis], left = divmod(left, box.strides[axis])
+    return [(b, b + n) for b, n in zip(begins, box.lengths, strict=True)]
+
+
+def _common(span: _Span, other: _Span) -> _Span | None:
+    if len(span) != len(other):
+        return None
+    found = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(span, other, strict=True)]
+    size = math.prod(max(b - a, 0) for a, b in found)
+    largest = max(math.prod(b - a for a, b in s) for s in (span, other))
+    return found if size >= MIN_COMMON * largest else None
+
+
+def _cut(box: Box, span: _Span) -> Box:
+    shifts = [a - b for (a, _), (b, _) in zip(span, _span(box), strict=True)]
+    return Box(
+        tuple(start + shift for start, shift in zip(box.starts, shifts, strict=True)),
+        tuple(b - a for a, b in span),
+        box.strides,
+        box.offset + sum(s * shift for s, shift in zip(box.strides, shifts, strict=True)),
+    )
 
 
 def _meets_itself(strides: Sequence[int], lengths: Shape) -> bool:
