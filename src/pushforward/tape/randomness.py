@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -75,13 +76,20 @@ def bare_generator_state(inputs: Sequence[Tensor]) -> State:
 def bare_has_drawn(state: State, inputs: Sequence[Tensor]) -> bool:
     """Tell so where no mode and no transform of ``torch.func`` is around."""
     for before, now in zip(state, bare_generator_state(inputs), strict=True):
-        if _bytes_of(before) != _bytes_of(now):
+        # A sixth of the time of torch.equal.
+        if _compared_bytes(before.data_ptr(), now.data_ptr(), before.nbytes):
             return True
     return False
 
 
-def _bytes_of(state: Tensor) -> bytes:
-    return ctypes.string_at(state.data_ptr(), state.nbytes)  # a third of the time of torch.equal
+def _compare_bytes() -> Callable[[int, int, int], int]:
+    """Return the C library's ``memcmp``."""
+    compare = ctypes.PyDLL(None if os.name == "posix" else "msvcrt").memcmp
+    compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    return compare
+
+
+_compared_bytes = _compare_bytes()
 
 
 def _out_of_sight(ask: Callable[..., T], *given: Any) -> T:
