@@ -86,7 +86,7 @@ class Repeat:
                 found.append(args[position])
                 continue
             leaves, given = flatten(args[position])
-            if given != spec:
+            if given is not spec and given != spec:
                 return None
             found += leaves
         batch = self.surroundings[-1]
