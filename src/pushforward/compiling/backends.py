@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from pushforward.compiling.calls import as_function
 from pushforward.compiling.graphs import fold_constants
+from pushforward.compiling.hyperbolic import expand_tanh
 from pushforward.compiling.interleaved import join_interleaved
 from pushforward.compiling.products import rewrite_products
 from pushforward.compiling.straight import straight
@@ -41,6 +42,7 @@ def fused(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Compute:
         is_cpp = all(x.device.type == "cpu" for x in inputs) and pays_in_cpp(graph)
         rewrite_products(graph)
         join_interleaved(graph)
+        expand_tanh(graph)
         with warnings.catch_warnings():  # that complex operators are not fused
             warnings.simplefilter("ignore")
             return inductor(graph, inputs, is_cpp)
