@@ -93,6 +93,7 @@ def test_graphs_with_products_are_cpp_if_it_reaches_all_they_call():
     assert [private.pays_in_cpp(g) for g in no] == [False] * len(no)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # 2.12: that CUDA is not there
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_graph_that_cpp_cannot_run_is_called_from_python(monkeypatch, fails):
     compiler = importlib.import_module("torch._inductor.compile_fx")
