@@ -15,6 +15,7 @@ from pushforward.compiling.interleaved import join_interleaved
 from pushforward.compiling.products import rewrite_products
 from pushforward.compiling.straight import straight
 from pushforward.errors import UnsupportedError, message
+from pushforward.tape.private_compiler import static_like
 from pushforward.tape.private_inductor import inductor, pays_in_cpp
 
 Backend = Literal["inductor", "eager"]
@@ -62,3 +63,13 @@ MAKE: dict[str, Callable[[fx.GraphModule, Sequence[Tensor]], Compute]] = {
     "eager": eager,
     "inductor": fused,
 }
+
+
+def dynamic(graph: fx.GraphModule, captured: Sequence[Tensor], backend: str) -> Compute:
+    """Return a function for a graph whose sizes are symbols."""
+    if backend == "eager":
+        return lambda tensors: graph(*tensors)
+    inputs = [n.meta["val"] for n in graph.graph.nodes if n.op == "placeholder"]
+    count = len(inputs) - len(captured)
+    inputs[count:] = [static_like(x.detach(), inputs) for x in captured]
+    return inductor(graph, inputs, False)

@@ -17,10 +17,11 @@ from pushforward.compiling.backends import BACKENDS, Backend, Compute
 from pushforward.compiling.captured import Captured, Guard
 from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
 from pushforward.compiling.repeated import Arranged, Recognized, arranger, recognizer
-from pushforward.compiling.signature import ForeignError, replaced, signature
+from pushforward.compiling.signature import ForeignError, replaced, signature, without_sizes
 from pushforward.compiling.stage import Stage
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.differentiated import has_duals
+from pushforward.planning.plans import PLANS
 from pushforward.tape.depth import thread
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
@@ -36,6 +37,8 @@ from pushforward.trees import flatten
 NAME = "compile"
 MAX_SIGNATURES = 64  # of the arguments, of one function
 MAX_STATES = 8  # of what it has captured, for each
+
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None))  # symbols are none of them
 
 
 @dataclasses.dataclass(slots=True)
@@ -58,10 +61,13 @@ class Program:
 class Compiled:
     """A function that runs as graphs; see `compile`."""
 
-    def __init__(self, func: Callable[..., Any], backend: Backend) -> None:
+    def __init__(
+        self, func: Callable[..., Any], backend: Backend, is_dynamic: bool = False
+    ) -> None:
         """Compile nothing yet."""
-        self.func, self.backend = func, backend
+        self.func, self.backend, self.is_dynamic = func, backend, is_dynamic
         self._programs: dict[Hashable, list[Program]] = {}
+        self._dynamic: dict[Hashable, list[Program]] = {}  # by signatures without sizes
         self._last: tuple[Recognized, Program, Compute] | None = None
         self._lock = threading.RLock()
         self._times: collections.Counter[Hashable] = collections.Counter()  # compiled, by tensors
@@ -113,7 +119,8 @@ class Compiled:
             found = self._known(key)  # another thread may have been first
             if found is not None:
                 return found
-            program = self._program(key, tensors, args, kwargs)
+            program = self._fitting(key, tensors) or self._made(tensors, args, kwargs)
+            self._keep(key, program, tensors)
             return program, program.stage.captured
 
     def _known(self, key: Hashable) -> tuple[Program, list[Tensor]] | None:
@@ -150,17 +157,23 @@ class Compiled:
         """Return the graphs that there are."""
         return [p for programs in self._programs.values() for p in programs]
 
-    def _program(
-        self,
-        key: Hashable,
-        tensors: list[Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Program:
-        program = self._made(tensors, args, kwargs)
+    def _fitting(self, key: Hashable, tensors: list[Tensor]) -> Program | None:
+        """Return a program for other sizes that is right for these, too."""
+        for program in self._dynamic.get(without_sizes(key), ()):
+            fits = program.stage.fits
+            if fits is not None and fits(tensors) and program.guard() is not None:
+                return program
+        return None
+
+    def _keep(self, key: Hashable, program: Program, tensors: list[Tensor]) -> None:
         if key not in self._programs and len(self._programs) >= MAX_SIGNATURES:
             del self._programs[next(iter(self._programs))]
         self._programs[key] = [program, *self._programs.get(key, [])[: MAX_STATES - 1]]
+        if program.stage.fits is not None:
+            alike = self._dynamic.setdefault(without_sizes(key), [])
+            if program in alike:
+                return
+            alike[:] = [program, *alike[: MAX_STATES - 1]]
         looks = tuple(signature(t, []) for t in tensors)
         self._times[looks] += 1
         if self._times[looks] > MAX_STATES and not self._is_warned:
@@ -171,7 +184,6 @@ class Compiled:
                 "changes as tensors: torch.tensor(0.1) in place of 0.1.",
                 stacklevel=5,
             )
-        return program
 
     def _made(
         self, tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -191,7 +203,10 @@ class Compiled:
             return [*(y for y in leaves if isinstance(y, Tensor)), *checked.indices]
 
         captured = Captured(self.func)
-        stage = Stage(function, tensors, [t for _, t in captured.tensors], self.backend)
+        given = [t for _, t in captured.tensors]
+        stage = self._dynamic_stage(function, tensors, given, found) if self.is_dynamic else None
+        if stage is None:
+            stage = Stage(function, tensors, given, self.backend)
         leaves, spec, builds, known = found
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -199,6 +214,23 @@ class Compiled:
         guard = captured.without_changed().guard(stage.captured)
         seconds = time.perf_counter() - start
         return Program(stage, guard, arranged, len(places), known, seconds)
+
+    def _dynamic_stage(
+        self,
+        function: Callable[..., list[Tensor]],
+        tensors: list[Tensor],
+        captured: list[Tensor],
+        found: list[Any],
+    ) -> Stage | None:
+        """Return a stage whose sizes are symbols; None where a step needs numbers, whatever it says of that."""
+        try:
+            with PLANS.forgetting():
+                stage = Stage(function, tensors, captured, self.backend, is_dynamic=True)
+        except Exception:
+            return None
+        leaves, _, builds, known = found
+        is_whole = all(isinstance(y, (Tensor, *_CONSTANTS)) for y in leaves)
+        return stage if is_whole and not builds and not known else None
 
 
 def _is_within() -> bool:
@@ -214,7 +246,9 @@ def _is_within() -> bool:
 
 
 @left_alone_by_dynamo
-def compile(func: Callable[P, R], *, backend: Backend = "inductor") -> Callable[P, R]:
+def compile(
+    func: Callable[P, R], *, backend: Backend = "inductor", dynamic: bool = False
+) -> Callable[P, R]:
     """Return ``func``, a transform of a function for example, as one graph for each signature of its arguments.
 
     The first call with arguments of new shapes, strides, dtypes or devices, or with other values that are no tensors,
@@ -242,6 +276,10 @@ def compile(func: Callable[P, R], *, backend: Backend = "inductor") -> Callable[
             what this returns.
         backend: ``'inductor'`` fuses operators into loops of C++ or Triton, which takes seconds and needs a compiler.
             ``'eager'`` calls PyTorch's functions one after the other, without what is repeated or unused.
+        dynamic: Whether sizes of arguments are symbols, so that one graph serves others: those for which every
+            decision that a size took while tracing comes out the same, ours among them (which mode is cheaper, say).
+            Others are traced anew. Where a step needs numbers, sparse results for example, there is a graph for each
+            size as without. Calls take a little longer.
 
     Returns:
         A function with ``func``'s arguments and results. At most 64 signatures are kept, of each at most 8 states of
@@ -276,7 +314,7 @@ def compile(func: Callable[P, R], *, backend: Backend = "inductor") -> Callable[
                 NAME, "backend", repr(backend), f"one of {BACKENDS}", "Leave it out for 'inductor'."
             )
         )
-    compiled = Compiled(func, backend)
+    compiled = Compiled(func, backend, dynamic)
 
     @left_alone_by_dynamo
     def run(*args: Any, **kwargs: Any) -> Any:

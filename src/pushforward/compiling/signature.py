@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from pushforward.errors import ArgumentTypeError, message
 from pushforward.trees import LEAF, flatten, unflatten
@@ -69,3 +69,12 @@ def replaced(tree: Any, tensors: Iterator[Tensor]) -> Any:
     if spec is LEAF or spec == LEAF:
         return tree
     return unflatten([replaced(leaf, tensors) for leaf in leaves], spec)
+
+
+def without_sizes(found: Hashable) -> Hashable:
+    """Return a signature with the numbers of axes in place of their lengths and strides."""
+    if type(found) is not tuple:
+        return found
+    if found and type(found[0]) is Size:
+        return (len(found[0]), *found[2:])
+    return tuple(map(without_sizes, found))

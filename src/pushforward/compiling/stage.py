@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from pushforward.compiling import graphs
-from pushforward.compiling.backends import MAKE, Compute
+from pushforward.compiling.backends import MAKE, dynamic
 from pushforward.compiling.tracing import traced
 
 Function = Callable[..., Sequence[Tensor]]
@@ -29,10 +29,13 @@ class Stage:
         captured: Sequence[Tensor],
         backend: str,
         start: int | None = None,
+        is_dynamic: bool = False,
     ) -> None:
         """Trace and compile. From input ``start`` on, inputs stand for the ``captured`` tensors, one by one."""
         self.func, self.backend, self.is_pullback = func, backend, start is not None
-        self.graph = traced(func, inputs, [t for t in captured if not t.requires_grad])
+        written = [t for t in captured if not t.requires_grad]
+        self.graph = traced(func, inputs, written, is_dynamic=is_dynamic)
+        self.fits: Callable[[Sequence[Tensor]], bool] | None = self.graph.meta.get("fits")
         graphs.prepared(self.graph)
         self.captured = list(captured) if start is not None else graphs.used(self.graph, captured)
         graphs.make_inputs(self.graph, self.captured, start)
@@ -40,7 +43,11 @@ class Stage:
         self.is_random = graphs.is_random(self.graph)
         self.writes = graphs.writes_to_inputs(self.graph)
         given = [*inputs, *(self.captured if start is None else ())]
-        self.compute: Compute = _compiled(self.graph, given, backend)
+        with torch.no_grad():
+            if is_dynamic:
+                self.compute = dynamic(self.graph, self.captured, backend)
+            else:
+                self.compute = MAKE[backend](self.graph, [x.detach() for x in given])
         self._pullbacks: dict[Any, tuple[Stage, list[int]]] = {}
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -54,7 +61,8 @@ class Stage:
         self, tensors: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         """Return the cotangents of the ``wanted`` inputs, None where no output depends on one."""
-        key = (tuple(wanted), *[(c.shape, c.stride(), c.dtype) for c in cotangents])
+        looked = [*(tensors if self.fits is not None else ()), *cotangents]  # else of fixed shapes
+        key = (tuple(wanted), *[(x.shape, x.stride(), x.dtype) for x in looked])
         if key not in self._pullbacks:
             self._pullbacks[key] = self._pullback(tensors, cotangents, wanted)
         stage, places = self._pullbacks[key]
@@ -126,11 +134,6 @@ class _Followed(torch.autograd.Function):
         with _drawing_from(ctx.state):
             pulled = ctx.stage.pulled(ctx.saved_tensors, cotangents, ctx.needs_input_grad[1:])
         return (None, *pulled)
-
-
-def _compiled(graph: fx.GraphModule, inputs: Sequence[Tensor], backend: str) -> Compute:
-    with torch.no_grad():
-        return MAKE[backend](graph, [x.detach() for x in inputs])
 
 
 def _random_state(tensors: Sequence[Tensor]) -> Any:

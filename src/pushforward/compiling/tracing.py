@@ -27,16 +27,23 @@ _ESCAPES: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.tolist}
 
 
 def traced(
-    func: Function, inputs: Sequence[Tensor], written: Sequence[Tensor] = ()
+    func: Function,
+    inputs: Sequence[Tensor],
+    written: Sequence[Tensor] = (),
+    *,
+    is_dynamic: bool = False,
 ) -> fx.GraphModule:
     """Return the graph of ``func(*inputs)``, which gives a list of tensors; ``written`` are tensors it may write to.
 
+    Sizes are symbols if it ``is_dynamic``, numbers otherwise.
     Nothing is computed, if that can be helped: PyTorch's fake tensors have no elements. Where ours has to look at the
     elements of index tensors, to lay out a sparse result, the function runs on the tensors themselves.
 
     Raises:
         UnsupportedError: What ``func`` does depends on the elements of a tensor.
     """
+    if is_dynamic:
+        return _graph(func, inputs, written, "symbolic")
     try:
         return _graph(func, inputs, written, "fake")
     except RuntimeError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 MAX_PLANS = 2048
@@ -49,6 +50,17 @@ class Store:
         """Forget all."""
         with self._lock:
             self._entries.clear()
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Forget what is stored within: it may hold symbols, which mean nothing afterwards."""
+        before = set(self._entries)
+        try:
+            yield
+        finally:
+            with self._lock:
+                for key in self._entries.keys() - before:
+                    del self._entries[key]
 
     def __len__(self) -> int:
         """Return how much is stored."""

@@ -141,11 +141,18 @@ def slice_map(
 ) -> AbstractLinearMap:
     """Return the map of ``aten.slice.Tensor``; the identity where all is taken: it keeps ties."""
     axis = normalize_axis(dim, len(shape))
-    taken = range(*slice(start, end, step).indices(shape[axis]))
-    if len(taken) == shape[axis]:
+    length = shape[axis]
+    first = 0 if start is None else _within(start, length)
+    last = length if end is None else _within(end, length)
+    taken = max((last - first + step - 1) // step, 0)
+    if taken == length:
         return identity_map(shape)
-    out_shape = (*shape[:axis], len(taken), *shape[axis + 1 :])
-    return Slice(shape, out_shape, axis, taken.start, step)
+    return Slice(shape, (*shape[:axis], taken, *shape[axis + 1 :]), axis, first, step)
+
+
+def _within(place: int, length: int) -> int:
+    """Return a place from the beginning, none before or behind. Not by `slice.indices`, which knows no symbols."""
+    return min(max(place + length, 0) if place < 0 else place, length)
 
 
 def _select(x: Tensor, dim: int, index: int) -> AbstractLinearMap:

@@ -10,17 +10,49 @@ from torch import Tensor, fx
 
 
 def make_fx(func: Callable[..., Any], inputs: Sequence[Tensor], mode: str) -> fx.GraphModule:
-    """Return the graph of ``func(*inputs)``; ``mode`` says whether on tensors that are ``'fake'`` or ``'real'``."""
+    """Return the graph of ``func(*inputs)``.
+
+    Args:
+        func: What to trace.
+        inputs: Tensors like those that it will be called with.
+        mode: Whether it sees tensors that are ``'fake'``, without elements, ``'real'``, or ``'symbolic'``: fake ones
+            whose sizes are symbols. What the graph takes for granted of them, ``graph.meta['fits']`` asks of others.
+    """
     tracer: Any = importlib.import_module("torch.fx.experimental.proxy_tensor")
-    if (
-        mode == "fake"
-    ):  # of a mode that knows no symbols for elements: reading one raises, with the line
+    env: Any = _shape_env() if mode == "symbolic" else None
+    if mode != "real":
         fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
-        made = fake.FakeTensorMode(allow_non_fake_inputs=True)
-        inputs = [made.from_tensor(x) for x in inputs]
+        # A mode that knows no symbols for elements: reading one raises, with the line.
+        made = fake.FakeTensorMode(allow_non_fake_inputs=True, shape_env=env)
+        options = [_dynamic(number) if env else {} for number in range(len(inputs))]
+        inputs = [made.from_tensor(x, **o) for x, o in zip(inputs, options, strict=True)]
     trace = tracer.make_fx(func, tracing_mode=mode, _allow_non_fake_inputs=True)
     graph: fx.GraphModule = trace(*inputs)
+    if mode == "symbolic":
+        graph.meta["fits"] = lambda tensors: env.evaluate_guards_for_args(
+            inputs, tensors, ignore_static=False
+        )
     return graph
+
+
+def _shape_env() -> Any:
+    shapes: Any = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+    return shapes.ShapeEnv(
+        allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False, duck_shape=False
+    )
+
+
+def _dynamic(number: int) -> dict[str, Any]:
+    sources: Any = importlib.import_module("torch._dynamo.source")
+    return {"static_shapes": False, "source": sources.ConstantSource(f"x{number}")}
+
+
+def static_like(x: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Return a fake tensor like ``x``, whose sizes are numbers, of the same mode as the fake ones among others."""
+    fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
+    mode = next(y.fake_mode for y in others if isinstance(y, fake.FakeTensor))
+    made: Tensor = mode.from_tensor(x, static_shapes=True)
+    return made
 
 
 def reads_elements(error: BaseException) -> bool:

@@ -198,7 +198,8 @@ def _contract(
     values, shape, tied = block.values, block.shape, block.tied
     num_free = values.ndim - len(shape)
     sizes = values.shape[num_free:]
-    constant = tuple([n == 1 and full != 1 for n, full in zip(sizes, shape, strict=True)])
+    # ``not`` makes numbers of what compared symbols gives, which is to be found again.
+    constant = tuple([not (n != 1 or full == 1) for n, full in zip(sizes, shape, strict=True)])
     product = _product(near, const_letters, result, tied, constant)
     if product.kept is not None:
         values = values.reshape(values.shape[:num_free] + tuple(sizes[i] for i in product.kept))
