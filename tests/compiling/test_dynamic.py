@@ -77,7 +77,7 @@ CASES = {  # the function of a library, arguments of a size, and how many graphs
         5,
     ),
     "attention": (
-        lambda lib: lib.jacfwd(lambda x: F.scaled_dot_product_attention(x, x, x)),
+        lambda lib: lib.jacrev(lambda x: F.scaled_dot_product_attention(x, x, x)),
         lambda n: [randn(1, n, 4)],
         6,
     ),
@@ -218,6 +218,12 @@ def test_nothing_symbolic_is_kept_for_later_calls():
     assert not len(PLANS)
     for size in (3, 30):
         x = randn(1, size, 4)
-        expected = tf.jacfwd(lambda x: F.scaled_dot_product_attention(x, x, x))(x)
+        expected = tf.jacrev(lambda x: F.scaled_dot_product_attention(x, x, x))(x)
         for _ in range(3):
             torch.testing.assert_close(function(x), expected)
+
+
+def test_explain_shows_the_graph_of_a_size():
+    compiled = pf.compile(pf.jacfwd(torch.sin), backend="eager", dynamic=True)
+    for size in (3, 5):
+        assert "cos" in str(pf.explain(compiled, randn(size)))
