@@ -101,6 +101,7 @@ def num_graphs(compiled):
     return len({id(p) for p in compiled.compiled.programs()})
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch.func, with 2.15
 @pytest.mark.parametrize("case", CASES)
 def test_one_graph_for_many_sizes(case):
     make, arguments, most = CASES[case]
@@ -211,6 +212,7 @@ def test_random_numbers_are_drawn_for_each_size():
         torch.testing.assert_close(found, torch.rand_like(x).diag())
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch.func, with 2.15
 def test_nothing_symbolic_is_kept_for_later_calls():
     PLANS.clear()
     function = pf.jacfwd(lambda x: F.scaled_dot_product_attention(x, x, x))
