@@ -2,7 +2,7 @@
 
 One process, one thread, float32. The calls of all sides alternate; medians are printed, their ratio, and the target.
 Peak memory is that of one call (after a small one that warms up) in a fresh process for each side: the growth of
-VmHWM in /proc/self/status.
+VmHWM in /proc/self/status. ``DEVICE=cuda`` in the environment measures there; a call ends when the device has ended.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from cases import CASES, SIDES, Case
-from timing import interleaved_medians, memory_raised_by, peak_memory
+from timing import DEVICE, interleaved_medians, memory_raised_by, peak_memory
 
 
 def measure(case: Case, seconds: float, with_memory: bool) -> dict[str, Any]:
     """Check that all sides give the same numbers, then time them."""
     torch.manual_seed(0)
-    func, x = case.make()
+    with torch.device(DEVICE):
+        func, x = case.make()
     sides = (case.ours, *case.peers)
     ours = SIDES[case.ours](func)(x)
     for peer in case.peers:
@@ -56,7 +57,8 @@ def measure_memory(name: str, side: str) -> float:
     """Return how many MiB one call of one side needs at its peak, beyond what is there before it."""
     torch.manual_seed(0)
     (case,) = (c for c in CASES if c.name == name)
-    func, x = case.make()
+    with torch.device(DEVICE):
+        func, x = case.make()
     SIDES[side](func)(x[:2])  # imports and caches
     return memory_raised_by(lambda: SIDES[side](func)(x))
 
@@ -67,7 +69,9 @@ def show(results: list[dict[str, Any]]) -> None:
         f"{'ours':9} {'of':32} {'time':>11} {'fastest peer':>13} {'its time':>11} {'ratio':>7} {'target':>7}      "
         f"{'peak: ours':>11} {'peer':>11}"
     )
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, float32; medians")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread, float32, {DEVICE}; medians"
+    )
     print(header)
     for r in results:
         memory = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP = 0.5
+DEVICE = os.environ.get("DEVICE", "cpu")
 Thunk = Callable[[], Any]
 
 
@@ -53,7 +55,16 @@ def _time(function: Thunk, count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         function()
+    if DEVICE != "cpu":
+        _synchronize()
     return (time.perf_counter() - start) / count
+
+
+def _synchronize() -> None:
+    """Wait for the device, which answers before it has computed."""
+    import torch  # as some processes that time have no PyTorch
+
+    torch.accelerator.synchronize()
 
 
 def processor_time() -> float:

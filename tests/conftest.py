@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 
 SEED = int(os.environ.get("PUSHFORWARD_TEST_SEED", "20260921"))
 
 torch.set_num_threads(1)
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 # numba looks for the package of this name, and would take the folder tests/coverage for it.
 sys.modules.setdefault("coverage", None)  # type: ignore[arg-type]
 
 
 def pytest_report_header() -> str:
-    return f"pushforward: seed {SEED} (PUSHFORWARD_TEST_SEED), torch {torch.__version__}, 1 thread"
+    return f"pushforward: seed {SEED} (PUSHFORWARD_TEST_SEED), torch {torch.__version__}, 1 thread, {DEVICE}"
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import ours
 import torch
+from device import DEVICE
 from entries import Case, Point, cases, dtypes_of, seeded
 from exceptions import UNDEFINED, refusals_of
 from references import (
@@ -138,7 +139,7 @@ class Checker:
             self._note(f"no reference by torch.autograd: {type(error).__name__}")
             self.autograd, has_rows = Autograd(self.case, records=False), False
         m, n = self.autograd.num_outputs, self.autograd.num_inputs
-        generator = torch.Generator().manual_seed(self.case.index)
+        generator = torch.Generator(DEVICE).manual_seed(self.case.index)
         self.u, self.v = torch.randn(2, n, generator=generator, dtype=torch.float64)
         self.w = torch.randn(m, generator=generator, dtype=torch.float64)
         dtypes = [o.dtype.to_real() for o in self.autograd.outs] + [self.case.least_precise]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from device import DEVICE
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,7 +75,7 @@ def entries() -> dict[str, Any]:
 
 def dtypes_of(entry: Any) -> list[torch.dtype]:
     """Return those of float64 and complex128 in which PyTorch differentiates the operator."""
-    return [dtype for dtype in DTYPES if dtype in entry.supported_backward_dtypes("cpu")]
+    return [dtype for dtype in DTYPES if dtype in entry.supported_backward_dtypes(DEVICE)]
 
 
 def samples_of(entry: Any, dtype: torch.dtype) -> list[Any]:
@@ -84,7 +85,7 @@ def samples_of(entry: Any, dtype: torch.dtype) -> list[Any]:
         torch.manual_seed(SEED)
         random.seed(SEED)
         np.random.seed(SEED)
-        return list(entry.sample_inputs("cpu", dtype, requires_grad=True))
+        return list(entry.sample_inputs(DEVICE, dtype, requires_grad=True))
 
 
 def cases(name: str, entry: Any, dtype: torch.dtype) -> Iterator[Case]:

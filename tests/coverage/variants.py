@@ -11,6 +11,7 @@ from typing import Any
 import ours
 import torch
 from checking import Checker, Failure, Outcome, mismatch
+from device import DEVICE
 from entries import Case, case_of, dtypes_of, samples_of, seeded
 from references import Autograd, difference_jacobian, real_vector, size
 from torch import Tensor
@@ -135,7 +136,7 @@ def check_variants(name: str, entry: Any) -> Tried:
             for layout in LAYOUTS:
                 _check_first(tried, layout, _laid_out(name, entry, samples, layout, dtype))
         for dtype, tolerance in LOW_PRECISION.items():
-            if dtype in entry.supported_backward_dtypes("cpu"):
+            if dtype in entry.supported_backward_dtypes(DEVICE):
                 _check_low_precision(tried, name, entry, dtype, tolerance)
     return tried
 
@@ -268,7 +269,7 @@ def _low_precision_mismatch(
 
     What is too large for the low precision is infinite there, as the slope of frexp is at the smallest numbers.
     """
-    generator = torch.Generator().manual_seed(low.index)
+    generator = torch.Generator(DEVICE).manual_seed(low.index)
     w, u = (
         torch.randn(count, generator=generator, dtype=torch.float64)
         for count in (num_outputs, size(low.point))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from device import DEVICE
 from rules.extra_samples import extra_samples
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
@@ -123,7 +124,9 @@ def _inputs(
             warnings.simplefilter("ignore")
             requires_grad = entry.supports_autograd
             drawn = list(
-                itertools.islice(entry.sample_inputs("cpu", dtype, requires_grad=requires_grad), 40)
+                itertools.islice(
+                    entry.sample_inputs(DEVICE, dtype, requires_grad=requires_grad), 40
+                )
             )
     except Exception:
         return

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import (
     binary_ufuncs,
@@ -127,7 +128,7 @@ def test_slopes_of_elementwise_operators_are_pytorchs(op: Any) -> None:
     options: list[tuple[Any, ...]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for sample in op.sample_inputs("cpu", torch.float64):
+        for sample in op.sample_inputs(DEVICE, torch.float64):
             rest = sample.args if op in unary_ufuncs else ()
             given = (*rest, *sample.kwargs.values())
             is_plain = not any(isinstance(a, (Tensor, torch.memory_format)) for a in given)
@@ -193,7 +194,7 @@ def test_slopes_of_other_operators_are_pytorchs(op: Any) -> None:
         warnings.simplefilter("ignore")
         samples = [
             s
-            for s in op.sample_inputs("cpu", torch.float64)
+            for s in op.sample_inputs(DEVICE, torch.float64)
             if isinstance(s.input, Tensor)
             and s.input.is_floating_point()
             and 0 < s.input.numel() <= MAX_ELEMENTS
