@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pushforward as pf
 from pushforward.planning import numbers
+from pushforward.planning.calls import Call, Ref
 
 CALLS = 12
 
@@ -213,3 +214,26 @@ def test_nothing_is_written_for_what_is_called_a_few_times(
     for _ in range(20):
         pf.jacrev(_kinetics)(torch.rand(4, dtype=torch.float64))
     assert not made
+
+
+def test_sums_of_masks_stay_tensors(made: list[Any]) -> None:
+    """Python would count them."""
+
+    def function(x: Tensor) -> Tensor:
+        return ((x > 0) + (x > 1)) * x.sin()
+
+    jacobian = pf.jacfwd(function)
+    for shift in range(CALLS):
+        x = torch.tensor([0.5, 1.5, -1.0, 2.0], dtype=torch.float64) + shift / 10
+        torch.testing.assert_close(jacobian(x), torch.func.jacfwd(function)(x))
+    calls = [
+        Call(torch.gt, (VALUE, 0.0), {}, Ref(0, False), [VALUE]),
+        Call(torch.gt, (VALUE, 1.0), {}, Ref(1, False), [VALUE]),
+        Call(torch.add, (Ref(0, False), Ref(1, False)), {}, Ref(2, False), []),
+        Call(torch.mul, (Ref(2, False), VALUE), {}, Ref(3, False), [VALUE]),
+    ]
+    found = {c.result: x for c, x in zip(calls, (x > 0, x > 1, x > 0, x), strict=True)}
+    assert numbers.in_numbers(calls, [[Ref(3, False)]], {}, {VALUE: x, **found}) is None
+
+
+VALUE = Ref(0, True)

@@ -268,6 +268,8 @@ class _Program:
         found, example = self._found.get(call.result), self._tensors.get(call.result)
         if found is not None and example is not None and found.shape != example.shape:
             raise _UnsuitableError
+        if template == SUM and example is not None and example.dtype is torch.bool:
+            raise _UnsuitableError  # Python counts what is true
 
     def _move(self, call: Call) -> None:
         """Let a function move numbers."""
