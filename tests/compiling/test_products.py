@@ -10,7 +10,7 @@ import pushforward as pf
 from pushforward.compiling.products import rewrite_products
 
 aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default)
+PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -25,7 +25,7 @@ def rewritten(function, *args):
     assert [n.meta["val"].stride() for n in graph.graph.output_node().all_input_nodes] == strides
     graph.graph.lint()
     left = [n.args[-2:] for n in graph.graph.nodes if n.target in PRODUCTS]
-    return graph, [(*x.meta["val"].shape, y.meta["val"].shape[1]) for x, y in left]
+    return graph, [(*x.meta["val"].shape, y.meta["val"].shape[-1]) for x, y in left]
 
 
 SHAPES = {  # of a product, and what is left of it
@@ -65,6 +65,28 @@ def test_products_by_dtype(dtype):
         graph, left = rewritten(torch.mm, x, y)
         torch.testing.assert_close(graph(x, y), x @ y, rtol=1e-5, atol=1e-4)
         assert dtype is torch.float32 or left == [(m, k, n)]
+
+
+BATCHES = {
+    (4, 256, 8, 7): (4, 7, 8, 256),
+    (4, 256, 8, 16): (4, 256, 8, 16),
+    (4, 8, 8, 256): (4, 8, 8, 256),
+    (3, 12, 8, 8): (3, 12, 8, 8),
+    (2, 30, 5, 1): (2, 30, 5, 1),
+    (0, 300, 5, 1): (0, 300, 5, 1),
+    (2, 300, 0, 1): (2, 300, 0, 1),
+}
+
+
+@pytest.mark.parametrize("shape", BATCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_narrow_products_of_batches(shape, dtype):
+    b, m, k, n = shape
+    for x in (randn(b, m, k, dtype=dtype), randn(k, b, m, dtype=dtype).permute(1, 2, 0)):
+        for y in (randn(b, k, n, dtype=dtype), randn(k, n, dtype=dtype).expand(b, k, n)):
+            graph, left = rewritten(torch.bmm, x, y)
+            assert left == [shape if dtype.is_complex else BATCHES[shape]]
+            torch.testing.assert_close(graph(x, y), x @ y, rtol=1e-5, atol=1e-5)
 
 
 def test_scaled_sums_are_left_alone():

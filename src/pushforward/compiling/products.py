@@ -31,12 +31,13 @@ _SAME = {  # up to the shape
 
 
 class _Product(NamedTuple):
-    left: fx.Node  # (m, k)
-    right: fx.Node  # (k, n)
+    left: fx.Node  # (m, k), or (batch, m, k)
+    right: fx.Node  # (k, n), or (batch, k, n)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        return *_value(self.left).shape, _value(self.right).shape[1]
+        m, k = _value(self.left).shape[-2:]
+        return m, k, _value(self.right).shape[-1]
 
 
 def rewrite_products(graph: fx.GraphModule) -> None:
@@ -45,7 +46,7 @@ def rewrite_products(graph: fx.GraphModule) -> None:
     for node in list(inner.nodes):
         if node.target is aten.addmm.default and not node.kwargs:
             bias, left, right = node.args
-        elif node.target is aten.mm.default:
+        elif node.target in (aten.mm.default, aten.bmm.default):
             bias, (left, right) = None, node.args
         else:
             continue
@@ -65,6 +66,8 @@ def rewrite_products(graph: fx.GraphModule) -> None:
 
 def _rewritten(graph: fx.Graph, product: _Product) -> fx.Node | None:
     m, k, n = product.sizes
+    if _value(product.left).dim() == 3:
+        return _turned(graph, product) if _is_narrow(product) else None
     if min(m, k, n) == 0:
         return None
     if min(m, n) == 1:
@@ -72,11 +75,15 @@ def _rewritten(graph: fx.Graph, product: _Product) -> fx.Node | None:
         return _with_vector(graph, product) if elements <= MAX_ELEMENTS else None
     if k <= MAX_UNROLLED and m * k * n <= MAX_TINY:
         return _unrolled(graph, product)
-    if m * k * n < MIN_TURNED:
-        return None
-    if (new := _with_factors(graph, product)) is not None:
-        return new
-    return _turned(graph, product) if n <= MAX_NARROW and m >= 2 * n else None
+    new = _with_factors(graph, product) if m * k * n >= MIN_TURNED else None
+    if new is None and _is_narrow(product):
+        new = _turned(graph, product)
+    return new
+
+
+def _is_narrow(product: _Product) -> bool:
+    m, _, n = product.sizes
+    return n <= MAX_NARROW and m >= 2 * n and _value(product.left).numel() * n >= MIN_TURNED
 
 
 def _with_vector(graph: fx.Graph, product: _Product) -> fx.Node:
@@ -95,13 +102,17 @@ def _unrolled(graph: fx.Graph, product: _Product) -> fx.Node:
 
 
 def _turned(graph: fx.Graph, product: _Product) -> fx.Node:
-    k = product.sizes[1]
-    right = _called(graph, aten.permute.default, product.right, [1, 0])
-    if _value(right).stride() != (k, 1):
-        right = _called(graph, force_strides(), _contiguous(graph, right), [k, 1])
-    left = _called(graph, aten.permute.default, product.left, [1, 0])
-    turned = _called(graph, aten.mm.default, right, left)
-    return _contiguous(graph, _called(graph, aten.permute.default, turned, [1, 0]))
+    right, left = _transposed(graph, product.right), _transposed(graph, product.left)
+    strides = torch.empty(_value(right).shape, device="meta").stride()
+    if _value(right).stride() != strides:
+        right = _called(graph, force_strides(), _contiguous(graph, right), list(strides))
+    op = aten.mm.default if _value(left).dim() == 2 else aten.bmm.default
+    return _contiguous(graph, _transposed(graph, _called(graph, op, right, left)))
+
+
+def _transposed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    axes = [1, 0] if _value(node).dim() == 2 else [0, 2, 1]
+    return _called(graph, aten.permute.default, node, axes)
 
 
 class _Factors(NamedTuple):
