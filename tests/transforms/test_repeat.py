@@ -26,6 +26,7 @@ from pushforward import (
     value_and_jacobian,
     vjp,
 )
+from pushforward.planning.plans import PLANS
 from pushforward.transforms import repeat
 from pushforward.transforms.record import Tape
 
@@ -566,3 +567,48 @@ def test_operators_are_recorded_by_heart(argnums: Any, known: list[Any]) -> None
         torch.testing.assert_close(operator.to_dense(), expected)
         torch.testing.assert_close(operator.to_csr().to_dense(), expected)
     assert isinstance(known[-1], Tape)
+
+
+def test_an_error_of_kernels_is_raised_as_it_is(known: list[Any]) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin() * x
+
+    def fail(values: list[Any]) -> Any:
+        raise MemoryError("full")
+
+    x = torch.rand(3)
+    derivative = learnt(f, x)
+    (answered,) = {id(k): k for k in PLANS.of_kind("kernels") if k.replay is not None}.values()
+    replay, answered.replay = answered.replay, fail
+    with pytest.raises(MemoryError, match="full"):
+        derivative(x)
+    assert torch.is_grad_enabled()
+    answered.replay = replay
+    torch.testing.assert_close(derivative(x), reference(f, x))
+
+
+def test_the_graph_is_let_go_of_before_the_kernels_run(known: list[Any]) -> None:
+    alive: list[bool] = []
+    held: list[weakref.ref[Tensor]] = []
+
+    def f(x: Tensor) -> Tensor:
+        y = x.sin()
+        held[:] = [weakref.ref(y)]
+        return y * y
+
+    x = torch.rand(3)
+    derivative = learnt(f, x)
+    (answered,) = {id(k): k for k in PLANS.of_kind("kernels") if k.replay is not None}.values()
+    replay = answered.replay
+
+    def noting(values: list[Any]) -> Any:
+        rows = replay(values)
+        alive.append(held[0]() is not None)  # what was saved
+        values.clear()
+        alive.append(held[0]() is not None)
+        return rows
+
+    answered.replay = noting
+    torch.testing.assert_close(derivative(x), reference(f, x))
+    assert alive == [True, False]
+    assert isinstance(known[-1], repeat.Answer)

@@ -102,7 +102,11 @@ def convolution_weight_map(
             return seeds.new_zeros((num_seeds, *empty))
         primal = (input.conj() if input.is_complex() else input).to(seeds.dtype)
         # (s, n, g·o, *) -> (n, g·s·o, *)
-        folded = seeds.unflatten(2, (groups, channels // groups)).movedim(0, 2).flatten(1, 3)
+        folded = (
+            seeds[0]
+            if num_seeds == 1
+            else seeds.unflatten(2, (groups, channels // groups)).movedim(0, 2).flatten(1, 3)
+        )
         per_group = num_seeds * channels // groups
         if transposed:
             shape = (weight.shape[0], per_group, *weight.shape[2:])
@@ -128,6 +132,8 @@ def convolution_weight_map(
             return pulled
 
         result = by_parts(correlate, primal, folded)
+        if num_seeds == 1:
+            return result[None]
         apart: Tensor
         if transposed:  # (in, s·o, *k) -> (s, in, o, *k)
             apart = result.unflatten(1, (num_seeds, -1)).movedim(1, 0)

@@ -15,7 +15,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.registry import no_map, rule
+from pushforward.rules.registry import no_map, rule, with_output
 
 aten = torch.ops.aten
 
@@ -175,7 +175,7 @@ rule(
 
 
 def _nll_picked(
-    self: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, axis: int
+    self: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Return the class picked for each sample, and minus its weight; 0 where it is ignored."""
     ignored = target == ignore_index
@@ -185,51 +185,88 @@ def _nll_picked(
     return places, -weight[places].masked_fill(ignored, 0)
 
 
-def _nll_forward(has_space: bool) -> Callable[..., tuple[AbstractLinearMap, None]]:
-    def parts(
-        self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
-    ) -> tuple[int, Tensor, Tensor]:
-        axis = 1 if has_space else self.ndim - 1
-        places, coef = _nll_picked(self, target, weight, ignore_index, axis)
-        return axis, places, coef
+def _nll_map(
+    self: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    axis: int,
+    pull_one: Callable[[Tensor], Tensor] | None,
+    total: Tensor | None,
+) -> AbstractLinearMap:
+    """Return the map of a loss; ``pull_one`` pulls one cotangent of all samples, ``total`` is their weight."""
+    in_shape, out_shape = tuple(self.shape), tuple(target.shape)
 
+    def picked(seeds: Tensor) -> tuple[Tensor, Tensor]:
+        places, coef = _nll_picked(self, target, weight, ignore_index)
+        places = places.unsqueeze(axis)
+        return places.expand(len(seeds), *places.shape), coef
+
+    def push(seeds: Tensor) -> Tensor:
+        index, coef = picked(seeds)
+        return seeds.gather(axis + 1, index).squeeze(axis + 1) * coef
+
+    def pull(seeds: Tensor) -> Tensor:
+        if pull_one is not None and len(seeds) == 1:
+            return pull_one(seeds[0])[None]
+        index, coef = picked(seeds)
+        zeros = seeds.new_zeros((len(seeds), *in_shape))
+        return zeros.scatter(axis + 1, index, (seeds * coef).unsqueeze(axis + 1))
+
+    kept = [i for i in range(self.ndim) if i != axis]
+    pick = General(in_shape, out_shape, push, pull, tuple((i, j) for j, i in enumerate(kept)))
+    if reduction == NONE:
+        return pick
+    added = compose(pick, Sum(out_shape, (), tuple(range(len(out_shape)))))
+    if reduction != MEAN:
+        return added
+    if total is None:
+        total = -_nll_picked(self, target, weight, ignore_index)[1].sum()
+    return compose(added, Scale((), (), 1 / total))
+
+
+def _nll_forward(backward: Any, has_space: bool) -> Callable[..., tuple[AbstractLinearMap, None]]:
+    @with_output
     def of_input(
-        self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+        self: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        reduction: int,
+        ignore_index: int,
+        *,
+        out: Any,
     ) -> tuple[AbstractLinearMap, None]:
-        axis, places, coef = parts(self, target, weight, reduction, ignore_index)
-        if reduction == MEAN:
-            coef = coef / -coef.sum()
-        in_shape, out_shape = tuple(self.shape), tuple(target.shape)
+        def pull_one(cotangent: Tensor) -> Tensor:
+            pulled: Tensor = backward(cotangent, self, target, weight, NONE, ignore_index, out[1])
+            return pulled
 
-        def push(seeds: Tensor) -> Tensor:
-            index = places.unsqueeze(axis).expand(len(seeds), *places.unsqueeze(axis).shape)
-            return seeds.gather(axis + 1, index).squeeze(axis + 1) * coef
-
-        def pull(seeds: Tensor) -> Tensor:
-            index = places.unsqueeze(axis).expand(len(seeds), *places.unsqueeze(axis).shape)
-            zeros = seeds.new_zeros((len(seeds), *in_shape))
-            return zeros.scatter(axis + 1, index, (seeds * coef).unsqueeze(axis + 1))
-
-        kept = [i for i in range(self.ndim) if i != axis]
-        pick = General(in_shape, out_shape, push, pull, tuple((i, j) for j, i in enumerate(kept)))
-        if reduction == NONE:
-            return pick, None
-        return compose(pick, Sum(out_shape, (), tuple(range(len(out_shape))))), None
+        axis = 1 if has_space else self.ndim - 1
+        given = (self, target, weight, reduction, ignore_index, axis)
+        return _nll_map(*given, pull_one, out[1]), None
 
     return of_input
 
 
 def _nll_backward(has_space: bool) -> Callable[..., AbstractLinearMap]:
-    forward = _nll_forward(has_space)
-
-    def of_cotangent(grad_output: Tensor, self: Tensor, *args: Any) -> AbstractLinearMap:
-        linear_map, _ = forward(self, *args[:4])
-        return transpose(linear_map)
+    def of_cotangent(
+        grad_output: Tensor,
+        self: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        reduction: int,
+        ignore_index: int,
+        total_weight: Tensor,
+    ) -> AbstractLinearMap:
+        axis = 1 if has_space else self.ndim - 1
+        return transpose(_nll_map(self, target, weight, reduction, ignore_index, axis, None, None))
 
     return of_cotangent
 
 
-for _operator, _has_space in ((aten.nll_loss_forward, False), (aten.nll_loss2d_forward, True)):
-    rule(_operator, _nll_forward(_has_space))
-for _operator, _has_space in ((aten.nll_loss_backward, False), (aten.nll_loss2d_backward, True)):
-    rule(_operator, _nll_backward(_has_space), no_map, like=1)
+for _forward, _backward, _has_space in (
+    (aten.nll_loss_forward, aten.nll_loss_backward, False),
+    (aten.nll_loss2d_forward, aten.nll_loss2d_backward, True),
+):
+    rule(_forward, _nll_forward(_backward.default, _has_space))
+    rule(_backward, _nll_backward(_has_space), no_map, like=1)

@@ -120,7 +120,7 @@ def _average(
         out_shape,
         num_space,
         lambda x: forward(x, *options),
-        lambda y, shape: backward(y, y.new_zeros(shape), *options),
+        lambda y, shape: backward(y, y.new_empty(shape), *options),  # for its shape
     )
 
 
@@ -135,7 +135,7 @@ def _adaptive_average(in_shape: Shape, out_shape: Shape, num_space: int) -> Gene
         out_shape,
         num_space,
         lambda x: forward(x, size),
-        lambda y, shape: backward(y, y.new_zeros(shape)),
+        lambda y, shape: backward(y, y.new_empty(shape)),
     )
 
 

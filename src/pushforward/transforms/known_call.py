@@ -21,7 +21,7 @@ from pushforward.transforms.arguments import Argnums, Structure
 from pushforward.transforms.record import Recall, Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
-Found = tuple[list[Tensor], list[Any], list[Node]]  # outputs, what nodes saved, nodes
+Found = list[Any]  # lists of outputs, of what nodes saved, and of nodes
 
 
 @dataclasses.dataclass(slots=True)
@@ -135,7 +135,7 @@ class Repeat:
         is_alone = self.is_counted and thread.count == begun.count
         if is_alone and begun.end - oldest - len(nodes) not in num_beside:
             return None
-        return leaves, saved, nodes
+        return [leaves, saved, nodes]
 
     def tape(
         self,
@@ -154,17 +154,24 @@ class Repeat:
             key.name, reading, begun.tracked, outputs, results, self.recall, key.is_kept
         )
 
-    def answer(self, outputs: list[Tensor], saved: list[Any], nodes: list[Node]) -> Answer | None:
-        """Run the kernels, if they still stand."""
+    def answer(self, begun: Begun, found: list[Any]) -> Answer | None:
+        """Run the kernels, if they still stand, on what was ``found``.
+
+        Where nobody goes back over the graph, it is let go of, so that kernels can let go of what its nodes saved.
+        """
         kernels = self.kernels
         if kernels is None or kernels.replay is None:
             return None
         set_grad_enabled(self.is_recording)
-        rows: list[list[Any]] = kernels.replay([*saved, nodes])
-        if self.finish is not None:
-            rows = self.finish(rows)
+        outputs, values = found[0], found[1]
+        values.append(found[2])
+        found.clear()
         if not self.is_recording:
             outputs = [y.detach() for y in outputs]
+            begun.let_go()
+        rows: list[list[Any]] = kernels.replay(values)
+        if self.finish is not None:
+            rows = self.finish(rows)
         batch = self.surroundings[-1]
         if batch is not None:
             rows = [[batch.wrapped(t) for t in row] for row in rows]

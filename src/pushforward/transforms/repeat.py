@@ -93,7 +93,7 @@ def repeated(
         raise
     if answer is None:
         if begun.error is not None and not begun.starts:
-            raise begun.error  # before the function was called
+            raise begun.error  # before the function was called, or after all was read
         record.misses += 1
         if begun.error is not None or record.misses >= MAX_MISSES:
             record.repeats.pop(key, None)
@@ -128,17 +128,18 @@ def _run(
             with without_functorch():
                 _copy(leaves, begun, start_requiring_grad)
             begun.given = [batch.wrapped(x) for x in begun.tracked]
-        trees = begun.given if repeat.is_flat else repeat.structure.trees(begun.given)
+        trees: Any = begun.given if repeat.is_flat else repeat.structure.trees(begun.given)
         if len(args) == 1:
             result = func(*trees, **kwargs)
         else:
-            given = list(args)
+            given: Any = list(args)
             for position, x in zip(repeat.positions, trees, strict=True):
                 given[position] = x
             result = func(*given, **kwargs)
         if thread.depth != depth + 1:
             check_depth(key.name, depth)
         begun.result, begun.end = result, next_sequence_number()
+        result = trees = given = None  # what holds the graph
         if RemovableHandle.next_id != begun.num_hooks:
             return None
         if batch is None:
@@ -186,7 +187,7 @@ def _answered(
         return repeat.tape(key, begun, *found)
     if key.randomness == "error" and begun.state and bare_has_drawn(begun.state, leaves):
         return None
-    return repeat.answer(*found)
+    return repeat.answer(begun, found)
 
 
 def _other(
