@@ -22,6 +22,7 @@ from pushforward.planning.calls import (
 )
 from pushforward.planning.noting import Noted, Rows, noted
 from pushforward.planning.numbers import later
+from pushforward.planning.sharing import Sharing, parted
 from pushforward.planning.simplifying import (
     in_time,
     may_write,
@@ -55,14 +56,19 @@ MIN_TAKEN_BYTES = 2**16  # of a value that is let go of before the end
 MAX_CONSTANT_BYTES = 2**20  # of all that a kernel keeps instead of making it at each call
 
 
-def written(values: Sequence[Any], compute: Callable[[], Rows]) -> Replay | None:
-    """Return the function of values like ``values`` that repeats ``compute()``; None if that depends on elements."""
+def written(
+    values: Sequence[Any], compute: Callable[[], Rows], num_shared: int | None = None
+) -> Replay | None:
+    """Return the function of values like ``values`` that repeats ``compute()``; None if that depends on elements.
+
+    Of many sweeps over one tape, the first ``num_shared`` values are the same.
+    """
     found = noted(values, compute)
-    return None if found is None else compiled(found)
+    return None if found is None else compiled(found, num_shared, len(values))
 
 
-def compiled(found: Noted) -> Replay:
-    """Return one Python function that makes the calls which are needed."""
+def compiled(found: Noted, num_shared: int | None = None, num_values: int = 0) -> Replay:
+    """Return one Python function that makes the calls which are needed; two where autograd keeps what these share."""
     calls, rows, tensors = found.calls, found.rows, found.tensors
     for simplify in _SIMPLIFYING:
         calls, same = simplify(calls, refs_in(rows), tensors)
@@ -78,6 +84,11 @@ def compiled(found: Noted) -> Replay:
     if plain:
         calls = at_their_place(calls, refs_in(rows), tensors)
         calls = in_place(calls, refs_in(rows), tensors)
+    elif num_shared is not None:
+        parts = parted(calls, rows, tensors, constants, num_shared, num_values)
+        if parts is not None:
+            first = _function(parts.first, [parts.shared], constants, tensors)
+            return Sharing(first, _function(parts.rest, parts.rows, constants, tensors))
     replay = _function(calls, rows, constants, tensors)
     return replay if numbers is None else numbers(replay)
 

@@ -18,6 +18,7 @@ from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, ready, replayed, swept
+from pushforward.planning.sharing import Sharing
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import detached, owned
 from pushforward.tape.distributed_tensors import sweep_of
@@ -57,8 +58,8 @@ class SweptGraph:
     """A graph that was read: its linear program, and what is computed from it."""
 
     __slots__ = (
-        "_grad_mode", "_is_kept", "_products", "_program", "_signature", "_versions", "answer", "batch", "inputs",
-        "name", "outputs", "reading",
+        "_grad_mode", "_is_kept", "_products", "_program", "_shared", "_signature", "_versions", "answer", "batch",
+        "inputs", "name", "outputs", "reading",
     )  # fmt: skip
 
     name: str  # of the transform, for messages
@@ -80,6 +81,7 @@ class SweptGraph:
         self._products: Products | None = None  # None: none is known by heart
         self.answer = None
         self._versions = []
+        self._shared: dict[int, tuple[Sharing, list[Tensor]]] = {}
 
     @classmethod
     def around(
@@ -182,9 +184,12 @@ class SweptGraph:
                 given.clear()
                 values = self._emptied(values) if is_last and not is_recording else values
             replay = functools.partial(replayed, known.replay, values)
+            if is_one_of_many and type(known.replay) is Sharing:
+                replay = functools.partial(self._sharing, known.replay, values)
             return self._computed(replay, is_recording, is_below, given, place)
         anew = compute if is_one_of_many else functools.partial(self.anew, compute)
-        write = functools.partial(self._written, compute, given)
+        num_shared = len(values) - len(given) if is_one_of_many else None
+        write = functools.partial(self._written, compute, given, num_shared)
         sweep = functools.partial(swept, key, values, anew, lifetime, write)
         return self._computed(sweep, is_recording, is_below, given, place)
 
@@ -285,13 +290,23 @@ class SweptGraph:
         physical = self.batch.physical if self._is_below else self.batch.taken_out
         return [physical(t, place) for t in tensors]
 
-    def _written(self, compute: Callable[[], Rows], given: Sequence[Tensor]) -> Replay | None:
+    def _sharing(self, replay: Sharing, values: list[Any]) -> Rows:
+        """Run kernels, of which the first part was run already in an earlier sweep, if there was one."""
+        found = self._shared.get(id(replay))
+        if found is None:
+            (row,) = replayed(replay.first, list(values))
+            found = self._shared[id(replay)] = replay, row
+        return replayed(replay.rest, [*values, *found[1]])
+
+    def _written(
+        self, compute: Callable[[], Rows], given: Sequence[Tensor], num_shared: int | None
+    ) -> Replay | None:
         """Write down the kernels of ``compute()``."""
         reading, tensors = self.reading, self.reading.tensors
         # The number in 4 * x is saved as a tensor that modes see as a number.
         reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
         try:
-            return written(self._values(given), functools.partial(self.anew, compute))
+            return written(self._values(given), functools.partial(self.anew, compute), num_shared)
         finally:
             reading.tensors, self._program = tensors, None
 
