@@ -9,7 +9,10 @@ from peaks import bytes_of
 from torch import Tensor, nn
 
 import pushforward as pf
+from pushforward.errors import MemoryLimitError
+from pushforward.planning.plans import PLANS
 from pushforward.tape import pieces
+from pushforward.transforms import memory
 
 F64 = torch.float64
 
@@ -125,6 +128,92 @@ def test_a_function_known_from_shorter_calls_is_cut_again() -> None:
         pf.vjp(_leapfrog, p)
     peaks = [bytes_of(lambda: call(p), keeps_plans=True)[0] for _ in range(3)]
     assert peaks[-1] <= 1.5 * bytes_of(lambda: by_hand(_leapfrog, p, 1))[0]
+
+
+# ---- within a limit ----
+
+
+def _twice_held(x: Tensor) -> Tensor:
+    v = torch.zeros_like(x)
+    for _ in range(200):
+        v = v - 0.1 * (x.sin() - torch.roll(x, 1) + x)
+        x = x + 0.1 * v
+    return x
+
+
+def _shrunk(x: Tensor) -> Tensor:
+    for _ in range(100):
+        x = torch.softmax(x, -1) * x.sigmoid() + x
+    return x.view(100, 30).sum(0)
+
+
+@pytest.mark.parametrize("steps", [_twice_held, _shrunk])
+def test_long_programs_are_kept_within_limits_that_their_tapes_exceed(
+    steps: Callable[[Tensor], Tensor],
+) -> None:
+    def func(p: Tensor) -> Tensor:
+        return steps(p @ BASIS)
+
+    p = _draws(12)
+    expected, tape = torch.func.jacfwd(func)(p), _tape(func, p)
+    for limit in (tape // 4, tape // 2):
+        pf.clear_plans()
+        call = pf.jacfwd(func, memory_limit=limit)
+        for _ in range(4):
+            torch.testing.assert_close(call(p), expected)
+        assert bytes_of(lambda call=call: call(p), keeps_plans=True)[0] <= limit
+
+
+def _tape(func: Callable[[Tensor], Tensor], p: Tensor) -> int:
+    """Return how many bytes a tape has that is not cut."""
+    saved: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        saved[t.data_ptr()] = t.nbytes
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = func(p.clone().requires_grad_())
+    assert result.requires_grad
+    return sum(saved.values())
+
+
+@pytest.mark.parametrize("steps", [60, 180])
+def test_what_a_long_program_needs_is_expected(steps: int) -> None:
+    def func(p: Tensor) -> Tensor:
+        x = p @ BASIS
+        v = torch.zeros_like(x)
+        for _ in range(steps):
+            v = v - 0.1 * x.sin()
+            x = x + 0.1 * v
+        return x
+
+    p = _draws(12)
+    pf.clear_plans()
+    peaks = {}
+    for chunk_size in ("auto", 1):
+        call = pf.jacfwd(func, chunk_size=chunk_size)
+        for _ in range(4):
+            torch.testing.assert_close(call(p), torch.func.jacfwd(func)(p))
+        peaks[chunk_size] = bytes_of(lambda call=call: call(p), keeps_plans=True)[0]
+    need = PLANS.of_kind(memory.NEEDS)[-1]
+    assert peaks["auto"] / 2 <= need.peak(None) <= 2 * peaks["auto"]
+    assert peaks[1] / 2 <= need.peak(1) <= 2 * peaks[1]
+
+
+def test_a_result_that_outgrows_the_limit_after_a_cut_is_refused() -> None:
+    def func(p: Tensor) -> Tensor:
+        x = _leapfrog(p)
+        return torch.outer(x[:100], x[:300])  # 12 columns of 240 KB
+
+    limit = 2 * 10**6
+    with pytest.raises(MemoryLimitError, match=r"jacfwd: memory_limit: got 2000000 .*at least"):
+        pf.jacfwd(func, memory_limit=limit)(_draws(12))
+    p = _draws(12)
+    for _ in range(3):
+        torch.testing.assert_close(
+            pf.jacfwd(func, memory_limit=10**7)(p), torch.func.jacfwd(func)(p)
+        )
 
 
 # ---- numbers, with cuts wherever there can be one ----

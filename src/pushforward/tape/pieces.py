@@ -59,6 +59,8 @@ class Pushing:
             list; gives those at its end.
         freed: Where tangents are pushed in chunks, tells how many bytes a cut behind variables lets go of.
         is_spent: Tells whether tangents were let go of when they had been pushed, and cannot be pushed again.
+        fits: Tells, before the first cut, whether what is to be pushed fits into memory; if not, there is none.
+        most: How many bytes of results the first piece had better have, so that it fits.
     """
 
     count: int
@@ -67,6 +69,8 @@ class Pushing:
     push: Callable[[str, Reading, Sequence[Tensor], list[Any], Axes], Sequence[Any]]
     freed: Callable[[Reading, Sequence[Tensor]], int] | None = None
     is_spent: Callable[[Any], bool] = lambda _: False
+    fits: Callable[[Reading, Sequence[Tensor]], bool] | None = None
+    most: int = sys.maxsize
 
     @property
     def is_in_chunks(self) -> bool:
@@ -83,15 +87,14 @@ class Pushing:
         """How many bytes of results the first piece has, of a function that was not cut before."""
         if self.is_in_chunks:
             return MIN_PIECE_IN_CHUNKS
-        return MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY
+        return min(self.most, MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY)
 
     def least_piece(self, held: int) -> int:
         """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
         if self.is_in_chunks:
             return 0  # what nodes saved counts there
-        if self.count <= MAX_COLUMNS:
-            return MIN_PIECE
-        return max(MIN_PIECE, SHARE_OF_MANY * self.count * held)
+        many = 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY * self.count * held
+        return max(min(self.most, MIN_PIECE), many)
 
     def needed(self, held: int, is_known: bool) -> int:
         """Return how many bytes a cut of many chunks has to let go of where variables of ``held`` bytes are alive.
@@ -182,6 +185,11 @@ class PieceRun(Run):
         """Return how many bytes a cut behind ``variables`` lets go of."""
         assert self._pushing.freed is not None
         return self._pushing.freed(self.reading(variables), variables)
+
+    def fits(self, variables: Sequence[Tensor]) -> bool:
+        """Tell whether the tape may be cut behind ``variables``, as far as memory goes."""
+        fits = self._pushing.fits
+        return self._was_cut or fits is None or fits(self.reading(variables), variables)
 
     def _cut(self, variables: list[Tensor], is_whole: bool) -> bool:
         """Cut the tape behind ``variables``; tell whether it may be cut again.
@@ -311,6 +319,9 @@ class _CuttingWatcher(Watcher):
                 return
             least = self._num_bytes * pushing.needed(held, True) // max(freed, 1)
         self._num_bytes = 0
+        if not run.fits(variables):
+            self._num_bytes = -(2**62)
+            return
         self._was_cut = self.has_acted = True  # watch it the next time too
         if run._cut(variables, is_whole):
             least = max(least, MIN_PIECE_IN_CHUNKS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -75,3 +78,12 @@ def unpinned(result: Tensor) -> Tensor:
     """Return ``result``, copied if it is a view that would keep more than twice its size alive."""
     base = result._base
     return result if base is None or base.numel() <= 2 * result.numel() else result.clone()
+
+
+def result_bytes(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> int:
+    """Return how many bytes the Jacobians of ``outputs`` with respect to ``inputs`` have."""
+    return sum(
+        y.numel() * math.prod(directions(x)) * jacobian_dtype(y, x).itemsize
+        for y in outputs
+        for x in inputs
+    )

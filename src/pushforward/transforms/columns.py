@@ -15,7 +15,7 @@ from pushforward.linear.block_sum import Blocks, tensors_in, to_rows
 from pushforward.planning.memory import storage_bytes
 from pushforward.tape.pieces import Axes, Pushing
 from pushforward.tape.reader import Reading
-from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.assemble import directions, jacobian_dtype, result_bytes
 from pushforward.transforms.chunks import Chunks, Parts, units
 from pushforward.transforms.pushing import Structure, pushed_through, structure_of, with_structure
 from pushforward.transforms.record import Tape
@@ -65,6 +65,11 @@ class Units(Columns):
         return (seeds(units(self._x, begin, end), (end - begin,), 0),)
 
 
+def is_spent(tangents: object) -> bool:
+    """Tell whether tangents are columns that were taken."""
+    return isinstance(tangents, Columns) and tangents.is_spent
+
+
 class InChunks(contextlib.ExitStack):
     """The columns of one call, pushed while its function runs. Shows progress until it is left."""
 
@@ -87,11 +92,10 @@ class InChunks(contextlib.ExitStack):
         """Return what is pushed."""
         if not self._ranges:
             return None
-        return Pushing(
-            sum(self._counts), self._units, (), self._push, self._freed, lambda each: each.is_spent
-        )
+        return Pushing(sum(self._counts), self.units, (), self.push_piece, self._freed, is_spent)
 
-    def _units(self) -> list[Units]:
+    def units(self) -> list[Units]:
+        """Return the tangents of the inputs."""
         return [Units(x, place, self._ranges) for place, x in enumerate(self._inputs)]
 
     def _freed(self, reading: Reading, variables: Sequence[Tensor]) -> int:
@@ -109,7 +113,7 @@ class InChunks(contextlib.ExitStack):
             yield number, number == len(self._ranges) - 1
             self._done(end - begin)
 
-    def _push(
+    def push_piece(
         self,
         name: str,
         reading: Reading,
@@ -132,13 +136,10 @@ class InChunks(contextlib.ExitStack):
         """Return the Jacobians, from the columns at the start of the last piece."""
         starts = tape.tangents or []
         dtypes = [[jacobian_dtype(y, x) for x in self._inputs] for y in tape.outputs]
-        size = sum(
-            y.numel() * count * dtype.itemsize
-            for y, row in zip(tape.outputs, dtypes, strict=True)
-            for dtype, count in zip(row, self._counts, strict=True)
-        )
         # Where more waits than the result takes, that grows as fast as what waits shrinks.
-        is_joined = sum(columns.nbytes for columns in starts) >= size
+        is_joined = sum(columns.nbytes for columns in starts) >= result_bytes(
+            tape.outputs, self._inputs
+        )
         parts = [
             [
                 Parts(tape, (*y.shape, count), dtype, y, -1, is_joined)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,12 +27,14 @@ from pushforward.transforms.assemble import (
     directions,
     from_tangents,
     jacobian_dtype,
+    result_bytes,
     start,
 )
 from pushforward.transforms.by_entries import by_entries
-from pushforward.transforms.chunks import ChunkSize, chunks_of, units
+from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, units
 from pushforward.transforms.columns import InChunks
 from pushforward.transforms.known_call import Answer, key_of
+from pushforward.transforms.limited import Limited
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of, with_structure
 from pushforward.transforms.record import Tape
@@ -102,14 +104,14 @@ def jacfwd(
         check_randomness(NAME, randomness)
         chunks.check(NAME)
         selected = Selected(NAME, args, normalize_argnums(NAME, argnums, len(args)))
-        leaves, in_chunks = selected.leaves, None
-        if isinstance(chunks.size, int):
-            in_chunks = InChunks(NAME, leaves, chunks, there_before(func, args, kwargs))
-            pushing = in_chunks.pushing()
-        else:
-            pushing = _pushing(leaves) if is_whole else None
+        leaves = selected.leaves
+        within = None
+        pushing = _pushing(leaves)
+        if pushing is not None and not is_whole:
+            within = _within(leaves, chunks, there_before(func, args, kwargs), pushing)
+            pushing = None if within is None else within.pushing()
         with (
-            in_chunks or _AT_ONCE,
+            within or _AT_ONCE,
             Tape(
                 NAME,
                 func,
@@ -126,11 +128,7 @@ def jacfwd(
             if few is not None:
                 rows = few
             elif tape.tangents is not None:
-                rows = (
-                    _last_columns(tape, tape.tangents, leaves)
-                    if in_chunks is None
-                    else in_chunks.last(tape)
-                )
+                rows = _last(tape, tape.tangents, leaves, chunks, within)
             else:
                 outside = None if is_whole else there_before(func, args, kwargs)
                 rows = (
@@ -194,6 +192,37 @@ def _pushing(inputs: Sequence[Tensor]) -> Pushing | None:
     if count > MAX_COLUMNS:
         return Pushing(count, functools.partial(_identities, inputs), (), push_blocks)
     return Pushing(count, functools.partial(_unit_tangents, inputs), (count,), push_tangents)
+
+
+def _within(
+    inputs: Sequence[Tensor], chunks: Chunks, outside: Iterable[Tensor], at_once: Pushing
+) -> InChunks | Limited | None:
+    """Return what pushes the columns as the caller asks for; None where they go at once, through a tape as a whole."""
+    if isinstance(chunks.size, int):
+        return InChunks(NAME, inputs, chunks, outside)
+    if chunks.is_fixed:
+        return None
+    return Limited(NAME, inputs, chunks, outside, at_once, pushed_columns)
+
+
+def _last(
+    tape: Tape,
+    tangents: list[Any],
+    inputs: Sequence[Tensor],
+    chunks: Chunks,
+    within: InChunks | Limited | None,
+) -> list[list[Tensor]]:
+    """Return the Jacobians of a function whose tape was cut, from the tangents at the start of the last piece."""
+    in_chunks = within
+    if isinstance(within, Limited):
+        within.check(result_bytes(tape.outputs, inputs))
+        in_chunks = within.in_chunks
+    if isinstance(in_chunks, InChunks):
+        return in_chunks.last(tape)
+    with chunks.reporting(NAME, _count(inputs)) as done:
+        rows = _last_columns(tape, tangents, inputs)
+        done(_count(inputs))
+    return rows
 
 
 def _last_columns(tape: Tape, tangents: list[Any], inputs: Sequence[Tensor]) -> list[list[Tensor]]:

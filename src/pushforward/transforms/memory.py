@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from pushforward.tape.modules import parameters_of, tensors_of
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.randomness import STATE_BYTES
-from pushforward.transforms.assemble import directions, jacobian_dtype
+from pushforward.transforms.assemble import directions, result_bytes
 from pushforward.transforms.by_entries import by_entries, num_known
 from pushforward.transforms.chunks import (
     Chunks,
@@ -84,13 +84,22 @@ def sized_rows(
 
 def _size(name: str, need: Need, limit: int | None, device: torch.device) -> int | None:
     """Return how many columns or rows to carry at once; None for all, in one sweep."""
-    if limit is None:
-        size = need.largest_chunk(available_bytes(device) // SHARE)
-        return (None if need.is_kept else 1) if size == 0 else size
-    size = need.largest_chunk(limit)
+    size = chosen_size(need, limit, device)
     if size == 0:
-        raise MemoryLimitError(_refusal(name, need, limit))
+        if limit is not None:
+            refuse(name, need, limit)
+        return None if need.is_kept else 1
     return size
+
+
+def chosen_size(need: Need, limit: int | None, device: torch.device) -> int | None:
+    """Return the largest chunk within the limit, or within what is available: None for all, 0 if there is none."""
+    return need.largest_chunk(available_bytes(device) // SHARE if limit is None else limit)
+
+
+def refuse(name: str, need: Need, limit: int) -> NoReturn:
+    """Refuse a limit that cannot be kept."""
+    raise MemoryLimitError(_refusal(name, need, limit))
 
 
 def _refusal(name: str, need: Need, limit: int) -> str:
@@ -157,10 +166,6 @@ def _estimated(
     maps = storage_bytes(maps_in(tape.program), but=[*outside, *saved])
     making = peak_of_making(tape.new_program) if functorch_level() is None else maps
     shadow = tape.shadow()
-    pairs = [(y, x) for y in tape.outputs for x in tape.inputs]
-    numbers = [
-        y.numel() * math.prod(directions(x)) * jacobian_dtype(y, x).itemsize for y, x in pairs
-    ]
     ends = shadow.inputs if is_forward else shadow.outputs
     sweep = push_from if is_forward else pull_from
     copies = num_copies()
@@ -179,7 +184,7 @@ def _estimated(
         tape=made + state,
         run=state,
         whole=max(making, maps + copies * peak_bytes(lambda: whole(shadow), is_kept)),
-        result=copies * sum(numbers),
+        result=copies * result_bytes(tape.outputs, tape.inputs),
         num_seeds=counts[widest],
         one=chunk(1),
         most=chunk(counts[widest]),

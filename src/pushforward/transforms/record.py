@@ -108,10 +108,10 @@ class Tape(SweptGraph):
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
-        if self.tangents is None or pushing is None:
+        if self.tangents is None:
             self.inputs = run.inputs
-        else:
-            self.inputs = () if pushing.is_in_chunks else tensors_in(self.tangents)
+        else:  # columns in chunks are not held, but taken one by one
+            self.inputs = tensors_in(t for t in self.tangents if isinstance(t, (Tensor, tuple)))
         self._grad_mode = run.grad_mode
         self._begin()
         self._is_trusted = not (run.is_watched or self._cycles)
