@@ -70,3 +70,27 @@ def test_alike_tells_tensors_apart(name):
             assert are_alike(torch.zeros(2, 3), y)
     assert not are_alike(OTHERS[name](x), y)
     assert not are_alike(y, x)
+
+
+def test_symbolic_graphs_tell_which_sizes_fit():
+    x = torch.rand(5, 3)
+    graph = private.make_fx(lambda x: [x.sin() if x.shape[0] > 4 else x.cos()], [x], "symbolic")
+    fits = graph.meta["fits"]
+    for other, is_right in (
+        (torch.rand(9, 7), True),
+        (torch.rand(4, 3), False),  # the other branch
+        (torch.rand(5, 1), False),  # would be broadcast elsewhere
+        (torch.rand(3, 5).t(), False),  # laid out otherwise
+    ):
+        assert fits([other]) is is_right
+        if is_right:
+            torch.testing.assert_close(graph(other), [other.sin()])
+
+
+def test_static_like_is_of_the_mode_of_the_others():
+    graph = private.make_fx(lambda x: [x.sin()], [torch.rand(5)], "symbolic")
+    (symbolic,) = [n.meta["val"] for n in graph.graph.nodes if n.op == "placeholder"]
+    static = private.static_like(torch.rand(4, 2), [symbolic])
+    assert [type(n) for n in static.shape] == [int, int]
+    assert static.fake_mode is symbolic.fake_mode
+    assert type(symbolic.shape[0]) is torch.SymInt

@@ -114,3 +114,13 @@ def test_a_graph_that_cpp_cannot_run_is_called_from_python(monkeypatch, fails):
         torch.testing.assert_close([*compiled([x])], [(x @ W).sin()])
     assert seen[0]
     assert (False in seen) == fails
+
+
+def test_force_strides_lays_a_tensor_out():
+    order = private.force_strides()
+    x = torch.rand(3, 2)
+    laid = order(x, (1, 3))
+    assert laid.stride() == (1, 3)
+    assert torch.equal(laid, x)
+    graph = graph_of(lambda x: order(x.sin(), (1, 3)) @ x.t(), x)
+    torch.testing.assert_close([*private.inductor(graph, [x], False)([x])], [x.sin() @ x.t()])
