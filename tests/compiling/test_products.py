@@ -185,3 +185,18 @@ def test_autograd_goes_back_over_rewritten_products():
     (fused,) = torch.autograd.grad(norm(pf.compile(pf.vmap(pf.jacrev(f))), x), x)
     (plain,) = torch.autograd.grad(norm(tf.vmap(tf.jacrev(f)), y), y)
     torch.testing.assert_close(fused, plain)
+
+
+def test_products_of_graphs_that_were_traced_with_real_tensors():
+    """Their sparse results are laid out by the elements of index tensors."""
+    corners = torch.arange(60).reshape(20, 3) % 23
+    stiffness = torch.linspace(-1, 1, 180, dtype=torch.float64).reshape(20, 3, 3)
+
+    def flow(u):
+        e = u[corners]
+        parts = (1 + e.mean(1) ** 2)[:, None] * torch.einsum("eij,ej->ei", stiffness, e)
+        return torch.zeros_like(u).index_add(0, corners.reshape(-1), parts.reshape(-1))
+
+    u = torch.linspace(0, 2, 23, dtype=torch.float64)
+    found = pf.compile(pf.jacobian(flow, output="csr"))(u)
+    torch.testing.assert_close(found.to_dense(), torch.func.jacrev(flow)(u))

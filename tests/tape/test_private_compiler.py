@@ -94,3 +94,14 @@ def test_static_like_is_of_the_mode_of_the_others():
     assert [type(n) for n in static.shape] == [int, int]
     assert static.fake_mode is symbolic.fake_mode
     assert type(symbolic.shape[0]) is torch.SymInt
+
+
+def test_tensors_have_no_elements_in_a_fake_mode():
+    with private.fake_mode():
+        made = torch.empty_strided((2, 3), (1, 2), dtype=torch.float64) @ torch.empty(
+            3, 4, dtype=torch.float64
+        )
+    assert (made.shape, made.dtype, made.device.type) == ((2, 4), torch.float64, "cpu")
+    with pytest.raises(RuntimeError) as caught:
+        made.sum().item()
+    assert private.reads_elements(caught.value)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from pushforward.tape.private_compiler import fake_mode
 from pushforward.tape.private_inductor import force_strides
 
 aten = torch.ops.aten
@@ -198,5 +199,10 @@ def _summed(graph: fx.Graph, terms: fx.Node, axis: int, keeps: bool) -> fx.Node:
 
 def _called(graph: fx.Graph, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
     node = graph.call_function(op, args, kwargs)
-    node.meta["val"] = op(*fx.node.map_arg(args, lambda n: n.meta["val"]), **kwargs)
+    with fake_mode():  # of one mode, as those of a graph that was traced with real tensors are not
+        node.meta["val"] = op(*fx.node.map_arg(args, lambda n: _like(_value(n))), **kwargs)
     return node
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)

@@ -47,6 +47,11 @@ def _dynamic(number: int) -> dict[str, Any]:
     return {"static_shapes": False, "source": sources.ConstantSource(f"x{number}")}
 
 
+def fake_mode() -> Any:
+    """Return a mode in which tensors have no elements."""
+    return importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode()
+
+
 def static_like(x: Tensor, others: Sequence[Tensor]) -> Tensor:
     """Return a fake tensor like ``x``, whose sizes are numbers, of the same mode as the fake ones among others."""
     fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
