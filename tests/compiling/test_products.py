@@ -189,14 +189,14 @@ def test_autograd_goes_back_over_rewritten_products():
 
 def test_products_of_graphs_that_were_traced_with_real_tensors():
     """Their sparse results are laid out by the elements of index tensors."""
-    corners = torch.arange(60).reshape(20, 3) % 23
-    stiffness = torch.linspace(-1, 1, 180, dtype=torch.float64).reshape(20, 3, 3)
+    corners = (7 * torch.arange(1500)).reshape(500, 3) % 600
+    stiffness = torch.linspace(-1, 1, 4500, dtype=torch.float64).reshape(500, 3, 3)
 
     def flow(u):
         e = u[corners]
         parts = (1 + e.mean(1) ** 2)[:, None] * torch.einsum("eij,ej->ei", stiffness, e)
         return torch.zeros_like(u).index_add(0, corners.reshape(-1), parts.reshape(-1))
 
-    u = torch.linspace(0, 2, 23, dtype=torch.float64)
+    u = torch.linspace(0, 2, 600, dtype=torch.float64)
     found = pf.compile(pf.jacobian(flow, output="csr"))(u)
     torch.testing.assert_close(found.to_dense(), torch.func.jacrev(flow)(u))
