@@ -184,9 +184,7 @@ class _Program:
 
     def __init__(self, constants: dict[Ref, Tensor], tensors: dict[Ref, Tensor]) -> None:
         self._tensors = tensors
-        self._numbers: list[
-            tuple[str, tuple[int, ...]]
-        ] = []  # a template and what it is filled with
+        self._numbers: list[tuple[str, tuple[int, ...]]] = []  # templates, and what fills them
         self._places: dict[Any, int] = {}
         self._found: dict[Ref, Tensor] = {}  # arrays
         self._known: dict[Ref, Tensor] = dict(constants)  # as they are
