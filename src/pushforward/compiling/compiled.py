@@ -279,7 +279,7 @@ def compile(
         dynamic: Whether sizes of arguments are symbols, so that one graph serves others: those for which every
             decision that a size took while tracing comes out the same, ours among them (which mode is cheaper, say).
             Others are traced anew. Where a step needs numbers, sparse results for example, there is a graph for each
-            size as without. Calls take a little longer.
+            size as without. Calls take longer: half as long again with ``'inductor'``, twice as long with ``'eager'``.
 
     Returns:
         A function with ``func``'s arguments and results. At most 64 signatures are kept, of each at most 8 states of
