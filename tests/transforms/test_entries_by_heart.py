@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,21 +15,7 @@ from pushforward.transforms import repeat
 CALLS = 12
 SIZE = 300
 
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Return a list of what came of calls that were made by heart: an answer, or None."""
-    pf.clear_plans()
-    found: list[Any] = []
-    run = repeat._run
-
-    def noting(*args: Any) -> Any:
-        found.append(run(*args))
-        return found[-1]
-
-    monkeypatch.setattr(repeat, "_run", noting)
-    yield found
-    pf.clear_plans()
+pytestmark = pytest.mark.usefixtures("known")
 
 
 def point() -> Tensor:

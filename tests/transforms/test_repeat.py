@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,21 +40,7 @@ TRANSFORMS: dict[str, Callable[..., Callable[..., Any]]] = {
     "hessian": hessian,
 }
 
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Return a list of what came of calls that were made by heart: an answer, or None."""
-    clear_plans()
-    found: list[Any] = []
-    run = repeat._run
-
-    def noting(*args: Any) -> Any:
-        found.append(run(*args))
-        return found[-1]
-
-    monkeypatch.setattr(repeat, "_run", noting)
-    yield found
-    clear_plans()
+pytestmark = pytest.mark.usefixtures("known")
 
 
 def reference(f: Callable[..., Tensor], *args: Any) -> Tensor:
