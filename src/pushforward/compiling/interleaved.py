@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from pushforward.sparse.placing import meets_itself
+
 aten = torch.ops.aten
 
 MIN_ELEMENTS = 2**12  # of a write
@@ -96,13 +98,11 @@ def _is_like(value: fx.Node, view: fx.Node) -> bool:
 
 def _is_free(group: Sequence[Write], writes: Sequence[Write]) -> bool:
     """Tell whether no element is written twice by the group, nor by others between its first and its last."""
-    reach = len(group)
-    for stride, length in sorted(zip(group[0].strides, group[0].lengths, strict=True)):
-        if length > 1 and stride < reach:
-            return False
-        reach += stride * (length - 1)
+    first = group[0]
+    if meets_itself((1, *first.strides), (len(group), *first.lengths)):
+        return False
     numbers = {w.number for w in group}
-    start, end = group[0].offset, group[-1].end
+    start, end = first.offset, group[-1].end
     between = [w for w in writes[min(numbers) : max(numbers)] if w.number not in numbers]
     return all(w.end <= start or end <= w.offset for w in between)
 

@@ -226,7 +226,7 @@ def _box(places: Tensor) -> Box | None:
     else:
         return None
     box = tuple(b - a for a, b in zip(low, high, strict=True))
-    if 2 * torch.Size(box).numel() < places.numel() or _meets_itself(strides, box):
+    if 2 * torch.Size(box).numel() < places.numel() or meets_itself(strides, box):
         return None
     offset = first + sum(s * a for s, a in zip(strides, low, strict=True))
     return Box(tuple(low), box, tuple(strides), offset)
@@ -285,7 +285,7 @@ def _cut(box: Box, span: _Span) -> Box:
     )
 
 
-def _meets_itself(strides: Sequence[int], lengths: Shape) -> bool:
+def meets_itself(strides: Sequence[int], lengths: Shape) -> bool:
     """Tell whether positions in a box might have the same place."""
     reach = 0
     for step, length in sorted((s, n) for s, n in zip(strides, lengths, strict=True) if n > 1):
