@@ -19,6 +19,7 @@ NETS = {
     "convolutions": nn.Sequential(
         nn.Unflatten(-1, (1, 6)), nn.Conv1d(1, 9, 3), nn.Mish(), nn.Flatten(-2), nn.Linear(36, 12),
     ).double(),
+    "large": nn.Sequential(nn.Linear(6, 100), nn.Tanh(), nn.Linear(100, 100), nn.Tanh(), nn.Linear(100, 12)).double(),
 }  # fmt: skip
 
 

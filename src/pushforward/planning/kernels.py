@@ -88,7 +88,7 @@ def compiled(found: Noted, num_shared: int | None = None, num_values: int = 0) -
         parts = parted(calls, rows, tensors, constants, num_shared, num_values)
         if parts is not None:
             first = _function(parts.first, [parts.shared], constants, tensors)
-            return Sharing(first, _function(parts.rest, parts.rows, constants, tensors))
+            return Sharing(first, _function(parts.rest, parts.rows, constants, parts.tensors))
     replay = _function(calls, rows, constants, tensors)
     return replay if numbers is None else numbers(replay)
 

@@ -33,12 +33,16 @@ class Sharing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """Calls in two parts: those of ``first`` make ``shared``, which ``rest`` and ``rows`` take as values."""
+    """Calls in two parts: those of ``first`` make ``shared``, which ``rest`` and ``rows`` take as values.
+
+    ``tensors`` are examples of what references in ``rest`` stand for.
+    """
 
     first: list[Call]
     shared: list[Ref]
     rest: list[Call]
     rows: Any
+    tensors: dict[Ref, Tensor]
 
 
 def parted(
@@ -70,5 +74,5 @@ def parted(
         return None
     places = {ref: num_values + i for i, ref in enumerate(shared)}
     same = {r: Ref(places[r.whole], True, r.place) for r in used if r.whole in places}
-    tensors.update({new: tensors[old] for old, new in same.items() if old in tensors})
-    return Parts(first, shared, [call.renamed(same) for call in rest], replaced(rows, same))
+    known = tensors | {new: tensors[old] for old, new in same.items() if old in tensors}
+    return Parts(first, shared, [call.renamed(same) for call in rest], replaced(rows, same), known)
