@@ -8,6 +8,7 @@ once more for each unknown. "left" is the norm of the residuals, or the objectiv
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -175,8 +176,9 @@ def measured(case: Case) -> None:
         "differences": lambda: case.solve(case.module, by_hand),
         "ours": lambda: case.solve(ours, case.func),
     }
-    compiled = Reused(case.func)
-    sides["compiled"] = lambda: case.solve(compiled, case.func)
+    for backend in ("eager", "inductor"):
+        made = Reused(case.func, backend)
+        sides[backend] = functools.partial(case.solve, made, case.func)
     calls = []
     for module, func in ((case.module, by_hand), (ours, case.func)):
         f, count = counted(func)
@@ -188,7 +190,7 @@ def measured(case: Case) -> None:
             result = side()
     found = [quality(side()) for side in sides.values()]
     times = medians(list(sides.values()))
-    ratios = "".join(f"{t / times[0]:10.2f}" for t in times[1:])
+    ratios = "".join(f"{t / times[0]:6.2f}" for t in times[1:])
     left = "".join(f"{q:10.1e}" for q in found) if any(found) else ""
     print(
         f"{case.name:27}{case.unknowns:5}{calls[0]:9}{calls[1]:6}"
@@ -212,10 +214,10 @@ def medians(functions: list[Callable[[], Any]], seconds: float = 1.5) -> list[fl
 class Reused:
     """The solvers of SciPy, given adapters that are made, and compiled, once."""
 
-    def __init__(self, func: Callable[..., Any]) -> None:
+    def __init__(self, func: Callable[..., Any], backend: str) -> None:
         make = {rosenbrock: ours.ScalarFunction}.get(func, ours.VectorFunction)
         make = ours.Rates if func in (robertson, hires, burgers) else make
-        self.made = make(func, compile="eager")
+        self.made = make(func, compile=backend)
 
     def solve_ivp(self, _: Any, *args: Any, **options: Any) -> Any:
         return integrate.solve_ivp(self.made.fun, *args, jac=self.made.jac, **options)
@@ -233,8 +235,9 @@ class Reused:
 def main() -> None:
     torch.set_num_threads(1)
     print(
-        "                                calls of f    a solve by  ratio to it    left by\n"
-        "                         unknowns  diff.  ours  differences  ours  compiled  diff.      ours  compiled"
+        "                                calls of f    a solve by  ratio to it: ours,     left by\n"
+        "                         unknowns  diff.  ours  differences  as graph, fused     "
+        "diff.      ours     graph     fused"
     )
     for case in (*equations(), *optima()):
         measured(case)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.aliases import Aliases, aliases
 from pushforward.tape.node_types import _TYPES, ALWAYS, NodeType, node_type
 from pushforward.tape.overwritten import Restored
 from pushforward.tape.private_torch import (
@@ -76,6 +77,7 @@ class Reading:
     joined: dict[int, Any] = dataclasses.field(default_factory=dict)
     found_edges: list[list[Edge]] = dataclasses.field(default_factory=list)  # of each node
     known_edges: list[list[Edge]] | None = None  # likewise, where it was read by a script
+    aliases: Aliases = dataclasses.field(default_factory=list)  # among all that was saved
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(
@@ -102,6 +104,8 @@ class Reading:
         Kernels write to temporaries, and products with such zeros are no better: they get memory.
         """
         has_zeros = sign_tensors(self.tensors, self.signature)
+        self.aliases = aliases(self.all_saved())
+        self.signature += self.aliases
         if has_zeros:
             self.tensors = map_saved(
                 lambda t: t.clone() if is_zero_without_memory(t) else t, self.tensors

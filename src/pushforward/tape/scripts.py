@@ -60,7 +60,7 @@ class Script:
         known = self.template
         return Reading(
             known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
-            known.outputs, known.is_followed, geometries, known_edges=known.known_edges,
+            known.outputs, known.is_followed, geometries, known_edges=known.known_edges, aliases=known.aliases,
         )  # fmt: skip
 
     def found(
@@ -167,6 +167,9 @@ class _Writer:
         }  # fmt: skip
         self._lines: list[str] = []
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
+        self._held: dict[
+            int, str
+        ] = {}  # what was read, by `id`: what is one object has to be one again
         self._places = {node: place for place, node in enumerate(reading.nodes)}
         ends = [node for node, number in reading.numbers.items() if number < 0]
         has_older = any(node.next_functions and sequence_number(node) < oldest for node in ends)
@@ -246,12 +249,15 @@ class _Writer:
             self._lines.append(
                 f"{variable} = {f'integers({read})' if attribute == INDICES else read}"
             )
-            if isinstance(value, Tensor) and value.layout is torch.strided:
-                shape, stride = self._constant(value.shape), self._constant(value.stride())
-                dtype = self._constant(value.dtype)
+            if id(value) in self._held:
+                self._check(f"{variable} is not {self._held[id(value)]}")
+            elif isinstance(value, Tensor) and value.layout is torch.strided:
+                self._held[id(value)] = variable
+                shape, dtype = self._constant(value.shape), self._constant(value.dtype)
+                strides = f" or {variable}.stride() != {self._constant(value.stride())}"
                 self._check(
-                    f"{variable} is None or {variable}.shape != {shape} or {variable}.stride() != {stride} "
-                    f"or {variable}.dtype is not {dtype}"
+                    f"{variable} is None or {variable}.dtype is not {dtype} or {variable}.shape != {shape}"
+                    f"{strides if value.dim() else ''}"
                 )
             elif value is None:
                 self._check(f"{variable} is not None")
@@ -260,11 +266,20 @@ class _Writer:
                 sign_tensors((value,), signature)
                 self._lines.append(f"found = []; sign(({variable},), found)")
                 self._check(f"found != {self._constant(signature)}")
+                for i, part in enumerate(value if type(value) is tuple else (value,)):
+                    if isinstance(part, Tensor):
+                        one = f"{variable}[{i}]" if part is not value else variable
+                        other = self._held.setdefault(id(part), one)
+                        if other != one:
+                            self._check(f"{one} is not {other}")
         for attribute in kind.value_names:
             value = getattr(node, f"_saved_{attribute}")
             read = f"{name}._saved_{attribute}"
             if value:
                 self._check(f"{read} != {self._constant(value)}")
+            elif type(value) is int:
+                self._lines.append(f"found = {read}")
+                self._check("found or type(found) is not int")
             else:  # 0.0 and -0.0 are equal
                 self._lines.append(f"found = {read}")
                 self._check(f"found or repr(found) != {self._constant(repr(value))}")

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
-from pushforward.tape.continued import Begun
-from pushforward.tape.depth import thread
-from pushforward.tape.private_functorch import batch_axis_at, unwrapped
+from pushforward.tape.private_functorch import batch_axis_at, unwrapped, without_functorch
 from pushforward.tape.private_torch import Node, sequence_number, set_grad_enabled
 from pushforward.tape.scripts import End, Script
 from pushforward.tape.surroundings import Surroundings
@@ -22,6 +20,8 @@ from pushforward.transforms.record import Recall, Tape
 from pushforward.trees import LEAF, TreeSpec, flatten, unflatten
 
 Found = list[Any]  # lists of outputs, of what nodes saved, and of nodes
+# What a function returned, the copies it was called on, their nodes, and what tells how many nodes it made.
+Ran = tuple[Any, list[Tensor], list[Node], int, set[int]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,94 +81,119 @@ class Repeat:
         if len(args) != self.num_args:
             return None
         found: list[Tensor] = []
-        for position, spec in zip(self.positions, self.structure.specs, strict=True):
-            if spec is LEAF:
-                found.append(args[position])
-                continue
-            leaves, given = flatten(args[position])
-            if given is not spec and given != spec:
-                return None
-            found += leaves
+        if self.is_flat:
+            found = [args[position] for position in self.positions]
+        else:
+            for position, spec in zip(self.positions, self.structure.specs, strict=True):
+                leaves, given = flatten(args[position])
+                if given is not spec and given != spec:
+                    return None
+                found += leaves
         batch = self.surroundings[-1]
         if batch is not None:
             for i, x in enumerate(found):
                 if type(x) is not Tensor or batch_axis_at(x, batch.level) != 0:
                     return None
                 found[i] = unwrapped(x)
-        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs, strict=True):
-            is_same = type(x) is Tensor and x.shape == shape and x.dtype is dtype
-            if not is_same or x.device != device or x.requires_grad is not is_followed:
+        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs):  # noqa: B905
+            if type(x) is not Tensor or x.dtype is not dtype or x.shape != shape:
                 return None
-            if x.is_inference():
+            if x.requires_grad is not is_followed or x.device != device or x.is_inference():
                 return None
         return found
 
-    def found(self, begun: Begun, num_beside: set[int]) -> Found | None:
+    def arguments(self, args: tuple[Any, ...], leaves: list[Tensor]) -> Sequence[Any]:
+        """Return the arguments with ``leaves`` in place of those to differentiate."""
+        trees: Sequence[Any] = leaves if self.is_flat else self.structure.trees(leaves)
+        if len(args) == 1:
+            return trees
+        given = list(args)
+        for position, x in zip(self.positions, trees, strict=True):
+            given[position] = x
+        return given
+
+    def found(
+        self,
+        result: Any,
+        tracked: list[Tensor],
+        starts: list[Node],
+        end: int,
+        num_beside: set[int],
+    ) -> Found | None:
         """Return the outputs, what nodes saved, and the nodes.
 
-        None if the outputs, the graph, or how many nodes are beside it, are not as before.
+        None if the outputs, the graph, or how many nodes are beside it, are not as before; these are those before the
+        number ``end``, which is 0 where other runs made some of them.
         """
-        result = begun.result
         leaves, spec = ([result], LEAF) if type(result) is Tensor else flatten(result)
         if spec is not self.spec and spec != self.spec:
             return None
-        ends: list[End] = []
         batch = self.surroundings[-1]
-        if batch is not None:
-            if any(type(y) is not Tensor or batch_axis_at(y, batch.level) is None for y in leaves):
-                return None
+        if batch is None:
+            return self._found(leaves, tracked, starts, end, num_beside)
+        if any(type(y) is not Tensor or batch_axis_at(y, batch.level) is None for y in leaves):
+            return None
+        with without_functorch():
             leaves = [batch.physical(y) for y in leaves]
+            return self._found(leaves, tracked, starts, end, num_beside)
+
+    def _found(
+        self,
+        leaves: list[Tensor],
+        tracked: list[Tensor],
+        starts: list[Node],
+        end: int,
+        num_beside: set[int],
+    ) -> Found | None:
+        ends: list[End] = []
         for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
-            is_same = type(y) is Tensor and y.shape == shape and y.dtype is dtype
-            if not is_same or y.stride() != stride:
+            if type(y) is not Tensor or y.dtype is not dtype or y.shape != shape:
+                return None
+            if y.stride() != stride:
                 return None
             ends.append((y.grad_fn, y.output_nr))
-        for x in begun.tracked:
+        for x in tracked:
             if x._version:
                 return None
-        starts = begun.starts
         oldest = sequence_number(starts[0]) if self.is_counted else 0
         found = self.script.found(starts, ends, oldest, {})
         if found is None:
             return None
         saved, nodes = found
-        is_alone = self.is_counted and thread.count == begun.count
-        if is_alone and begun.end - oldest - len(nodes) not in num_beside:
+        if self.is_counted and end and end - oldest - len(nodes) not in num_beside:
             return None
         return [leaves, saved, nodes]
 
-    def tape(
-        self,
-        key: TapeKey,
-        begun: Begun,
-        outputs: list[Tensor],
-        saved: list[Any],
-        nodes: list[Node],
-    ) -> Tape:
+    def tape(self, key: TapeKey, tracked: list[Tensor], found: Found) -> Tape:
         """Return the tape of a call."""
+        outputs, saved, nodes = found
         reading = self.script.reading(saved, nodes, {})
         reading.is_followed = reading.is_followed or any(each[-1] for each in self.inputs)
         reading.anchors = outputs
         results = outputs if self.is_recording else [y.detach() for y in outputs]
-        return Tape.recalled(
-            key.name, reading, begun.tracked, outputs, results, self.recall, key.is_kept
-        )
+        return Tape.recalled(key.name, reading, tracked, outputs, results, self.recall, key.is_kept)
 
-    def answer(self, begun: Begun, found: list[Any]) -> Answer | None:
-        """Run the kernels, if they still stand, on what was ``found``.
+    @property
+    def may_answer(self) -> bool:
+        """Whether there are kernels, and they still stand."""
+        return self.kernels is not None and self.kernels.replay is not None
 
-        Where nobody goes back over the graph, it is let go of, so that kernels can let go of what its nodes saved.
-        """
-        kernels = self.kernels
-        if kernels is None or kernels.replay is None:
-            return None
-        set_grad_enabled(self.is_recording)
-        outputs, values = found[0], found[1]
-        values.append(found[2])
+    def answer(self, found: Found) -> Answer:
+        """Run the kernels on what was ``found``, and on nothing else: they let go of what nodes saved."""
+        if self.surroundings[-1] is None:
+            return self._answer(found)
+        with without_functorch():
+            return self._answer(found)
+
+    def _answer(self, found: Found) -> Answer:
+        kernels: Any = self.kernels
+        outputs, values, nodes = found
         found.clear()
+        values.append(nodes)
+        del nodes
+        set_grad_enabled(self.is_recording)
         if not self.is_recording:
             outputs = [y.detach() for y in outputs]
-            begun.let_go()
         rows: list[list[Any]] = kernels.replay(values)
         if self.finish is not None:
             rows = self.finish(rows)

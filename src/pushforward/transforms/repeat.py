@@ -22,6 +22,7 @@ from pushforward.tape.copies import keep_strides
 from pushforward.tape.depth import check_depth, thread
 from pushforward.tape.private_functorch import start_requiring_grad, without_functorch
 from pushforward.tape.private_torch import (
+    Node,
     compiled_functions_run_eagerly,
     has_dynamo,
     next_sequence_number,
@@ -30,7 +31,7 @@ from pushforward.tape.private_torch import (
 from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
 from pushforward.tape.surroundings import surroundings
 from pushforward.transforms.arguments import Selected
-from pushforward.transforms.known_call import Answer, Found, Key, Repeat, TapeKey
+from pushforward.transforms.known_call import Answer, Found, Key, Ran, Repeat, TapeKey
 from pushforward.transforms.record import Recall, Tape
 
 MAX_MISSES = (
@@ -82,22 +83,16 @@ def repeated(
     leaves = repeat.leaves(args)
     if leaves is None:
         return None
-    is_apart = repeat.surroundings[-1] is not None
-    state = () if is_apart else bare_generator_state(leaves)
-    begun = Begun(state, RemovableHandle.next_id, thread.count + 1, is_apart)
     try:
-        answer = _run(record, repeat, key, func, leaves, args, kwargs, begun)
+        answer = _run(record, repeat, key, func, leaves, args, kwargs)
     except BaseException:  # an interrupt, while things were put back
         if has_dynamo():
-            compiled_functions_run_eagerly.end(id(begun))
+            compiled_functions_run_eagerly.end(id(leaves))
         raise
-    if answer is None:
-        if begun.error is not None and not begun.starts:
-            raise begun.error  # before the function was called, or after all was read
+    if type(answer) is Begun:
         record.misses += 1
-        if begun.error is not None or record.misses >= MAX_MISSES:
+        if answer.error is not None or record.misses >= MAX_MISSES:
             record.repeats.pop(key, None)
-        return begun
     return answer
 
 
@@ -109,46 +104,60 @@ def _run(
     leaves: list[Tensor],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    begun: Begun,
-) -> Answer | Tape | None:
-    """Call the function, read its graph and run the kernels; None if anything was not as before."""
-    depth, is_eager = thread.depth, False
+) -> Answer | Tape | Begun:
+    """Call the function, read its graph and run the kernels; what was begun, if anything was not as before."""
+    batch, num_hooks = repeat.surroundings[-1], RemovableHandle.next_id
+    state = bare_generator_state(leaves) if batch is None else ()
+    depth, count, end = thread.depth, thread.count + 1, 0
+    tracked: list[Tensor] = []
+    given: list[Tensor] = []
+    starts: list[Node] = []
+    result: Any = None
+    errors: list[BaseException] = []  # in a list, as a name would hold what holds it
+    is_eager = False
     try:  # an interrupt may come at any time
-        thread.depth = depth + 1
-        thread.count += 1
+        thread.depth, thread.count = depth + 1, count
         set_grad_enabled(True)
         if has_dynamo():
             is_eager = True
-            compiled_functions_run_eagerly.begin(id(begun))
-        batch = repeat.surroundings[-1]
+            compiled_functions_run_eagerly.begin(id(leaves))
         if batch is None:
-            _copy(leaves, begun, Tensor.requires_grad_)
-            begun.given = begun.tracked
+            given = tracked = _copies(leaves, Tensor.requires_grad_)
         else:
             with without_functorch():
-                _copy(leaves, begun, start_requiring_grad)
-            begun.given = [batch.wrapped(x) for x in begun.tracked]
-        trees: Any = begun.given if repeat.is_flat else repeat.structure.trees(begun.given)
-        if len(args) == 1:
-            result = func(*trees, **kwargs)
-        else:
-            given: Any = list(args)
-            for position, x in zip(repeat.positions, trees, strict=True):
-                given[position] = x
+                tracked = _copies(leaves, start_requiring_grad)
+            given = [batch.wrapped(x) for x in tracked]
+        starts = [x.grad_fn for x in tracked]
+        if repeat.is_flat and len(args) == 1:
             result = func(*given, **kwargs)
+        else:
+            result = func(*repeat.arguments(args, given), **kwargs)
         if thread.depth != depth + 1:
             check_depth(key.name, depth)
-        begun.result, begun.end = result, next_sequence_number()
-        result = trees = given = None  # what holds the graph
-        if RemovableHandle.next_id != begun.num_hooks:
-            return None
-        if batch is None:
-            return _answered(record, repeat, key, leaves, begun)
-        with without_functorch():
-            return _answered(record, repeat, key, leaves, begun)
-    except BaseException as error:  # raised again where the call goes on
-        begun.error = error
-        return None
+        end = next_sequence_number()
+        if RemovableHandle.next_id == num_hooks:
+            alone = end if thread.count == count else 0
+            found = repeat.found(result, tracked, starts, alone, record.beside)
+            if found is None:
+                ran = (result, tracked, starts, alone, record.beside)
+                repeat, found = _other(record, repeat, key, ran)
+            if found is None:
+                pass
+            elif isinstance(key, TapeKey):
+                return repeat.tape(key, tracked, found)
+            elif repeat.may_answer and not (
+                key.randomness == "error" and state and bare_has_drawn(state, leaves)
+            ):
+                if (
+                    not repeat.is_recording
+                ):  # nobody goes back over the graph: the kernels let go of what it saved
+                    tracked = given = starts = []
+                    result = None
+                return repeat.answer(found)
+    except BaseException as error:
+        if not starts:  # before the function was called, or after all was read
+            raise
+        errors.append(error)  # raised again where the call goes on
     finally:
         try:
             if thread.depth >= depth:  # else a recording around has left before, and put this back
@@ -156,48 +165,32 @@ def _run(
                 set_grad_enabled(repeat.surroundings[0])
         finally:
             if is_eager:
-                compiled_functions_run_eagerly.end(id(begun))
+                compiled_functions_run_eagerly.end(id(leaves))
+    raised = errors.pop() if errors else None
+    return Begun(
+        state, num_hooks, count, batch is not None, tracked, given, starts, end, result, raised
+    )
 
 
-def _copy(leaves: list[Tensor], begun: Begun, required: Callable[[Tensor], Tensor]) -> None:
-    """Make the copies that the function is called on."""
-    tracked, starts = begun.tracked, begun.starts
+def _copies(leaves: list[Tensor], required: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return the copies that the function is called on."""
+    copies = []
     for x in leaves:
         copy = (x if x.requires_grad else required(x.detach())).clone()
         if not x.is_contiguous():
             keep_strides(copy, x)
-        tracked.append(copy)
-        starts.append(copy.grad_fn)
-
-
-def _answered(
-    record: trust.Record,
-    repeat: Repeat,
-    key: Key | TapeKey,
-    leaves: list[Tensor],
-    begun: Begun,
-) -> Answer | Tape | None:
-    """Read the graph and run the kernels; None if it is not as before."""
-    found = repeat.found(begun, record.beside)
-    if found is None:
-        repeat, found = _other(record, repeat, key, begun)
-        if found is None:
-            return None
-    if isinstance(key, TapeKey):
-        return repeat.tape(key, begun, *found)
-    if key.randomness == "error" and begun.state and bare_has_drawn(begun.state, leaves):
-        return None
-    return repeat.answer(begun, found)
+        copies.append(copy)
+    return copies
 
 
 def _other(
-    record: trust.Record, repeat: Repeat, key: Key | TapeKey, begun: Begun
+    record: trust.Record, repeat: Repeat, key: Key | TapeKey, ran: Ran
 ) -> tuple[Repeat, Found | None]:
     """Return what fits in place of a repeat that did not, and what it found."""
     repeats: list[Repeat] = record.repeats[key]
     for other in repeats:
         if other is not repeat and other.is_ready(repeat.surroundings):
-            found = other.found(begun, record.beside)
+            found = other.found(*ran)
             if found is not None:
                 record.repeats[key] = [other, *[each for each in repeats if each is not other]]
                 return other, found

@@ -19,6 +19,7 @@ from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, ready, replayed, swept
 from pushforward.planning.sharing import Sharing
+from pushforward.tape.aliases import Aliases, Apart, aliases
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import detached, owned
 from pushforward.tape.distributed_tensors import sweep_of
@@ -39,6 +40,7 @@ class Product:
 
     surroundings: Surroundings
     given: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+    same: Aliases
     replay: Replay
     is_recording: bool
 
@@ -48,6 +50,8 @@ class Product:
             is_same = type(t) is Tensor and t.shape == shape and t.dtype is dtype
             if not is_same or t.stride() != stride or t.requires_grad:
                 return False
+        if len(given) > 1 and aliases(given) != self.same:
+            return False
         return surroundings() == self.surroundings
 
 
@@ -176,7 +180,8 @@ class SweptGraph:
             return self._computed(compute, is_recording, is_below, given, place)
         key: Hashable = (kind, is_recording, has_duals(), level, self.signature, _casting())
         if given:
-            key = (key, *[(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given])
+            described = [(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given]
+            key = (key, *described, *aliases(given))
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._remember(kind, given, known, is_recording)
@@ -212,7 +217,7 @@ class SweptGraph:
         if len(products) >= MAX_PRODUCTS:
             products.clear()
         described = [(t.shape, t.stride(), t.dtype) for t in given]
-        products[kind] = Product(around, described, known.replay, is_recording)
+        products[kind] = Product(around, described, aliases(given), known.replay, is_recording)
 
     def product(self, kind: Hashable, given: Sequence[Tensor]) -> list[Tensor] | None:
         """Return the one row of a sweep that is known by heart, None of any other."""
@@ -303,8 +308,7 @@ class SweptGraph:
     ) -> Replay | None:
         """Write down the kernels of ``compute()``."""
         reading, tensors = self.reading, self.reading.tensors
-        # The number in 4 * x is saved as a tensor that modes see as a number.
-        reading.tensors = map_saved(lambda t: t if t.dim() else t.clone(), tensors)
+        reading.tensors = map_saved(Apart(reading.aliases, given), tensors)
         try:
             return written(self._values(given), functools.partial(self.anew, compute), num_shared)
         finally:
