@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 from fuzz import differences
@@ -80,7 +81,17 @@ class Calls:
                     batch, choose.random() < 0.3,
                 )
             )  # fmt: skip
-        return tuple(calls)
+        return tuple(self.aliased(calls))
+
+    def aliased(self, calls: list[Call]) -> list[Call]:
+        """Let captured tensors be one object in some calls, and several in others."""
+        if sum(name.startswith("c") for name, _ in self.declarations) < 2:
+            return calls
+        is_aliased, found = self.choose.random() < 0.3, []
+        for call in calls:
+            is_aliased ^= self.choose.random() < 0.15
+            found.append(dataclasses.replace(call, is_aliased=is_aliased))
+        return found
 
     def argnums(self, count: int, least: int = -1) -> str:
         options = [str(i) for i in range(least, count)] + [

@@ -78,6 +78,12 @@ def set_training(modules: Sequence[nn.Module], mode: bool) -> None:
         module.train(mode)
 
 
+def one_of_those_alike(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the first of those with the same shape, strides and dtype in place of each."""
+    first: dict[Any, Tensor] = {}
+    return [first.setdefault((t.shape, t.stride(), t.dtype, t.requires_grad), t) for t in tensors]
+
+
 def backpropagated(compute: Callable[[], Any], leaves: Sequence[Any]) -> Any:
     """Return a result, and its gradients by what it captures."""
     tensors = [x for m in leaves for x in (m.parameters() if isinstance(m, nn.Module) else [m])]

@@ -37,6 +37,7 @@ class Call:
     training: bool = True
     batch: int = 0  # how many vmaps: axes that come first
     keeps_state: bool = False  # from the call before
+    is_aliased: bool = False  # whether captured tensors that are alike are one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Program:
         for call in self.calls:
             lines.append("\n".join(call.arguments))
             lines.append(f"s0.update({call.state!r})")
+            if call.is_aliased:
+                names = ", ".join(self.captured())
+                lines.append(
+                    f"{names} = one_of_those_alike([{names}])  # apart again after the call"
+                )
             lines.append(f"captured = [{', '.join(self.modules() + self.captured())}]")
             lines.append(f"args = {self.packed(call.batch)}")
             lines.append(f"torch.set_default_dtype(torch.{call.default_dtype})")

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 
 from fuzz import reference
 from fuzz.generate import namespace
-from fuzz.prelude import set_training
+from fuzz.prelude import one_of_those_alike, set_training
 from fuzz.programs import Call, Program
 
 
@@ -33,10 +33,12 @@ class World:
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
         exec(self.declared, self.env)
         exec(_compiled(text, name), self.env)
+        self.own = {name: self.env[name] for name in program.captured()}
 
     def restart(self) -> None:
         """Make all that is captured anew."""
         exec(self.declared, self.env)
+        self.own = {name: self.env[name] for name in self.program.captured()}
 
     def state(self) -> dict[str, Any]:
         """Return values of all that a call may change."""
@@ -69,7 +71,11 @@ class World:
 
     def prepare(self, call: Call, state: dict[str, Any]) -> None:
         """Bring the world to where a call starts."""
+        self.env.update(self.own)
         self.load(state)
+        if call.is_aliased:
+            names = self.program.captured()
+            self.env.update(zip(names, one_of_those_alike([*self.own.values()]), strict=True))
         self.env["s0"].update(call.state)
         set_training([self.env[m] for m in self.program.modules()], call.training)
         for line in call.arguments:
