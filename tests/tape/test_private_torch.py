@@ -18,6 +18,7 @@ from pushforward.tape import (
     private_distributed,
     private_functorch,
     private_inductor,
+    private_shortcuts,
 )
 from pushforward.tape import private_torch as private
 
@@ -503,7 +504,15 @@ def test_the_compiler_leaves_marked_functions_alone():
 
 
 @pytest.mark.parametrize(
-    "module", [private, private_compiler, private_distributed, private_functorch, private_inductor]
+    "module",
+    [
+        private,
+        private_compiler,
+        private_distributed,
+        private_functorch,
+        private_inductor,
+        private_shortcuts,
+    ],
 )
 def test_every_private_name_is_used_in_the_test_of_its_module(module):
     tree = ast.parse(inspect.getsource(module))

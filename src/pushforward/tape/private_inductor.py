@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pushforward.tape.private_shortcuts import shortcuts
+
 # Inductor repeats what several loops take in each of them, up to so many operators; 30 by itself. Tangents, which every
 # later operator takes, are read again in less time: on CPUs, of 8 to 30, this was best over the benchmarks.
 MAX_INLINED = 20
@@ -99,7 +101,8 @@ def _compiled(
         return within[-1]
 
     own = [*graph.parameters(recurse=False), *graph.buffers(recurse=False)]
-    whole = compiler.compile_fx(graph, list(inputs), inner, config_patches=options)
+    with shortcuts():
+        whole = compiler.compile_fx(graph, list(inputs), inner, config_patches=options)
     return Shortened(whole, within[0] if len(within) == 1 else None, own)
 
 

@@ -1,0 +1,103 @@
+"""What we expect of the private names that shortcuts replace: a new PyTorch breaks here."""
+
+import importlib
+import threading
+
+import pytest
+import sympy
+import torch
+
+from pushforward.tape import private_inductor
+from pushforward.tape import private_shortcuts as private
+from pushforward.tape.private_compiler import make_fx
+
+cpp = importlib.import_module("torch._inductor.codegen.cpp")
+common = importlib.import_module("torch._inductor.codegen.common")
+importlib.import_module("torch._inductor.lowering")  # without which operators have no dtypes
+CLASS = common.DtypePropagationOpsHandler
+codecache = importlib.import_module("torch._inductor.codecache")
+X, Y, S = (sympy.Symbol(name, integer=True, nonnegative=True) for name in ("x0", "x1", "ks0"))
+
+
+def looks():
+    return (
+        cpp.stride_at_vec_range,
+        common.DtypePropagationOpsHandler,
+        vars(codecache.CppWrapperCodeCache)["_get_uncompiled_header"],
+    )
+
+
+@pytest.mark.parametrize("length", [None, 4, 16])
+@pytest.mark.parametrize("text", [
+    "0", "7", "x0", "x1", "x0 + x1", "12*x0 + 3*x1 + 5", "-x0 + 31", "2*(x0 + x1)", "ks0*x0 + x1", "ks0 + x0",
+    "x0*x1", "x0//4", "x0//16 + x1", "(x0 % 16) + 8*x1", "tmp0 + 3*x0", "x1 - x0 - 1", "x0 < 5",
+])  # fmt: skip
+def test_strides_are_those_that_sympy_finds(text, length):
+    functions = importlib.import_module("torch.utils._sympy.functions")
+    names = {"x0": X, "x1": Y, "ks0": S, "tmp0": sympy.Symbol("tmp0")}
+    if "//" in text or "%" in text:
+        index = {
+            "x0//4": functions.FloorDiv(X, 4),
+            "x0//16 + x1": functions.FloorDiv(X, 16) + Y,
+            "(x0 % 16) + 8*x1": functions.ModularIndexing(X, 1, 16) + 8 * Y,
+        }[text]
+    else:
+        index = sympy.sympify(text, locals=names)
+    variables = [Y] if isinstance(index, sympy.Rel) else [X, Y]  # the other, SymPy fails at
+    expected = [cpp.stride_at_vec_range(index, v, length) for v in variables]
+    with private.shortcuts():
+        found = [cpp.stride_at_vec_range(index, v, length) for v in variables]
+    assert found == expected
+    assert all(isinstance(f, sympy.Basic) for f in found)
+
+
+def test_dtypes_are_told_by_one_object_that_is_made_once():
+    with private.shortcuts():
+        made = common.DtypePropagationOpsHandler()
+        assert common.DtypePropagationOpsHandler() is made
+        assert {*dir(made)} == {*dir(CLASS())}
+    assert isinstance(made, CLASS)
+
+
+def test_names_mean_what_they_did_when_the_last_thread_is_out():
+    before, inside, met = looks(), [], threading.Barrier(2)
+
+    def other():
+        with private.shortcuts():
+            met.wait()
+            met.wait()
+            inside.append(looks())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with private.shortcuts():
+        met.wait()
+        during = looks()
+    met.wait()
+    thread.join()
+    assert not set(during) & set(before)
+    assert inside == [during]
+    assert looks() == before
+    with pytest.raises(ZeroDivisionError), private.shortcuts():
+        raise ZeroDivisionError
+    assert looks() == before
+
+
+def test_loops_and_wrapper_have_one_precompiled_header(monkeypatch):
+    asked, precompile = [], codecache._precompile_header
+
+    def noted(header, *args, **kwargs):
+        asked.append(header)
+        return precompile(header, *args, **kwargs)
+
+    monkeypatch.setattr(codecache, "_precompile_header", noted)
+    x, w = torch.rand(37, 3), torch.rand(3, 5)
+    graph = make_fx(lambda x, w: [(x @ w).tanh()], [x, w], "fake")
+    with importlib.import_module("torch._inductor.config").patch(force_disable_caches=True):
+        compiled = private_inductor.inductor(graph, [x, w], True)
+    torch.testing.assert_close(compiled([x, w]), [(x @ w).tanh()])
+    wrapper, loops = "torch/csrc/inductor/cpp_wrapper/cpu.h", "torch/csrc/inductor/cpp_prefix.h"
+    assert asked == [f"{wrapper}>\n#include <{loops}"]
+    assert codecache.CppWrapperCodeCache._get_uncompiled_header("cpu") == wrapper
+    with private.shortcuts():
+        assert loops not in codecache.CppWrapperCodeCache._get_uncompiled_header("cuda")
