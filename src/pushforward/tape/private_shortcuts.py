@@ -1,6 +1,6 @@
 """The private names of Inductor that cost it time for nothing: while it compiles graphs of ours, they mean less work.
 
-The C++ is the same. Measured over the benchmarks, first calls take a tenth to a third less time.
+The C++ is the same. First calls take up to a third less time, over the benchmarks.
 """
 
 from __future__ import annotations
