@@ -34,9 +34,9 @@ from pushforward.planning.simplifying import (
     without_repetitions,
     without_units,
     without_unused,
-    without_views,
 )
 from pushforward.planning.storage import are_plain, at_their_place, in_place
+from pushforward.planning.viewing import without_views
 from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import without_frame

@@ -114,33 +114,6 @@ def without_units(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Ten
     return kept, same
 
 
-def without_views(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> Simplified:
-    """Reshape and permute once what is reshaped or permuted again; not at all where that leads back."""
-    del returned
-    before: dict[Ref, Call] = {}
-    same: dict[Ref, Ref] = {}
-    kept = []
-    for call in calls:
-        renamed = call.renamed(same)
-        order = order_of(renamed, tensors)
-        if order is not None or (renamed.func is Tensor.reshape and renamed.refs):
-            inner = before.get(renamed.refs[0])
-            if inner is not None and (order is None) == (inner.func is Tensor.reshape):
-                renamed, order = _at_once(inner, renamed, order, tensors)
-            source = renamed.refs[0]
-            is_back = (
-                tensors[source].shape == tensors[call.result].shape
-                if order is None
-                else order == tuple(range(len(order)))
-            )
-            if is_back:
-                same[call.result] = source
-                continue
-            before[call.result] = renamed
-        kept.append(renamed)
-    return kept, same
-
-
 def order_of(call: Call, tensors: dict[Ref, Tensor]) -> tuple[int, ...] | None:
     """Return the order of the axes that a call makes; None if it does something else."""
     if call.kwargs or not call.refs:
@@ -154,20 +127,6 @@ def order_of(call: Call, tensors: dict[Ref, Tensor]) -> tuple[int, ...] | None:
         given = tuple(given[0])
     dim = tensors[call.result].dim()
     return tuple(i % dim for i in given) if len(given) == dim else None
-
-
-def _at_once(
-    inner: Call, outer: Call, order: tuple[int, ...] | None, tensors: dict[Ref, Tensor]
-) -> tuple[Call, tuple[int, ...] | None]:
-    """Return one call that does what two do, and the order of the axes that it makes."""
-    source = inner.refs[0]
-    if order is None:
-        args = (source, *outer.args[1:])
-        return Call(Tensor.reshape, args, {}, outer.result, [source]), None
-    first = order_of(inner, tensors)
-    assert first is not None
-    order = tuple(first[i] for i in order)
-    return Call(Tensor.permute, (source, order), {}, outer.result, [source]), order
 
 
 def without_negations(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.kinds.composed import compose
+from pushforward.linear.kinds.composed import Composed, compose
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
@@ -192,10 +192,10 @@ def _nll_map(
     reduction: int,
     ignore_index: int,
     axis: int,
-    pull_one: Callable[[Tensor], Tensor] | None,
+    pull_at_once: Callable[[Tensor, int], Tensor] | None,
     total: Tensor | None,
 ) -> AbstractLinearMap:
-    """Return the map of a loss; ``pull_one`` pulls one cotangent of all samples, ``total`` is their weight."""
+    """Return the map of a loss; ``pull_at_once`` pulls one cotangent through a reduction, ``total`` weighs all."""
     in_shape, out_shape = tuple(self.shape), tuple(target.shape)
 
     def picked(seeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,8 +208,8 @@ def _nll_map(
         return seeds.gather(axis + 1, index).squeeze(axis + 1) * coef
 
     def pull(seeds: Tensor) -> Tensor:
-        if pull_one is not None and len(seeds) == 1:
-            return pull_one(seeds[0])[None]
+        if pull_at_once is not None and len(seeds) == 1:
+            return pull_at_once(seeds[0], NONE)[None]
         index, coef = picked(seeds)
         zeros = seeds.new_zeros((len(seeds), *in_shape))
         return zeros.scatter(axis + 1, index, (seeds * coef).unsqueeze(axis + 1))
@@ -218,12 +218,15 @@ def _nll_map(
     pick = General(in_shape, out_shape, push, pull, tuple((i, j) for j, i in enumerate(kept)))
     if reduction == NONE:
         return pick
-    added = compose(pick, Sum(out_shape, (), tuple(range(len(out_shape)))))
-    if reduction != MEAN:
-        return added
-    if total is None:
-        total = -_nll_picked(self, target, weight, ignore_index)[1].sum()
-    return compose(added, Scale((), (), 1 / total))
+    added: AbstractLinearMap = Sum(out_shape, (), tuple(range(len(out_shape))))
+    if reduction == MEAN:
+        if total is None:
+            total = -_nll_picked(self, target, weight, ignore_index)[1].sum()
+        added = compose(added, Scale((), (), total.reciprocal()))
+    if pull_at_once is None:
+        return compose(pick, added)
+    pull_loss = pull_at_once  # not None
+    return Composed(in_shape, (), pick, added, lambda cotangent: pull_loss(cotangent, reduction))
 
 
 def _nll_forward(backward: Any, has_space: bool) -> Callable[..., tuple[AbstractLinearMap, None]]:
@@ -237,13 +240,14 @@ def _nll_forward(backward: Any, has_space: bool) -> Callable[..., tuple[Abstract
         *,
         out: Any,
     ) -> tuple[AbstractLinearMap, None]:
-        def pull_one(cotangent: Tensor) -> Tensor:
-            pulled: Tensor = backward(cotangent, self, target, weight, NONE, ignore_index, out[1])
+        def pull(cotangent: Tensor, reduction: int) -> Tensor:
+            given = (self, target, weight, reduction, ignore_index, out[1])
+            pulled: Tensor = backward(cotangent, *given)
             return pulled
 
         axis = 1 if has_space else self.ndim - 1
         given = (self, target, weight, reduction, ignore_index, axis)
-        return _nll_map(*given, pull_one, out[1]), None
+        return _nll_map(*given, pull, out[1]), None
 
     return of_input
 

@@ -56,8 +56,8 @@ def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
 
     def pull(cotangent: Tensor) -> Tensor:
         if len(cotangent) == 1:
-            pulled: Tensor = aten._log_softmax_backward_data(cotangent, y[None], near, y.dtype)
-            return pulled
+            pulled: Tensor = aten._log_softmax_backward_data(cotangent[0], y, axis, y.dtype)
+            return pulled[None]
         return torch.addcmul(cotangent, share, cotangent.sum(near, keepdim=True), value=-1)
 
     return General(tuple(y.shape), tuple(y.shape), push, pull, all_but(y, axis))

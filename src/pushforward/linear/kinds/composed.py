@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern
@@ -20,6 +22,8 @@ class Composed(AbstractLinearMap):
 
     first: AbstractLinearMap
     second: AbstractLinearMap
+    # Pulls the cotangent of an output that is one number through both, where there is an operator for that.
+    pull_number: Callable[[Tensor], Tensor] | None = None
 
     def push(self, block: Block) -> Block:
         """Push through both."""
@@ -27,6 +31,10 @@ class Composed(AbstractLinearMap):
 
     def pull(self, block: Block) -> Block:
         """Pull through both."""
+        if self.pull_number is not None and block.values.numel() == 1:
+            values = self.pull_number(block.values.reshape(self.out_shape))
+            values = values.reshape((1,) * block.num_free + self.in_shape)
+            return Block(values, self.in_shape, block.seed_shape, block.tied, block.source)
         return self.first.pull(self.second.pull(block))
 
     def pattern(self) -> Pattern:
