@@ -55,6 +55,29 @@ def test_modes_are_counted():
         assert (private.num_function_modes(), private.num_dispatch_modes()) == (2, 1)
 
 
+def test_guards_compare_descriptions_and_hold_nothing():
+    given = [torch.rand(2, 3), torch.rand(4, dtype=torch.float64), leaf()]
+    held = weakref.ref(given[0])
+    options = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
+    check = private.TensorGuards(*given, **options).check
+    del given
+    assert held() is None
+    first, second, third = torch.rand(2, 3), torch.rand(4, dtype=torch.float64), leaf()
+    assert check(first, second, third) is True
+    with torch.inference_mode():
+        inference = torch.rand(2, 3)
+    for other in (
+        torch.rand(3, 2), torch.rand(3, 2).t(), torch.rand(6), first.double(), leaf(2, 3), None, inference,
+        nn.Parameter(first, requires_grad=False), torch._neg_view(first), torch.rand(2, 3, device="meta"),
+    ):  # fmt: skip
+        assert check(other, second, third) is False
+    assert check(first, second, third.detach()) is False
+    options = {"dynamic_dims_sizes": [[2, 3]], "dynamic_dims_strides": [[None, None]]}
+    check = private.TensorGuards(first, **options).check
+    assert check(torch.rand(3, 2).t())
+    assert not check(torch.rand(2, 2))
+
+
 def test_operator_modes_see_operators_and_import_no_compiler():
     code = (
         "import sys, torch\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,86 +11,18 @@ from torch import Tensor
 
 from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.general import General, Resampling
+from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.embedding import uses_of
 from pushforward.rules.registry import no_map, rule, with_output
+from pushforward.rules.resampling import resampler
 
 aten = torch.ops.aten
 
 Sizes = int | Sequence[int]
-
-
-def _resampler(
-    in_shape: Shape,
-    out_shape: Shape,
-    num_space: int,
-    forward: Callable[[Tensor], Tensor],
-    backward: Callable[[Tensor, Shape], Tensor],
-) -> General:
-    """Return the map of a linear operator that does the same to every plane.
-
-    ``forward`` takes ``(planes, channels, *space)``, and ``backward`` takes its output's cotangent
-    and the shape of its input.
-    """
-
-    def fold(seeds: Tensor) -> Tensor:
-        lead = seeds.shape[: seeds.ndim - num_space - 1]
-        return seeds.reshape(math.prod(lead), *seeds.shape[len(lead) :])
-
-    def push(seeds: Tensor) -> Tensor:
-        result = forward(fold(seeds))
-        return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
-
-    def pull(seeds: Tensor) -> Tensor:
-        folded = fold(seeds)
-        space = in_shape[len(in_shape) - num_space :]
-        shape = (*folded.shape[:2], *space)
-        # The kernels refuse to have no channels.
-        result = backward(folded, shape) if folded.shape[1] else folded.new_zeros(shape)
-        return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
-
-    lead = len(in_shape) - num_space
-    kept = tuple((i, i) for i in range(lead))
-    factors = functools.partial(_factors, push, in_shape[lead:], lead)
-    return General(in_shape, out_shape, push, pull, kept, uniform=True, factors=factors)
-
-
-def _factors(push: Callable[[Tensor], Tensor], space: Shape, lead: int) -> list[Resampling]:
-    """Return a resampling of planes as one along each axis, of which it is the product.
-
-    Math: with R = A ⊗ B and 1 all ones, R (e_j ⊗ 1) = A e_j ⊗ B 1: a column of A, times a number for each position
-    along the other axis.
-    """
-    ones = torch.ones((1,) * (lead + 1) + space, dtype=torch.float64)
-    whole = push(ones).reshape(push(ones).shape[lead + 1 :])
-    place = [int(i) for i in torch.unravel_index(whole.abs().argmax(), whole.shape)]
-    found = []
-    for axis, size in enumerate(space):
-        sizes = [size if a == axis else 1 for a in range(len(space))]
-        seeds = torch.eye(size, dtype=torch.float64).reshape(size, *(1,) * lead, *sizes)
-        pushed = push(seeds.expand(size, *(1,) * lead, *space).contiguous())
-        pushed = pushed.reshape(size, *pushed.shape[lead + 1 :]).movedim(1 + axis, 1)
-        others = [p for a, p in enumerate(place) if a != axis]
-        columns = pushed
-        for p in others:
-            columns = columns.select(2, p)
-        # Each factor but the first without the numbers of the others.
-        scale = 1.0 if axis == 0 else float(whole[tuple(place)])
-        found.append(_taps(lead + axis, columns.T / scale))
-    return found
-
-
-def _taps(axis: int, matrix: Tensor) -> Resampling:
-    """Write a matrix ``(out, in)`` as the few entries of each row."""
-    present = matrix != 0
-    count = int(present.sum(1).max()) if matrix.numel() else 0
-    order = torch.sort((~present).to(torch.int8), dim=1, stable=True).indices[:, :count]
-    weight = matrix.gather(1, order)
-    return Resampling(axis, torch.where(present.gather(1, order), order, -1).T, weight.T)
 
 
 # Averages
@@ -115,13 +46,46 @@ def _average(
         for value in (kernel_size, stride, padding)
     ]
     options = (*window, ceil_mode, count_include_pad, divisor_override)
-    return _resampler(
-        in_shape,
-        out_shape,
-        num_space,
-        lambda x: forward(x, *options),
-        lambda y, shape: backward(y, y.new_empty(shape), *options),  # for its shape
+    sizes, strides, around = (tuple(each) for each in window)
+    lead = len(in_shape) - num_space
+    is_parted = (
+        len(sizes) == num_space
+        and (not strides or strides == sizes)
+        and not any(around)
+        and all(
+            n == m * k for n, m, k in zip(in_shape[lead:], out_shape[lead:], sizes, strict=True)
+        )
     )
+    divisor = divisor_override or math.prod(sizes)
+
+    def pull(y: Tensor, shape: Shape) -> Tensor:
+        if is_parted and _is_plain(y):
+            return _spread(y, sizes, 1 / divisor, shape)
+        pulled: Tensor = backward(y, y.new_empty(shape), *options)  # for its shape
+        return pulled
+
+    return resampler(in_shape, out_shape, num_space, lambda x: forward(x, *options), pull)
+
+
+def _is_plain(y: Tensor) -> bool:
+    if type(y) is not Tensor or y.device.type != "cpu" or not y.is_contiguous():
+        return False
+    return y.dtype in (torch.float32, torch.float64)
+
+
+def _spread(y: Tensor, sizes: Sequence[int], factor: float, shape: Shape) -> Tensor:
+    """Return what windows that part an image among them pull: half to a third of PyTorch's time on CPUs.
+
+    Along the last axis by a product, which is as fast as a copy.
+    """
+    weights = torch.full((sizes[-1],), factor, dtype=y.dtype, device=y.device)
+    rows = (y.unsqueeze(-1) * weights).flatten(-2)
+    first = y.ndim - len(sizes)
+    repeated = list(rows.shape[:first])
+    for axis, size in enumerate(sizes[:-1]):
+        rows = rows.unsqueeze(first + 2 * axis + 1)
+        repeated += (y.shape[first + axis], size)
+    return rows.expand(*repeated, rows.shape[-1]).reshape(shape)
 
 
 def _adaptive_average(in_shape: Shape, out_shape: Shape, num_space: int) -> General:
@@ -130,7 +94,7 @@ def _adaptive_average(in_shape: Shape, out_shape: Shape, num_space: int) -> Gene
         num_space - 2
     ]
     size = out_shape[len(out_shape) - num_space :]
-    return _resampler(
+    return resampler(
         in_shape,
         out_shape,
         num_space,
@@ -249,7 +213,7 @@ def _declare_upsample(operator: Any, backward: Any, num_space: int) -> None:
 
     def linear_map(x_shape: Shape, y_shape: Shape, *options: Any, **named: Any) -> General:
         size = y_shape[2:]
-        return _resampler(
+        return resampler(
             x_shape,
             y_shape,
             num_space,

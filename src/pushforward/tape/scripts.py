@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.likeness import check_of
 from pushforward.tape.node_types import ALWAYS, INDICES, WHERE_CUT, NodeType, integers, is_plain
 from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 from pushforward.tape.reader import Edge, Geometry, Reading, is_lost_leaf, sign_tensors
@@ -154,6 +155,16 @@ def _told(reading: Reading) -> set[int]:
     return {number - first for number in told if number >= first}
 
 
+def _are_described(
+    tensors: Sequence[Any], known: Sequence[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+) -> bool:
+    """Tell whether there are tensors with these shapes, strides and dtypes."""
+    return all(
+        t is not None and t.shape == shape and t.stride() == stride and t.dtype is dtype
+        for t, (shape, stride, dtype) in zip(tensors, known, strict=True)
+    )
+
+
 class _Writer:
     """Writes the code of one script."""
 
@@ -164,12 +175,14 @@ class _Writer:
         self._starts = set(starts)
         self._scope: dict[str, Any] = {
             "sequence_number": sequence_number, "sign": sign_tensors, "integers": integers, "is_lost": is_lost_leaf,
+            "are_described": _are_described,
         }  # fmt: skip
         self._lines: list[str] = []
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
         self._held: dict[
             int, str
         ] = {}  # what was read, by `id`: what is one object has to be one again
+        self._described: dict[str, Tensor] = {}  # saved tensors
         self._places = {node: place for place, node in enumerate(reading.nodes)}
         ends = [node for node, number in reading.numbers.items() if number < 0]
         has_older = any(node.next_functions and sequence_number(node) < oldest for node in ends)
@@ -193,6 +206,7 @@ class _Writer:
             name, node = stack.pop()
             if not self._visit(name, node, stack):
                 return None
+        self._check_described()
         tensors = [name for place in sorted(self._saved) for name in self._saved[place]]
         nodes = [self._names[node] for node in self._reading.nodes]
         lines.append(f"return [{', '.join(tensors)}], [{', '.join(nodes)}]")
@@ -253,12 +267,7 @@ class _Writer:
                 self._check(f"{variable} is not {self._held[id(value)]}")
             elif isinstance(value, Tensor) and value.layout is torch.strided:
                 self._held[id(value)] = variable
-                shape, dtype = self._constant(value.shape), self._constant(value.dtype)
-                strides = f" or {variable}.stride() != {self._constant(value.stride())}"
-                self._check(
-                    f"{variable} is None or {variable}.dtype is not {dtype} or {variable}.shape != {shape}"
-                    f"{strides if value.dim() else ''}"
-                )
+                self._described[variable] = value
             elif value is None:
                 self._check(f"{variable} is not None")
             else:
@@ -285,6 +294,16 @@ class _Writer:
                 self._check(f"found or repr(found) != {self._constant(repr(value))}")
         if _asks_shape(kind, edges):
             self._check_shapes(name, node, place)
+
+    def _check_described(self) -> None:
+        """Write how the tensors that were saved are compared with those of before."""
+        if not self._described:
+            return
+        tensors = list(self._described.values())
+        names = f"{', '.join(self._described)}, "
+        known = self._constant([(t.shape, t.stride(), t.dtype) for t in tensors])
+        check = self._constant(check_of(tensors))
+        self._check(f"not {check}({names}) and not are_described(({names}), {known})")
 
     def _check_shapes(self, name: str, node: Node, place: int) -> None:
         """Write how the shapes and dtypes of a node's outputs are checked: where nothing else tells them."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known
+from pushforward.tape.likeness import Check
 from pushforward.tape.private_functorch import batch_axis_at, unwrapped, without_functorch
 from pushforward.tape.private_torch import Node, sequence_number, set_grad_enabled
 from pushforward.tape.scripts import End, Script
@@ -58,6 +59,7 @@ class Repeat:
     structure: Structure  # of these
     is_flat: bool  # whether they are tensors
     inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
+    are_alike: Check  # the inputs of a call
     outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
     spec: TreeSpec
     surroundings: Surroundings
@@ -95,6 +97,8 @@ class Repeat:
                 if type(x) is not Tensor or batch_axis_at(x, batch.level) != 0:
                     return None
                 found[i] = unwrapped(x)
+        if self.are_alike(*found):
+            return found
         for x, (shape, dtype, device, is_followed) in zip(found, self.inputs):  # noqa: B905
             if type(x) is not Tensor or x.dtype is not dtype or x.shape != shape:
                 return None

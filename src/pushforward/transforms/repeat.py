@@ -20,6 +20,7 @@ from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.copies import keep_strides
 from pushforward.tape.depth import check_depth, thread
+from pushforward.tape.likeness import check_of
 from pushforward.tape.private_functorch import start_requiring_grad, without_functorch
 from pushforward.tape.private_torch import (
     Node,
@@ -225,6 +226,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         structure,
         structure.is_flat,
         [(x.shape, x.dtype, x.device, x.requires_grad) for x in tape.inputs],
+        check_of(tape.inputs, has_strides=False),
         [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
         tape.spec,
         around,
