@@ -19,8 +19,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def check_of(tensors: Sequence[Tensor], has_strides: bool = True) -> Check:
     """Return what tells of as many tensors that they have the types, shapes, dtypes, and devices of ``tensors``.
 
-    Likewise whether they require grad, and their strides if it ``has_strides``. It may also say no to such: where two are
-    one object, or transforms of ``torch.func`` are on.
+    Likewise whether they require grad, and their strides if it ``has_strides``. It may also say no to such: where two
+    are one object, or transforms of ``torch.func`` are on.
     """
     if not tensors or any(type(t) not in _PLAIN for t in tensors):
         return _is_unknown
