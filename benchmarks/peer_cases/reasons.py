@@ -1,8 +1,8 @@
 """Why a peer is faster: by workload, and "eager", "fused" or both ("")."""
 
 _PARAMETERS = (
-    "the loss of ten parameters: each is copied, looked at and read by Python; kernels take 680 µs of 1110, half of "
-    "them convolutions that both sides make"
+    "the loss of ten parameters: of 860 µs the function takes 330 and the kernels behind it 430, about as long as "
+    "autograd's; to copy and compare parameters and to read the graph takes Python 95, and the peer 40"
 )
 _PRODUCTS = (
     "products of matrices take {} µs in MKL, of {} in all loops and products; (320, 64) by (64, 64) takes it 25 µs, "
