@@ -92,6 +92,22 @@ def test_drawn_views(seed: int) -> None:
                 torch.testing.assert_close(f, e, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x.t().view(24).cos(),
+        lambda x: x.as_strided((4, 6), (6, 1)).cos(),
+        lambda x: x.as_strided((24,), (1,)).reshape(4, 6).cos(),
+        lambda x: torch.permute(input=x, dims=(1, 0))[None][0].cos(),
+        lambda x: torch.mul(input=torch.reshape(input=x, shape=(4, 6)).sin(), other=x),
+    ],
+)
+def test_what_depends_on_memory_is_left_alone(compute: Callable[[Tensor], Tensor]) -> None:
+    replay = _written(lambda x: [[compute(x)]], torch.randn(6, 4).t())
+    y = torch.randn(6, 4).t()
+    torch.testing.assert_close(replay([y])[0][0], compute(y), rtol=0, atol=0)
+
+
 def test_what_is_returned_twice_stays_two_tensors() -> None:
     replay = _written(
         lambda x: [[(y := x.sin()), y[None][0], y.reshape(6, 2).reshape(3, 4)]], torch.randn(3, 4)

@@ -115,7 +115,8 @@ class _Calls(TorchFunctionMode):
                 self._tables[id(args[0])] = args[0]
             return table(args[0])
         result = func(*args, **kwargs)
-        is_nothing = func in METADATA or func in _STATE or (func in SELVES and result is args[0])
+        is_itself = func in SELVES and bool(args) and result is args[0]
+        is_nothing = is_itself or func in METADATA or func in _STATE
         if self._is_possible and not is_nothing:
             self._write(_FASTER.get(func, func), args, kwargs, result)
         return result
@@ -128,7 +129,8 @@ class _Calls(TorchFunctionMode):
         if not self._is_possible:
             self._give_up()
             return
-        if func in VIEWS and refs and args[0] is refs[0] and _is_same_view(result, first):
+        is_view = func in VIEWS and bool(refs and args) and args[0] is refs[0]
+        if is_view and _is_same_view(result, first):
             if id(result) not in self._refs:
                 self._refs[id(result)] = refs[0]
                 self._let_die(result)

@@ -72,7 +72,8 @@ def in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor])
         if call.is_fresh or call.func in MAKERS:
             fresh.add(call.result)
         method = _IN_PLACE.get(call.func)
-        if method is not None and call.is_fresh and isinstance(call.args[0], Ref):
+        is_given = bool(call.args) and isinstance(call.args[0], Ref)
+        if method is not None and call.is_fresh and is_given:
             first = call.args[0]
             if first in fresh and first in read and last[first] == i and first not in call.args[1:]:
                 old, new = tensors[first], tensors[call.result]
@@ -93,7 +94,8 @@ def _with_makers_apart(
     for i, call in enumerate(calls):
         if call.result in makers:
             continue
-        first = call.args[0] if call.func in _IN_PLACE and call.is_fresh else None
+        can_be = call.func in _IN_PLACE and call.is_fresh and bool(call.args)
+        first = call.args[0] if can_be else None
         maker = makers.get(first) if isinstance(first, Ref) else None
         if maker is not None and last[maker.result] > i and call.refs.count(maker.result) == 1:
             own = Ref(number, False)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.planning.calls import VIEWS, Call, Ref
+from pushforward.planning.calls import VIEWS, Call, Ref, functions
 from pushforward.planning.simplifying import Simplified, may_write
 from pushforward.tape.private_torch import bare
 
+_LOGICAL = VIEWS - functions("as_strided")  # views that do not depend on how tensors lie in memory
 _PLAIN = (int, slice, type(None), type(...))
 
 
@@ -40,8 +41,9 @@ def without_views(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Ten
 
 
 def _is_view(call: Call) -> bool:
-    options = (*call.args[1:], *call.kwargs.values())
-    return call.func in VIEWS and call.refs == [call.args[0]] and all(map(_is_plain, options))
+    if call.func not in _LOGICAL or not call.args or call.refs != [call.args[0]]:
+        return False
+    return all(map(_is_plain, (*call.args[1:], *call.kwargs.values())))
 
 
 def _is_plain(option: Any) -> bool:
@@ -71,7 +73,10 @@ class _Arrangements:
             placed = torch.empty(self._tensors[source].shape, device="meta")
             self._placed[source] = placed
             self._first[_elements(source, placed)] = source
-        made = view.func(self._placed[source], *view.args[1:], **view.kwargs)
+        try:
+            made = view.func(self._placed[source], *view.args[1:], **view.kwargs)
+        except RuntimeError:  # ``view`` of what lies otherwise than in order
+            return False
         if not isinstance(made, Tensor):
             return False
         if _memory(made) != _memory(self._placed[source]):
