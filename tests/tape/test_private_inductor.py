@@ -1,6 +1,8 @@
 """What we expect of the private names of Inductor: a new PyTorch breaks here."""
 
+import functools
 import importlib
+import itertools
 
 import pytest
 import torch
@@ -91,6 +93,40 @@ def test_graphs_with_products_are_cpp_if_it_reaches_all_they_call():
     ]
     assert [private.pays_in_cpp(g) for g in yes] == [True] * len(yes)
     assert [private.pays_in_cpp(g) for g in no] == [False] * len(no)
+
+
+def test_one_large_product_is_called_from_python():
+    x, k = torch.rand(512, 512), torch.rand(2, 3, 5, 5)
+    images = torch.rand(40, 3, 100, 100)
+    one = [
+        graph_of(lambda x: x.sin() @ x, x),
+        graph_of(lambda x: torch.conv2d(x.sin(), k), images),
+    ]
+    others = [
+        graph_of(lambda x: (x.sin() @ x).cos() @ x, x),
+        graph_of(lambda x: x.sin() @ x, x[:64, :64]),
+        graph_of(lambda x: torch.conv2d(x.sin(), k), images[:1, :, :50]),
+    ]
+    assert [private.pays_in_cpp(g) for g in [*one, *others]] == [False] * 2 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("channels", "is_last"),
+    [((3, 2), False), ((1, 8, 8), False), ((8, 8, 8), True), ((1, 6, 16), True), ((3,), True)],
+)
+def test_few_channels_stay_where_they_are(monkeypatch, channels, is_last):
+    compiler, found = importlib.import_module("torch._inductor.compile_fx"), []
+
+    def watched(graph, inputs, *args, config_patches, **kwargs):
+        found.append(config_patches.get("layout_optimization", True))
+        return graph
+
+    monkeypatch.setattr(compiler, "compile_fx", watched)
+    kernels = [torch.rand(b, a, 3) for a, b in itertools.pairwise(channels)]
+    x = torch.rand(1, channels[0], 20)
+    graph = graph_of(lambda x: functools.reduce(torch.conv1d, kernels, x), x)
+    private.inductor(graph, [x], False)
+    assert found == [is_last]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # 2.12: that CUDA is not there

@@ -18,18 +18,25 @@ from pushforward.tape.private_shortcuts import shortcuts
 # later operator takes, are read again in less time: on CPUs, of 8 to 30, this was best over the benchmarks.
 MAX_INLINED = 20
 
+# Inductor lays out all images with channels last, and copies them for that. Where these are few, oneDNN is slower then.
+MIN_CHANNELS = 8  # on both sides of every convolution,
+MANY_CHANNELS = 16  # or on one side of one of them
+
+MANY_TERMS = 2**24  # multiplied and added in half a millisecond
+
 _Direct = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 aten = torch.ops.aten
-_PRODUCTS = {
-    aten.mm.default,
-    aten.bmm.default,
-    aten.addmm.default,
-    aten.baddbmm.default,
-    aten.convolution.default,
-    aten.convolution_backward.default,
+_SECOND: dict[Any, int] = {  # which argument is the second factor, or the weight
+    aten.mm.default: 1,
+    aten.bmm.default: 1,
+    aten.addmm.default: 2,
+    aten.baddbmm.default: 2,
+    aten.convolution.default: 1,
+    aten.convolution_backward.default: 2,
 }
+_CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 
 def inductor(
@@ -45,6 +52,8 @@ def inductor(
     options: dict[str, Any] = {"fallback_random": True}
     if all(x.device.type == "cpu" for x in inputs):
         options["realize_opcount_threshold"] = MAX_INLINED
+        if not _has_channels(graph):
+            options["layout_optimization"] = False
     if not is_cpp:
         return _compiled(graph, inputs, options)
     spare = fx.Graph()  # Inductor changes the graph that it is given
@@ -66,10 +75,11 @@ def pays_in_cpp(graph: fx.GraphModule) -> bool:
 
     They cut a graph into many calls and loops, each of which C++ calls in a microsecond less than Python does, and
     compiles in one file. A single loop compiles faster by itself. What C++ would have to look up by name compiles in
-    three times the time.
+    three times the time. So does one loop beside one large product, where nobody would notice the microsecond.
     """
     nodes = [n for n in graph.graph.nodes if n.op == "call_function"]
-    if not any(n.target in _PRODUCTS for n in nodes):
+    products = [n for n in nodes if n.target in _SECOND]
+    if not products or (len(products) == 1 and _num_terms(products[0]) > MANY_TERMS):
         return False
     lowering: Any = importlib.import_module("torch._inductor.lowering")
     known: Any = importlib.import_module("torchgen.aoti.fallback_ops").inductor_fallback_ops
@@ -88,6 +98,31 @@ def pays_in_cpp(graph: fx.GraphModule) -> bool:
         return is_loop or str(op) in known
 
     return all(map(is_reached, nodes))
+
+
+def _second(product: fx.Node) -> Tensor | None:
+    node: Any = product.args[_SECOND[product.target]]
+    matrix: Tensor | None = node.meta.get("val")
+    return matrix
+
+
+def _num_terms(product: fx.Node) -> int:
+    """Return how many numbers a product multiplies and adds; 0 where it has several results, or nobody knows."""
+    result, second = product.meta.get("val"), _second(product)
+    if not isinstance(result, Tensor) or second is None:
+        return 0
+    if product.target in _CONVOLUTIONS:
+        return result.numel() * second[0].numel()
+    return result.numel() * second.shape[-2]
+
+
+def _has_channels(graph: fx.GraphModule) -> bool:
+    """Tell whether the convolutions have channels enough to be computed with these last."""
+    weights = [_second(n) for n in graph.graph.nodes if n.target in _CONVOLUTIONS]
+    channels = [w.shape[:2] for w in weights if w is not None]
+    return all(min(c) >= MIN_CHANNELS for c in channels) or any(
+        max(c) >= MANY_CHANNELS for c in channels
+    )
 
 
 def _compiled(
