@@ -103,13 +103,20 @@ def is_suitable(side: str, w: Workload) -> bool:
 
 
 def warm_up(sides: tuple[str, ...] = SIDES) -> None:
-    """Differentiate another function by all sides, so that what is imported or made at first use is."""
+    """Differentiate other functions by all sides, so that what is imported or made at first use is.
+
+    Compilers' precompiled headers are, too, of which each kind of graph has its own.
+    """
     warnings.simplefilter("ignore")
-    other = Workload("", "jacrev", lambda x: (x.sin() * x.flip(0)).cumsum(0), (), {})
+    others = [
+        (lambda x: (x.sin() * x.flip(0)).cumsum(0), (3,)),
+        (lambda x: (x @ x).sin() @ x, (16, 16)),
+    ]
     for side in sides:
-        made = _MAKE[side](other)
-        for _ in range(3):
-            made(torch.rand(3))
+        for function, shape in others:
+            made = _MAKE[side](Workload("", "jacrev", function, (), {}))
+            for _ in range(3):
+                made(torch.rand(shape))
     torch.compiler.reset()
 
 
