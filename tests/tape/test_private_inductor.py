@@ -98,6 +98,7 @@ def test_graphs_with_products_are_cpp_if_it_reaches_all_they_call():
 def test_one_large_product_is_called_from_python():
     x, k = torch.rand(512, 512), torch.rand(2, 3, 5, 5)
     images = torch.rand(40, 3, 100, 100)
+    assert 64**3 < private.MANY_TERMS < 512**3
     one = [
         graph_of(lambda x: x.sin() @ x, x),
         graph_of(lambda x: torch.conv2d(x.sin(), k), images),
@@ -110,9 +111,18 @@ def test_one_large_product_is_called_from_python():
     assert [private.pays_in_cpp(g) for g in [*one, *others]] == [False] * 2 + [True] * 3
 
 
+FEW, MANY = private.MIN_CHANNELS, private.MANY_CHANNELS
+
+
 @pytest.mark.parametrize(
     ("channels", "is_last"),
-    [((3, 2), False), ((1, 8, 8), False), ((8, 8, 8), True), ((1, 6, 16), True), ((3,), True)],
+    [
+        ((3, 2), False),
+        ((1, FEW, FEW), False),
+        ((FEW, FEW, FEW), True),
+        ((1, 6, MANY), True),
+        ((3,), True),
+    ],
 )
 def test_few_channels_stay_where_they_are(monkeypatch, channels, is_last):
     compiler, found = importlib.import_module("torch._inductor.compile_fx"), []
