@@ -1,9 +1,10 @@
 """Ours beside torch.func, torch.compile, torch.autograd.functional, JAX, CasADi and asdex: ``make peers``.
 
 Each library has a process of its own for each workload, pinned to one core, one thread; they take turns. Times are of
-the fastest of several bursts of calls. First calls include tracing and compiling, not imports nor precompiled headers, which
-a machine has for good. Peak memory is what one more call takes at most. Values are compared. Everything goes to out/peers.json, and from there to benchmarks/RESULTS.md
-and its picture. With ``--only`` what is measured anew takes its place among what stands in that file.
+the fastest of several bursts of calls. First calls include tracing and compiling, not imports, nor headers that are
+compiled once for all. Peak memory is what one more call takes at most. Values are compared. Everything goes to
+out/peers.json, and from there to benchmarks/RESULTS.md and its picture. With ``--only`` what is measured anew takes its
+place among what stands in that file.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def report(raw: dict[str, Any], order: Sequence[str]) -> str:
         f"- Versions: {', '.join(f'{k} {v}' for k, v in about['versions'].items())}.\n"
         f"- Times: {'processor' if about['clock'] == 'cpu' else 'wall'} time of a call, the fastest of several "
         "bursts, each library in a process of its own. Grad mode is on, parameters are frozen.\n"
-        "- First calls: tracing and compiling (compilers' own processes included), not imports nor precompiled headers.\n"
+        "- First calls: tracing and compiling (compilers' own processes included), not imports, nor headers that are "
+        "compiled once for all.\n"
         "- Again: `make peers`, or `make peers ARGS='--only NAME'` for single rows; "
         "`PEERS=python` names an interpreter that has JAX, CasADi and asdex, else one is made in `.venv-peers`.",
         "![Times relative to torch.func](RESULTS.png)",
