@@ -166,6 +166,30 @@ def test_bare_tensors_pass_by_autograd_modes_and_transforms():
     assert (private.num_function_modes(), private.num_dispatch_modes()) == (0, 0)
 
 
+def test_tensors_may_pass_by_transforms_alone():
+    weight = leaf(2)
+
+    def f(x):
+        with private.bare(below_autograd=False):
+            assert (weight * torch.rand(2)).requires_grad
+        return x.sum()
+
+    torch.func.grad(f)(torch.ones(2))
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_which_convolutions_write_out_windows_is_told(dtype, num_images):
+    """In single precision and for more than one image oneDNN makes them."""
+    x, weight = (torch.rand(num_images, 2, 9, 9, dtype=dtype), torch.rand(4, 2, 3, 3, dtype=dtype))
+    options = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    is_written = private.writes_out_windows(x.to("meta"), weight.to("meta"), *options)
+    with torch.autograd.profiler.profile() as seen:
+        torch.convolution(x, weight, None, *options)
+    assert is_written is any("slow_conv" in event.name for event in seen.function_events)
+    assert is_written is not (dtype is torch.float32 and num_images == 2)
+
+
 def test_autocast_is_seen():
     assert not private.is_autocasting()
     with torch.autocast("cpu", torch.bfloat16):

@@ -127,6 +127,32 @@ def test_chunks_need_what_is_expected(name: str, func: str, size: int) -> None:
         assert peak / 2 <= need.peak(size) <= 2 * peak, (peak, need)
 
 
+NORMED = nn.Sequential(nn.LayerNorm(30), nn.Linear(30, 60), nn.GELU(), nn.Linear(60, 20)).double()
+SMALL = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Tanh(), nn.Conv2d(6, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "is_trained", "shape"),
+    [
+        ("jacfwd", NORMED, True, (8, 30)),
+        ("jacrev", NORMED, True, (8, 30)),
+        ("jacrev", CONV, True, (2, 2, 12, 11)),
+        ("jacrev", SMALL, False, (1, 2, 14, 13)),
+    ],
+)
+def test_chunks_of_networks_need_what_is_expected(
+    name: str, net: nn.Module, is_trained: bool, shape: tuple[int, ...]
+) -> None:
+    x = torch.randn(shape, dtype=next(net.parameters()).dtype)
+    net.requires_grad_(is_trained)
+    need = expected(name, net, x)
+    call = TRANSFORMS[name](net, chunk_size=1)
+    call(x)
+    peak, _ = bytes_of(lambda: call(x), keeps_plans=True)
+    assert need.is_kept is is_trained
+    assert peak / 2 <= need.peak(1) <= 2 * peak, (peak, need)
+
+
 def _diffused(u: Tensor) -> Tensor:
     wide = nn.functional.pad(u, (1, 1))
     return wide[:-2] * u + wide[2:] - u**3

@@ -75,44 +75,53 @@ class Cost:
         return f"{_scaled(self.seconds, 's')}, {_scaled(self.flops, 'flop')}, {_scaled(self.bytes, 'B')}"
 
 
-def shadow(linear_map: AbstractLinearMap) -> AbstractLinearMap:
-    """Return the map with every tensor replaced by one of the meta device."""
+def shadow(linear_map: AbstractLinearMap, is_recording: bool = False) -> AbstractLinearMap:
+    """Return the map with every tensor replaced by one of the meta device.
+
+    Where autograd ``is_recording`` what is done with them, it follows those that it follows in the map.
+    """
     if isinstance(linear_map, General):
         return dataclasses.replace(
             linear_map,
-            push_seeds=_like_shape(linear_map.out_shape, linear_map.kept, place=1),
-            pull_seeds=_like_shape(linear_map.in_shape, linear_map.kept, place=0),
+            push_seeds=_like_shape(linear_map.out_shape, linear_map.kept, 1, is_recording),
+            pull_seeds=_like_shape(linear_map.in_shape, linear_map.kept, 0, is_recording),
         )
     if isinstance(linear_map, Pointwise):
         return Pointwise(
-            linear_map.in_shape, linear_map.out_shape, _broadcast(linear_map.out_shape)
+            linear_map.in_shape,
+            linear_map.out_shape,
+            _broadcast(linear_map.out_shape, is_recording),
         )
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(linear_map):
         value = getattr(linear_map, field.name)
         if isinstance(value, Tensor):
-            changes[field.name] = shadow_tensor(value)
+            changes[field.name] = shadow_tensor(value, is_recording)
         elif isinstance(value, AbstractLinearMap):
-            changes[field.name] = shadow(value)
+            changes[field.name] = shadow(value, is_recording)
     return dataclasses.replace(linear_map, **changes) if changes else linear_map
 
 
-def _broadcast(shape: Shape) -> Callable[[Tensor], Tensor]:
+def _broadcast(shape: Shape, is_recording: bool) -> Callable[[Tensor], Tensor]:
     """Return a function of the shapes that a pointwise kernel would have."""
 
     def function(values: Tensor) -> Tensor:
-        return values.new_empty(broadcast(values.shape, shape))
+        result = broadcast(values.shape, shape)
+        if is_recording:  # what it is given is kept
+            return values.expand(result) * _followed(values)
+        return values.new_empty(result)
 
     return function
 
 
-def shadow_tensor(tensor: Tensor) -> Tensor:
+def shadow_tensor(tensor: Tensor, is_recording: bool = False) -> Tensor:
     """Return a tensor without numbers, of the same shape and dtype."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    found = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return found.requires_grad_() if is_recording and tensor.requires_grad else found
 
 
 def _like_shape(
-    shape: Shape, kept: tuple[tuple[int, int], ...], place: int
+    shape: Shape, kept: tuple[tuple[int, int], ...], place: int, is_recording: bool
 ) -> Callable[[Tensor], Tensor]:
     """Return a function of the shapes that a general map's function would have."""
 
@@ -120,10 +129,18 @@ def _like_shape(
         result = [seeds.shape[0], *shape]
         for pair in kept:
             result[1 + pair[place]] = seeds.shape[1 + pair[1 - place]]
-        scratch = seeds.new_empty(result)  # a step before the last: it counts as memory
-        return torch.empty_like(scratch)
+        # A step before the last counts as memory; where that is recorded, it is kept.
+        if is_recording:
+            scratch = (seeds.sum() + _followed(seeds)).expand(result).clone()
+            return scratch * scratch
+        return torch.empty_like(seeds.new_empty(result))
 
     return function
+
+
+def _followed(like: Tensor) -> Tensor:
+    """Return a number that autograd follows."""
+    return like.new_empty(()).requires_grad_()
 
 
 def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tuple[Block, Cost]:

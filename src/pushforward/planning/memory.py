@@ -25,7 +25,9 @@ from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import shadow, shadow_tensor
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
-from pushforward.tape.private_torch import OperatorMode, bare
+from pushforward.tape.private_torch import OperatorMode, bare, writes_out_windows
+
+aten = torch.ops.aten
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Need:
         num_seeds: How many columns or rows there are.
         one: What a sweep with one column or row holds at its peak, with the maps and without the whole result.
         most: What one with all of them holds, if they are carried without structure, as chunks are.
-        is_kept: Whether autograd records the sweeps, and so holds on to all of their steps.
+        kept: What autograd holds of a sweep with one column or row that it records, and of one with all; None where it
+            does not record them.
     """
 
     tape: int
@@ -50,18 +53,28 @@ class Need:
     num_seeds: int
     one: int
     most: int
-    is_kept: bool = False
+    kept: tuple[int, int] | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether autograd records the sweeps, and so holds on to steps of them."""
+        return self.kept is not None
 
     def peak(self, chunk_size: int | None) -> int:
         """Return the peak with chunks of this size, None for one sweep."""
         if chunk_size is None:
             return self.tape + max(self.run, self.whole)
-        # A chord of a maximum of linear functions: above it, by a factor of 2 at most.
-        share = (min(chunk_size, self.num_seeds) - 1) / max(self.num_seeds - 1, 1)
-        chunk = self.one + math.ceil(share * (self.most - self.one))
-        if self.is_kept:
-            chunk = chunk * math.ceil(self.num_seeds / chunk_size) + self.result
+        chunk = self._chunk(chunk_size, self.one, self.most)
+        if self.kept is not None:
+            others = math.ceil(self.num_seeds / chunk_size) - 1
+            chunk += others * self._chunk(chunk_size, *self.kept)
         return self.tape + max(self.run, self.result + chunk)
+
+    def _chunk(self, size: int, one: int, most: int) -> int:
+        """Return what a chunk takes where one column takes ``one``, and all take ``most``."""
+        # A chord of a maximum of linear functions: above it, by a factor of 2 at most.
+        share = (min(size, self.num_seeds) - 1) / max(self.num_seeds - 1, 1)
+        return one + math.ceil(share * (most - one))
 
     def largest_chunk(self, limit: int) -> int | None:
         """Return the largest size whose peak is within ``limit``: None for one sweep, 0 if there is none."""
@@ -110,16 +123,18 @@ def _left_in_group() -> int | None:
     return None
 
 
-def shadow_equation(equation: Equation) -> Equation:
+def shadow_equation(equation: Equation, is_recording: bool = False) -> Equation:
     """Return an equation of the same maps, without numbers."""
-    terms = [Term(t.variable, shadow(t.linear_map), t.in_dtype) for t in equation.terms]
+    terms = [
+        Term(t.variable, shadow(t.linear_map, is_recording), t.in_dtype) for t in equation.terms
+    ]
     return Equation(equation.variable, terms, equation.dtype)
 
 
-def shadow_program(program: LinearProgram) -> LinearProgram:
+def shadow_program(program: LinearProgram, is_recording: bool = False) -> LinearProgram:
     """Return a program of the same maps, without numbers."""
     with bare():
-        equations = [shadow_equation(equation) for equation in program.equations]
+        equations = [shadow_equation(equation, is_recording) for equation in program.equations]
     return LinearProgram(program.inputs, equations, program.outputs)
 
 
@@ -129,16 +144,17 @@ def shadows_of(tensors: Iterable[Tensor]) -> list[Tensor]:
         return [shadow_tensor(tensor) for tensor in tensors]
 
 
-def peak_bytes(compute: Callable[[], Any], is_recording: bool = False) -> int:
-    """Return the most that ``compute``, which works on shadows, would hold at once of what it makes.
+def held_bytes(compute: Callable[[], Any], is_recording: bool = False) -> tuple[int, int]:
+    """Return the most that ``compute``, which works on shadows, would hold at once of what it makes, and in the end.
 
-    Where autograd ``is_recording``, this is all: it holds on to the steps.
+    That is its result, and where autograd ``is_recording``, what that keeps.
     """
     seen = _Allocations()
-    with bare():
+    with bare(below_autograd=not is_recording):
         result = under_modes((), (seen,), compute)
+    left = seen.now
     del result
-    return max(seen.total, seen.peak) if is_recording else seen.peak
+    return seen.peak, left
 
 
 def peak_of_making(make: Callable[[], LinearProgram]) -> int:
@@ -206,10 +222,10 @@ def _scratch(
 ) -> int:
     """Return what a convolution needs beside its result, as measured on CPUs.
 
-    In single precision oneDNN lays all out anew, several channels side by side. In others windows are written out, by
-    the transposed one those of one image at a time.
+    oneDNN, in single precision alone, lays all out anew, several channels side by side. Elsewhere windows are written
+    out, by the transposed one those of one image at a time.
     """
-    if x.dtype is torch.float32:
+    if not writes_out_windows(x, weight, stride, padding, dilation, transposed, *rest):
         return sum(-(-t.shape[1] // _LANES) * _LANES * t.nbytes // t.shape[1] for t in (x, result))
     small, large = (x[:1], result) if transposed else (result, x)
     num_windows = len(small) * math.prod(small.shape[2:])
@@ -221,7 +237,7 @@ class _Allocations(OperatorMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = self.total = 0
+        self.now = self.peak = 0
         self._alive: dict[int, Any] = {}
 
     def __torch_dispatch__(
@@ -233,14 +249,20 @@ class _Allocations(OperatorMode):
     ) -> Any:
         """Call, and look at the results."""
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
-            scratch = result.nbytes + _scratch(result, *args)
-            self.peak = max(self.peak, self.now + scratch)
+        if func is aten.convolution.default:
+            self._need(result.nbytes + _scratch(result, *args))
+        elif func is aten.convolution_backward.default:  # by its input, as linear maps call it
+            cotangent, _, weight, _, stride, padding, dilation, _, *rest = args
+            options = (stride, padding, dilation, True, *rest[:2])
+            self._need(result[0].nbytes + _scratch(result[0], cotangent, weight, None, *options))
         given = {_place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for item in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(item, Tensor) and _place(item) not in given:
                 self._see(item)
         return result
+
+    def _need(self, size: int) -> None:
+        self.peak = max(self.peak, self.now + size)
 
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -255,5 +277,4 @@ class _Allocations(OperatorMode):
 
         self._alive[place] = weakref.ref(storage, free)
         self.now += size
-        self.total += size
-        self.peak = max(self.peak, self.now)
+        self._need(0)

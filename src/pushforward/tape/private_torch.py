@@ -125,12 +125,27 @@ def without_modes() -> Any:
     return _disable_current_modes() if num_dispatch_modes() else contextlib.nullcontext()
 
 
+def writes_out_windows(
+    x: Tensor,
+    weight: Tensor,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *rest: Any,
+) -> bool:
+    """Tell whether PyTorch convolves tensors of such shapes, on a CPU, by a product with all windows written out."""
+    x, weight = (torch.empty(1, dtype=t.dtype).expand(t.shape) for t in (x, weight))
+    given = (x, weight, None, stride, padding, dilation, transposed, *rest, None)
+    return str(torch._C._select_conv_backend(*given)).startswith("_ConvBackend.Slow")
+
+
 @contextlib.contextmanager
-def bare() -> Iterator[None]:
+def bare(*, below_autograd: bool = True) -> Iterator[None]:
     """Let plain tensors pass by autograd, the transforms of ``torch.func`` and all modes."""
     with (
         torch._C.DisableTorchFunction(),
-        torch._C._AutoDispatchBelowAutograd(),
+        torch._C._AutoDispatchBelowAutograd() if below_autograd else contextlib.nullcontext(),
         torch._C._ExcludeDispatchKeyGuard(FUNCTORCH_KEYS),
         without_modes(),
     ):

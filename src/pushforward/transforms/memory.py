@@ -16,9 +16,9 @@ from pushforward.planning.explain import size_text
 from pushforward.planning.memory import (
     Need,
     available_bytes,
+    held_bytes,
     maps_in,
     num_copies,
-    peak_bytes,
     peak_of_making,
     storage_bytes,
 )
@@ -165,30 +165,34 @@ def _estimated(
     made = storage_bytes([*saved, *tape.outputs], but=outside)
     maps = storage_bytes(maps_in(tape.program), but=[*outside, *saved])
     making = peak_of_making(tape.new_program) if functorch_level() is None else maps
-    shadow = tape.shadow()
+    shadow = tape.shadow(is_kept)
     ends = shadow.inputs if is_forward else shadow.outputs
     sweep = push_from if is_forward else pull_from
     copies = num_copies()
     counts = [math.prod(directions(end)) for end in ends]
     widest = max(range(len(ends)), key=counts.__getitem__)
 
-    def chunk(size: int) -> int:
-        size = min(size, counts[widest])
-        peak = peak_bytes(lambda: sweep(shadow, widest, units(ends[widest], 0, size)), is_kept)
-        return max(making, maps + copies * peak)
+    def held(compute: Callable[[], Any]) -> tuple[int, int]:
+        peak, left = held_bytes(compute, is_kept)
+        return max(making, maps + copies * peak), copies * left
 
+    def chunk(size: int) -> tuple[int, int]:
+        size = min(size, counts[widest])
+        return held(lambda: sweep(shadow, widest, units(ends[widest], 0, size)))
+
+    one, most = chunk(1), chunk(counts[widest])
     state = (
         STATE_BYTES if tape.randomness == "error" else 0
     )  # kept until it is compared with another
     return Need(
         tape=made + state,
         run=state,
-        whole=max(making, maps + copies * peak_bytes(lambda: whole(shadow), is_kept)),
+        whole=held(lambda: whole(shadow))[0],
         result=copies * result_bytes(tape.outputs, tape.inputs),
         num_seeds=counts[widest],
-        one=chunk(1),
-        most=chunk(counts[widest]),
-        is_kept=is_kept,
+        one=one[0],
+        most=most[0],
+        kept=(one[1], most[1]) if is_kept else None,
     )
 
 

@@ -98,10 +98,10 @@ class SweptGraph:
         self._begin()
         return self
 
-    def shadow(self) -> Self:
-        """Return the same maps without numbers, of which sweeps can be computed."""
+    def shadow(self, is_recording: bool = False) -> Self:
+        """Return the same maps without numbers, of which sweeps can be computed, and recorded by autograd."""
         other = self.around(self.name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
-        other.batch, other._program = self.batch, shadow_program(self.program)
+        other.batch, other._program = self.batch, shadow_program(self.program, is_recording)
         return other
 
     def forget_maps(self) -> None:

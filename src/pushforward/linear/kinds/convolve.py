@@ -115,7 +115,7 @@ def convolve(
 ) -> Tensor:
     """Return the convolution without bias, also of complex numbers."""
     options = (stride, padding, dilation, transposed, output_padding, groups)
-    is_plain = x.device.type != "cpu" or (
+    is_plain = x.device.type not in ("cpu", "meta") or (  # as shadows count for what they stand for
         not transposed if x.dtype is torch.float32 else x.dtype is not torch.float64
     )
     if is_plain or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
