@@ -72,12 +72,13 @@ def standardized_as_saved(
 def standardized_tangent(tangent: Tensor, x_hat: Tensor, rstd: Tensor, axes: Axes) -> Tensor:
     """Push through x̂ = (x - μ) / σ, or pull: it is its own adjoint.
 
-    Math: dx̂ = (ẋ - mean(ẋ) - x̂ mean(x̂ ẋ)) / σ.
+    Math: dx̂ = ẋ / σ - mean(ẋ / σ) - x̂ mean(ẋ x̂ / σ), of which autograd keeps nothing but ẋ for each seed.
     """
     share = 1 / _count(tangent, axes)
-    along = (x_hat * tangent).sum(axes, keepdim=True)
-    centred = torch.sub(tangent, tangent.sum(axes, keepdim=True), alpha=share)
-    return rstd * torch.addcmul(centred, x_hat, along, value=-share)
+    along = (rstd * x_hat * tangent).sum(axes, keepdim=True)
+    spread = rstd * tangent
+    centred = torch.sub(spread, spread.sum(axes, keepdim=True), alpha=share)
+    return torch.addcmul(centred, x_hat, along, value=-share)
 
 
 def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearMap:
