@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pushforward.planning.costs import Cost
 from pushforward.planning.kernels import Rows, written
 from pushforward.transforms.arguments import Selected
-from pushforward.transforms.jacfwd import pushed_columns
+from pushforward.transforms.forward import pushed_columns
 from pushforward.transforms.jacobian import _eliminated, planned
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.record import Tape

@@ -34,9 +34,10 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
     split_aux,
 )
+from pushforward.transforms.asked import Asked
 from pushforward.transforms.assemble import directions
 from pushforward.transforms.chunks import ChunkSize, chunks_of
-from pushforward.transforms.jacobian import Asked, computing
+from pushforward.transforms.jacobian import computing
 from pushforward.trees import flatten, map_tensors, unflatten
 
 NAME = "distributed.jacobian"

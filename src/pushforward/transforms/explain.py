@@ -9,9 +9,10 @@ from pushforward.planning.explain import Explanation, explain_plan
 from pushforward.tape.lines import depth_here, line_of, noting_lines
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
+from pushforward.transforms.asked import check_mode
 from pushforward.transforms.assemble import start
 from pushforward.transforms.chunks import Chunks
-from pushforward.transforms.jacobian import check_mode, planned, planned_need
+from pushforward.transforms.jacobian import planned, planned_need
 from pushforward.transforms.memory import there_before
 from pushforward.transforms.record import Tape
 

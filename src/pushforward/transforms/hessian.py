@@ -12,10 +12,11 @@ from pushforward.transforms.arguments import (
     check_function,
     named_after,
 )
+from pushforward.transforms.asked import Asked
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.compressed import Symmetric
 from pushforward.transforms.grad import named_grad_and_value
-from pushforward.transforms.jacobian import Asked, computing
+from pushforward.transforms.jacobian import computing
 from pushforward.transforms.jacrev import named_jacrev
 from pushforward.transforms.jvp import check_primals, named_jvp
 from pushforward.transforms.sparse_output import Output

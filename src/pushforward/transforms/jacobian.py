@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from pushforward.errors import ArgumentValueError, UnsupportedError, message
+from pushforward.errors import UnsupportedError, message
 from pushforward.linear.block import Block
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.elimination import run_order
@@ -28,10 +28,12 @@ from pushforward.transforms.arguments import (
     named_after,
     normalize_argnums,
 )
+from pushforward.transforms.asked import Asked, check_mode
 from pushforward.transforms.assemble import from_tangents, start
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, num_seeds
-from pushforward.transforms.jacfwd import arranged, pushed_columns
+from pushforward.transforms.forward import Forward, pushed_columns
+from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.known_call import Answer, Key, key_of
 from pushforward.transforms.memory import need_of, sized_rows, there_before
@@ -42,7 +44,6 @@ from pushforward.trees import unflatten
 
 NAME = "jacobian"
 WAYS = "ways"  # what is stored of structures that are differentiated in chunks
-MODES = ("auto", "forward", "reverse", "cross")
 
 
 @left_alone_by_dynamo
@@ -157,25 +158,6 @@ def value_and_jacobian(
     return named_after(func, computing(func, asked, with_value=True))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """What the caller said, to the transform of this name."""
-
-    name: str
-    argnums: Argnums
-    mode: str
-    has_aux: bool
-    output: Output
-    pattern: Any
-    chunks: Chunks
-    randomness: str
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether all entries are wanted, and computed."""
-        return self.output == "dense" and self.pattern is None
-
-
 def computing(
     func: Callable[..., Any], asked: Asked, *, with_value: bool = False
 ) -> Callable[..., Any]:
@@ -215,18 +197,28 @@ def _compute(
     check_randomness(name, asked.randomness)
     selected = Selected(name, args, normalize_argnums(name, asked.argnums, len(args)))
     is_whole = chunks.is_whole
-    with Tape(
-        name,
-        func,
-        selected,
-        kwargs,
-        has_aux=asked.has_aux,
-        randomness=asked.randomness,
-        takes_apart=is_whole and mode != "cross" and is_dense,
-        begun=begun,
-    ) as tape:
+    forward: Forward | None = None
+    if is_dense and mode == "forward":
+        forward = Forward(name, selected.leaves, chunks, there_before(func, args, kwargs))
+    with (
+        forward or contextlib.nullcontext(),
+        Tape(
+            name,
+            func,
+            selected,
+            kwargs,
+            has_aux=asked.has_aux,
+            randomness=asked.randomness,
+            takes_apart=is_whole and mode != "cross" and is_dense,
+            pushing=None if forward is None else forward.pushing,
+            begun=begun,
+        ) as tape,
+    ):
+        cut = None if forward is None else forward.rows(tape)
         if not is_dense:
             rows = sparse_rows(name, tape, asked.output, asked.pattern)
+        elif cut is not None:
+            rows = cut
         else:
             few = by_entries(tape) if is_whole and mode in ("auto", "forward") else None
             if few is not None:
@@ -244,24 +236,6 @@ def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in one sweep."""
     rows = functools.partial(_rows, mode, tape)
     return tape.swept((NAME, mode), rows, functools.partial(_lifetime, tape, mode))
-
-
-def check_mode(name: str, mode: Any, chunk_size: ChunkSize = None) -> None:
-    """Refuse an unknown mode, and chunks of what has no columns."""
-    if mode not in MODES:
-        raise ArgumentValueError(
-            message(name, "mode", repr(mode), f"one of {MODES}", "Leave it out to have it chosen.")
-        )
-    if mode == "cross" and isinstance(chunk_size, int):
-        raise ArgumentValueError(
-            message(
-                name,
-                "chunk_size",
-                chunk_size,
-                "None with mode='cross', which carries no columns",
-                "Use mode='forward' or 'reverse'.",
-            )
-        )
 
 
 def _sized(tape: Tape, mode: str, chunks: Chunks, outside: Iterable[Tensor]) -> list[list[Tensor]]:
