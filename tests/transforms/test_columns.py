@@ -130,6 +130,81 @@ def test_a_function_known_from_shorter_calls_is_cut_again() -> None:
     assert peaks[-1] <= 1.5 * bytes_of(lambda: by_hand(_leapfrog, p, 1))[0]
 
 
+@pytest.mark.parametrize("options", [{"chunk_size": 2}, {"memory_limit": 1_500_000}], ids=str)
+def test_jacobian_in_forward_mode_needs_what_jacfwd_does(options: dict[str, int]) -> None:
+    p = _draws(12)
+    expected, value = torch.func.jacfwd(_leapfrog)(p), _leapfrog(p)
+    calls = [
+        pf.jacfwd(_leapfrog, **options),
+        pf.jacobian(_leapfrog, mode="forward", **options),
+        pf.value_and_jacobian(_leapfrog, mode="forward", **options),
+    ]
+    peaks = []
+    for call in calls:
+        for _ in range(3):
+            found = call(p)
+        torch.testing.assert_close(found[1] if call is calls[2] else found, expected)
+        peaks.append(bytes_of(lambda call=call: call(p), keeps_plans=True)[0])
+    torch.testing.assert_close(found[0], value)
+    assert max(peaks) <= min(1.1 * min(peaks), 1_500_000)  # the tape has 3 MiB
+
+
+SPREAD = _draws(100, 1000)
+
+
+@pytest.mark.parametrize(
+    ("step", "most"),
+    [
+        (lambda x: x * torch.sin(x) * torch.exp(-x * x), 1.0),
+        (lambda x: torch.softmax(x.view(10, 100), -1).view(-1) * x.sigmoid() + x, 1.0),
+        (torch.tanh, 1.3),  # beside which torch.func holds nothing, and ours a piece of the tape
+    ],
+    ids=["products", "softmax", "tanh"],
+)
+def test_many_columns_of_a_large_state_and_a_small_output(
+    step: Callable[[Tensor], Tensor], most: float
+) -> None:
+    def func(p: Tensor) -> Tensor:
+        x = p @ SPREAD
+        for _ in range(120):
+            x = step(x)
+        return x.view(10, 100).sum(1)
+
+    p, call = _draws(100), pf.jacfwd(func)
+    for _ in range(3):
+        found = call(p)
+    torch.testing.assert_close(found, torch.func.jacfwd(func)(p))
+    ours = bytes_of(lambda: call(p), keeps_plans=True)[0]
+    assert ours <= most * bytes_of(lambda: torch.func.jacfwd(func)(p))[0]
+
+
+@pytest.mark.parametrize("options", [{"chunk_size": 1}, {"memory_limit": 1_500_000}], ids=str)
+def test_what_is_known_from_whole_tapes_is_cut_where_that_is_asked_for(
+    options: dict[str, int],
+) -> None:
+    def func(p: Tensor) -> Tensor:
+        return _leapfrog(p)
+
+    p = _draws(12)
+    for _ in range(4):  # quiet, so that it is not watched any more
+        pf.vjp(func, p)
+    call = pf.jacfwd(func, **options)
+    for _ in range(2):
+        found = call(p)
+    torch.testing.assert_close(found, torch.func.jacfwd(func)(p))
+    assert bytes_of(lambda: call(p), keeps_plans=True)[0] <= 1_500_000  # the tape has 3 MiB
+
+
+def test_jacobian_in_forward_mode_can_be_differentiated() -> None:
+    p = _draws(12).requires_grad_()
+    found = pf.jacobian(_leapfrog, mode="forward", chunk_size=5)(p)
+    expected = torch.func.jacrev(lambda p: _leapfrog(p)[:7])(p)
+    torch.testing.assert_close(found[:7], expected)
+    (gradient,) = torch.autograd.grad(found[:7].square().sum(), p)
+    (other,) = torch.autograd.grad(expected.square().sum(), p)
+    torch.testing.assert_close(gradient, other)
+
+
 # ---- within a limit ----
 
 

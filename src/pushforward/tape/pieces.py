@@ -38,12 +38,13 @@ MAX_COLUMNS = 8  # tangents that are pushed without structure
 MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
 # The same for more tangents, and how many bytes of results there have to be for each that tangents may have at a cut:
 # repeated calls of a program that is recorded whole are cheaper.
-MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**23, 2
+MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**19, 0.5
 # The same where few tangents are carried at once, and the others wait at the cuts: of what nodes saved, of which those
 # may be so many times as much, once it is known that the tape is longer than them.
 MIN_PIECE_IN_CHUNKS, SHARE_IN_CHUNKS = 2**16, 4
 MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
+Way = tuple[int, bool, int]  # how many tangents, whether in chunks, and within what
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
 
 
@@ -89,12 +90,20 @@ class Pushing:
             return MIN_PIECE_IN_CHUNKS
         return min(self.most, MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY)
 
+    @property
+    def _share(self) -> float:
+        return 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY
+
+    @property
+    def way(self) -> Way:
+        """What tells, of a function that was not cut, whether it will be."""
+        return self.count, self.is_in_chunks, self.most
+
     def least_piece(self, held: int) -> int:
         """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
         if self.is_in_chunks:
             return 0  # what nodes saved counts there
-        many = 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY * self.count * held
-        return max(min(self.most, MIN_PIECE), many)
+        return max(self.first_piece, int(self._share * self.count * held))
 
     def needed(self, held: int, is_known: bool) -> int:
         """Return how many bytes a cut of many chunks has to let go of where variables of ``held`` bytes are alive.

@@ -76,6 +76,9 @@ class Record:
     pieces: dict[bool, int] = dataclasses.field(
         default_factory=dict
     )  # bytes of results that a piece of it has, where it is recorded in pieces, by whether tangents go in chunks
+    uncut: dict[Any, int] = dataclasses.field(
+        default_factory=dict
+    )  # bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes

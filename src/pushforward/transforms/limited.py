@@ -83,8 +83,9 @@ class Limited(contextlib.ExitStack):
 
     def check(self, result: int) -> None:
         """Refuse a Jacobian of so many bytes, if it is larger than what waits at a cut, and more than the limit."""
-        limit = self._chunks.limit
-        if limit is not None and self._need is not None and result > self._need.result:
-            need = dataclasses.replace(self._need, result=result)
+        limit, need = self._chunks.limit, self._need
+        if limit is not None and need is not None and result > need.result:
+            whole = need.whole + result - need.result
+            need = dataclasses.replace(need, result=result, whole=whole)
             if need.largest_chunk(limit) == 0:
                 refuse(self._name, need, limit)
