@@ -44,7 +44,6 @@ MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**19, 0.5
 MIN_PIECE_IN_CHUNKS, SHARE_IN_CHUNKS = 2**16, 4
 MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
-Way = tuple[int, bool, int]  # how many tangents, whether in chunks, and within what
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
 
 
@@ -91,11 +90,7 @@ class Pushing:
         return min(self.most, MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY)
 
     @property
-    def _share(self) -> float:
-        return 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY
-
-    @property
-    def way(self) -> Way:
+    def way(self) -> tuple[int, bool, int]:
         """What tells, of a function that was not cut, whether it will be."""
         return self.count, self.is_in_chunks, self.most
 
@@ -103,7 +98,8 @@ class Pushing:
         """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
         if self.is_in_chunks:
             return 0  # what nodes saved counts there
-        return max(self.first_piece, int(self._share * self.count * held))
+        share = 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY
+        return max(self.first_piece, int(share * self.count * held))
 
     def needed(self, held: int, is_known: bool) -> int:
         """Return how many bytes a cut of many chunks has to let go of where variables of ``held`` bytes are alive.
@@ -144,6 +140,15 @@ def fits(inputs: Sequence[Tensor]) -> bool:
     )
 
 
+def may_cut(known: Record, pushing: Pushing, inputs: Sequence[Tensor], is_trusted: bool) -> bool:
+    """Tell whether a function may be recorded in pieces; not if it was too short for these before, and is trusted."""
+    if known.asks or known.keeps_layout or not fits(inputs):
+        return False
+    if not is_trusted or pushing.is_in_chunks in known.pieces:
+        return True
+    return sum(map(num_bytes, inputs)) > known.uncut.get(pushing.way, -1)
+
+
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
@@ -167,6 +172,10 @@ class PieceRun(Run):
     def tangents(self) -> list[Any] | None:
         """The tangents at the start of the last piece; None if there is but one."""
         return self._start_tangents() if self._was_cut else None
+
+    def note_whole(self) -> None:
+        """Note that the function was not cut."""
+        self._record.uncut[self._pushing.way] = sum(map(num_bytes, self._given))
 
     def _start_tangents(self) -> list[Any]:
         return [self._tangent_of(node) for node in self._starts]

@@ -14,7 +14,7 @@ from pushforward.linear.differentiated import has_duals
 from pushforward.planning.noting import Rows
 from pushforward.tape import dual_run, pieces, trust
 from pushforward.tape.continued import Begun, Continued
-from pushforward.tape.copies import detached, has_version, num_bytes, write_back
+from pushforward.tape.copies import detached, has_version, write_back
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_functorch import functorch_level
@@ -77,13 +77,9 @@ class Tape(SweptGraph):
         if known.has_cells and functorch_level() is not None:
             is_trusted = False
         takes_apart = takes_apart and not (known.asks or known.has_ties)
-        size = sum(map(num_bytes, leaves))
-        may_cut = pushing is not None and not (known.asks or known.keeps_layout)
-        if pushing is not None and is_trusted and pushing.is_in_chunks not in known.pieces:
-            may_cut = may_cut and size > known.uncut.get(pushing.way, -1)
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
-        elif pushing is not None and may_cut and pieces.fits(leaves):
+        elif pushing is not None and pieces.may_cut(known, pushing, leaves, is_trusted):
             run = pieces.PieceRun(name, leaves, randomness, known, pushing)
         else:
             given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
@@ -110,8 +106,8 @@ class Tape(SweptGraph):
                     raise
         self.batch = run.batch
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
-        if isinstance(run, pieces.PieceRun) and pushing is not None and self.tangents is None:
-            known.uncut[pushing.way] = size
+        if isinstance(run, pieces.PieceRun) and self.tangents is None:
+            run.note_whole()
         if self.tangents is None:
             self.inputs = run.inputs
         else:  # columns in chunks are not held, but taken one by one
