@@ -7,6 +7,7 @@ transpose; an adjoint is the one of Re tr(Aᴴ B).
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.expand import Expand
@@ -187,6 +189,37 @@ def _system_maps(
     return compose(*maps, solution)
 
 
+@functools.cache
+def _keeps_own_factors(device: str) -> bool:
+    """Tell whether what solves with A keeps the LU decomposition of A: versions of PyTorch took that of Aᵀ at times."""
+    if device == "meta":
+        return False
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        a = torch.tensor([[1.0, 2.0], [0.0, 1.0]], device=device)
+        layouts = a, a.mT.contiguous().mT
+        return all(torch.equal(aten._linalg_solve_ex(each, a)[1], a) for each in layouts)
+
+
+def _solvers(
+    a: Tensor, out: tuple[Tensor, ...], left: bool
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    """Return what solves with A, and with Aᴴ: by the factors that are there, unless somebody differentiates by them."""
+
+    def solve(matrix: Tensor, rhs: Tensor) -> Tensor:
+        solution: Tensor = torch.linalg.solve_ex(matrix, rhs, left=left)[0]
+        return solution
+
+    if is_differentiated_again() or not _keeps_own_factors(a.device.type):
+        return solve, solve
+
+    def substitute(matrix: Tensor, rhs: Tensor, *, adjoint: bool) -> Tensor:
+        lu, pivots = out[1].expand(matrix.shape), out[2].expand(matrix.shape[:-1])
+        solution: Tensor = torch.linalg.lu_solve(lu, pivots, rhs, left=left, adjoint=adjoint)
+        return solution
+
+    return functools.partial(substitute, adjoint=False), functools.partial(substitute, adjoint=True)
+
+
 def _solve(which: int) -> Callable[..., Any]:
     @with_output
     def partial(
@@ -197,19 +230,16 @@ def _solve(which: int) -> Callable[..., Any]:
         check_errors: bool = False,
         out: tuple[Tensor, ...],
     ) -> tuple[AbstractLinearMap, None, None, None]:
-        def solve(a: Tensor, b: Tensor) -> Tensor:
-            solution: Tensor = torch.linalg.solve_ex(a, b, left=left)[0]
-            return solution
-
+        solvers = _solvers(A, out, left)
         # A right-hand side that is constant is not saved: the solution has its rank.
         own = tuple(B.shape) if which else tuple(out[0].shape)
         if len(own) == 1 or (len(own) == A.ndim - 1 and own == A.shape[:-1]):
             columns, x = (*own, 1), out[0].unsqueeze(-1)
-            inner = _system_maps(which, A, columns, x, solve, solve, left=left)
+            inner = _system_maps(which, A, columns, x, *solvers, left=left)
             before = [Reshape(own, columns)] if which else []
             after = Reshape(tuple(x.shape), tuple(out[0].shape))
             return compose(*before, inner, after), None, None, None
-        return _system_maps(which, A, own, out[0], solve, solve, left=left), None, None, None
+        return _system_maps(which, A, own, out[0], *solvers, left=left), None, None, None
 
     return partial
 
