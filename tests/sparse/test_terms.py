@@ -11,15 +11,21 @@ import torch
 from linear import random_maps
 from torch import Tensor
 
+import pushforward
+import pushforward.sparse.sweep as sweeping
 from pushforward.linear.block_sum import to_dense
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.program import Equation, LinearProgram
 from pushforward.linear.program import Term as Summand
 from pushforward.sparse.layout import Layout, layout
-from pushforward.sparse.sweep import pushed
+from pushforward.sparse.sweep import TooManyEntriesError, pushed
 from pushforward.sparse.symbolic import Answers, Symbolic
 from pushforward.sparse.term import Term, identity
+from pushforward.transforms import by_entries
+from pushforward.transforms.arguments import Selected
 from pushforward.transforms.assemble import directions, start
+from pushforward.transforms.record import Tape
+from pushforward.transforms.sparse_output import entries_of
 
 # PROGRAMS=10000 runs as many as the issue asked for (four minutes).
 PROGRAMS = int(os.environ.get("PROGRAMS", "600"))
@@ -113,3 +119,48 @@ def test_random_programs_give_the_jacobian_that_blocks_give(group: int):
                 stored[known.rows, known.columns] = True
                 stored = stored.T if by_columns else stored
                 assert not bool((expected != 0)[~stored].any()), seed
+
+
+# ---- Entries that come time and again ----
+
+MIXING = torch.linspace(-1, 1, 256, dtype=torch.float64).view(16, 16) / 4
+
+
+def windows(x: Tensor) -> Tensor:
+    """Mix blocks that overlap: each step multiplies the ways from an element to another by 16."""
+    y = x.clone()
+    for _ in range(4):
+        y[:24] = y[:24] * y[24:48]
+        y = (y.view(-1, 16) @ MIXING).flatten() + y
+    return y
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+def test_terms_stay_in_proportion_to_a_dense_matrix(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    condensed = sweeping.condensed
+
+    def noting(terms: list[Term], symbolic: Symbolic) -> list[Term]:
+        sizes.append(sum(t.size for t in terms))
+        return condensed(terms, symbolic)
+
+    monkeypatch.setattr(sweeping, "condensed", noting)
+    monkeypatch.setattr(by_entries, "MIN_ENTRIES", 1)
+    x = torch.randn(96, dtype=torch.float64)
+    expected = torch.func.jacfwd(windows)(x)
+    for _ in range(4):
+        found = pushforward.jacobian(windows, output=form)(x)
+        torch.testing.assert_close(found.to_dense(), expected)
+    assert 0 < max(sizes) <= 2 * len(MIXING) * expected.numel()
+
+
+def test_many_entries_are_not_taken_for_few() -> None:
+    pushforward.clear_plans()  # what has a plan is not asked again
+    x = torch.randn(96, dtype=torch.float64)
+    with Tape("test", windows, Selected("test", (x,), (0,)), {}) as tape:
+        with pytest.raises(TooManyEntriesError):
+            entries_of(tape, most=96)
+        values, _ = entries_of(tape)
+    assert values[0][0].numel() < 96 * 96

@@ -142,6 +142,17 @@ def joined(terms: Terms, symbolic: Symbolic) -> Terms:
     return result
 
 
+def condensed(terms: Terms, symbolic: Symbolic) -> Terms:
+    """Return the sum of ``terms``, joined where there are more of them than a dense matrix has entries."""
+    result: Terms = []
+    for source in sorted({t.source for t in terms}):
+        mine = [t for t in terms if t.source == source]
+        dense = torch.Size(mine[0].shape).numel() * torch.Size(mine[0].seed_shape).numel()
+        is_repeated = sum(t.size for t in mine) > max(dense, MIN_JOINED)
+        result += _joined(mine, symbolic) if is_repeated else mine
+    return result
+
+
 def _is_regular(term: Term) -> bool:
     return all(index.is_regular for index in term.rows)
 

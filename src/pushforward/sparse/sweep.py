@@ -10,25 +10,31 @@ from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import Transposed, transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import LinearProgram, after_map, before_map
-from pushforward.sparse.adding import added, joined
+from pushforward.sparse.adding import added, condensed, joined
 from pushforward.sparse.pushing import push
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
 
 Terms = list[Term]
 
+MAX_TERMS = 128  # of one variable, where few entries are hoped for
 
-class TooManyTermsError(Exception):
-    """A variable has more terms than were asked for."""
+
+class TooManyEntriesError(Exception):
+    """A variable has more terms, or more entries in these, than were asked for."""
 
 
 def pushed(
     program: LinearProgram,
     starts: Sequence[Term],
     symbolic: Symbolic,
-    max_terms: int | None = None,
+    max_entries: int | None = None,
 ) -> list[Terms]:
-    """Return the terms of each output, from one of each input; raise where there are more than ``max_terms``."""
+    """Return the terms of each output, from one of each input.
+
+    Raises:
+        TooManyEntriesError: A variable has more than ``max_entries`` in all, or more terms than is worth its while.
+    """
     program.check_residuals()
     last_use = program.last_uses()
     alive: dict[int, Terms] = {
@@ -48,13 +54,19 @@ def pushed(
             _scatters(part.linear_map) for part in equation.terms
         ):
             found = joined(found, symbolic)
-        if max_terms is not None and len(found) > max_terms:
-            raise TooManyTermsError
+        found = condensed(found, symbolic)
+        if max_entries is not None and _are_many(found, max_entries):
+            raise TooManyEntriesError
         alive[equation.variable] = found
         for part in equation.terms:
             if last_use.get(part.variable) == position:
                 alive.pop(part.variable, None)
     return [[] if v is None else alive.get(v, []) for v in program.outputs]
+
+
+def _are_many(terms: Terms, max_entries: int) -> bool:
+    """Tell whether blocks are likely to be faster: terms may overlap, and each is computed."""
+    return len(terms) > MAX_TERMS or sum(t.size for t in terms) > max_entries
 
 
 def _scatters(linear_map: AbstractLinearMap) -> bool:

@@ -20,7 +20,7 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.planning.calls import PLAIN
 from pushforward.planning.plans import PLANS
 from pushforward.sparse.layout import Layout
-from pushforward.sparse.sweep import TooManyTermsError
+from pushforward.sparse.sweep import TooManyEntriesError
 from pushforward.sparse.symbolic import DependentError
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
@@ -83,8 +83,8 @@ def _count(values: list[list[Tensor]]) -> int:
 def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
     """Return the entries and where they stand; None where they are not few, or that depends on what is compiled."""
     try:
-        values, plan = entries_of(tape, bounded=True)
-    except (TooManyTermsError, DependentError, UnsupportedError):
+        values, plan = entries_of(tape, most=size)
+    except (TooManyEntriesError, DependentError, UnsupportedError):
         return None
     return (values, plan) if _count(values) <= MAX_DENSITY * size else None
 

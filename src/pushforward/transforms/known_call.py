@@ -99,7 +99,7 @@ class Repeat:
                 found[i] = unwrapped(x)
         if self.are_alike(*found):
             return found
-        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs):  # noqa: B905
+        for x, (shape, dtype, device, is_followed) in zip(found, self.inputs, strict=True):
             if type(x) is not Tensor or x.dtype is not dtype or x.shape != shape:
                 return None
             if x.requires_grad is not is_followed or x.device != device or x.is_inference():

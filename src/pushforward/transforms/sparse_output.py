@@ -29,7 +29,6 @@ from pushforward.transforms.unbuilt import built, depend, is_put_off
 
 Output = Literal["dense", "coo", "csr", "csc", "bsr", "auto"]
 OUTPUTS = ("dense", "coo", "csr", "csc", "bsr", "auto")
-MAX_TERMS = 128  # of one variable, where few entries are hoped for
 AUTO_DENSITY = 0.1  # above which 'auto' gives a dense tensor
 
 PLAN = "sparse"
@@ -103,14 +102,14 @@ def sparse_rows(name: str, tape: Tape, output: Output, pattern: Any = None) -> l
     ]
 
 
-def entries_of(tape: Tape, bounded: bool = False) -> tuple[list[list[Tensor]], SparsePlan]:
+def entries_of(tape: Tape, most: int | None = None) -> tuple[list[list[Tensor]], SparsePlan]:
     """Return the values of the entries, by output and input, and the plan with their layouts.
 
     Raises:
-        TooManyTermsError: ``bounded``, and there are more terms than entries are likely to be few for.
-        DependentError: ``bounded``, and a graph that is compiled would depend on the elements of index tensors.
+        TooManyEntriesError: There are more than ``most``, also on the way, or as many terms as few entries never have.
+        DependentError: ``most`` is given, and a graph that is compiled would depend on the elements of index tensors.
     """
-    return _values(tape, False, bounded)
+    return _values(tape, False, most)
 
 
 def layouts_of(tape: Tape) -> list[list[Layout]]:
@@ -119,7 +118,7 @@ def layouts_of(tape: Tape) -> list[list[Layout]]:
 
 
 def _values(
-    tape: Tape, by_columns: bool, bounded: bool = False
+    tape: Tape, by_columns: bool, most: int | None = None
 ) -> tuple[list[list[Tensor]], SparsePlan]:
     if tape.reading.is_distributed:
         raise UnsupportedError(
@@ -136,7 +135,7 @@ def _values(
     if plan is not None:
         try:
             *rows, met = tape.swept(
-                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan, bounded)
+                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan, most)
             )
             plan.answers.check(met)
         except ChangedError:
@@ -145,20 +144,19 @@ def _values(
             depend(met, plan.answers.indices)
             return rows, plan
     plan = SparsePlan()
-    *rows, met = tape.computed(functools.partial(_sweep, tape, by_columns, plan, bounded))
+    *rows, met = tape.computed(functools.partial(_sweep, tape, by_columns, plan, most))
     PLANS.keep(PLAN, key, plan)
     depend(met, plan.answers.indices)
     return rows, plan
 
 
 def _sweep(
-    tape: Tape, by_columns: bool, plan: SparsePlan, bounded: bool = False
+    tape: Tape, by_columns: bool, plan: SparsePlan, most: int | None = None
 ) -> list[list[Tensor]]:
     """Return the values of each matrix, and at the end the index tensors on which the plan depends."""
-    symbolic = Symbolic(plan.answers, may_depend=not (bounded and is_put_off()))
+    symbolic = Symbolic(plan.answers, may_depend=most is None or not is_put_off())
     starts = [identity(tuple(x.shape), x, i) for i, x in enumerate(tape.inputs)]
-    limit = MAX_TERMS if bounded else None
-    outputs = pushed(tape.program, starts, symbolic, limit)
+    outputs = pushed(tape.program, starts, symbolic, most)
     is_new = not plan.layouts
     layouts: list[list[Layout]] = []
     rows = []
