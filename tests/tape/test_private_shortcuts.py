@@ -104,3 +104,12 @@ def test_loops_and_wrapper_have_one_precompiled_header(monkeypatch):
     assert codecache.CppWrapperCodeCache._get_uncompiled_header("cpu") == wrapper
     with private.shortcuts():
         assert loops not in codecache.CppWrapperCodeCache._get_uncompiled_header("cuda")
+
+
+def test_a_version_without_the_names_goes_the_long_way(monkeypatch):
+    monkeypatch.delattr(cpp, "stride_at_vec_range")
+    monkeypatch.delattr(common, "DtypePropagationOpsHandler")
+    monkeypatch.delattr(codecache, "CppWrapperCodeCache")
+    with private.shortcuts():
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -59,16 +59,22 @@ def _leave() -> None:
 
 
 def _shortcuts() -> list[tuple[Any, str, Any]]:
-    """Return what to put where."""
+    """Return what to put where; a version of PyTorch without one of the names does without the shortcut."""
     common: Any = importlib.import_module("torch._inductor.codegen.common")
     cpp: Any = importlib.import_module("torch._inductor.codegen.cpp")
-    cache: Any = importlib.import_module("torch._inductor.codecache").CppWrapperCodeCache
-    return [
-        (cpp, "stride_at_vec_range", _stride(cpp.stride_at_vec_range)),
+    codecache: Any = importlib.import_module("torch._inductor.codecache")
+    cache: Any = getattr(codecache, "CppWrapperCodeCache", object)
+    found: list[tuple[Any, str, Any]] = []
+    if hasattr(cpp, "stride_at_vec_range"):
+        found.append((cpp, "stride_at_vec_range", _stride(cpp.stride_at_vec_range)))
+    if hasattr(common, "DtypePropagationOpsHandler"):
         # One object, which is initialized anew each time that it is asked for: at each operator.
-        (common, "DtypePropagationOpsHandler", functools.cache(common.DtypePropagationOpsHandler)),
-        (cache, "_get_uncompiled_header", classmethod(_header(cache._get_uncompiled_header))),
-    ]
+        made = functools.cache(common.DtypePropagationOpsHandler)
+        found.append((common, "DtypePropagationOpsHandler", made))
+    if "_get_uncompiled_header" in vars(cache) and hasattr(codecache, "_get_cpp_prefix_header"):
+        header = _header(cache._get_uncompiled_header, codecache._get_cpp_prefix_header)
+        found.append((cache, "_get_uncompiled_header", classmethod(header)))
+    return found
 
 
 def _stride(by_sympy: Any) -> Any:
@@ -86,9 +92,8 @@ def _stride(by_sympy: Any) -> Any:
     return stride
 
 
-def _header(wrapper: Any) -> Any:
+def _header(wrapper: Any, of_loops: Any) -> Any:
     """Return a function that gives loops' header with the wrapper's, which is the only one precompiled by itself."""
-    of_loops: Any = importlib.import_module("torch._inductor.codecache")._get_cpp_prefix_header
 
     def header(cls: Any, device: str) -> str | None:
         headers = [wrapper(device), of_loops(device)]
