@@ -481,3 +481,28 @@ def test_progress_starts_anew_for_each_piece(monkeypatch: pytest.MonkeyPatch) ->
     pieces_of_it = [2, 1, -3] * (len(rest) // 3 + 1)
     assert rest == pieces_of_it[: len(rest)]
     assert len(rest) > 2
+
+
+@pytest.mark.usefixtures("_cut_often")
+def test_tapes_of_other_calls_do_not_keep_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as are in use for long, or wait in cycles for garbage to be collected."""
+    kept: list[Any] = []
+
+    def recording(x: Tensor) -> Tensor:
+        kept.append(pf.linearize(torch.sin, x)[1])
+        return x * 2
+
+    pf.jacfwd(recording, chunk_size=1)(_draws(12))
+    cuts: list[int] = []
+    cut = pieces.PieceRun._cut
+
+    def counted(self: pieces.PieceRun, variables: list[Tensor], is_whole: bool) -> bool:
+        before = self._was_cut
+        found = cut(self, variables, is_whole)
+        cuts.append(self._was_cut > before)
+        return found
+
+    monkeypatch.setattr(pieces.PieceRun, "_cut", counted)
+    pf.jacfwd(_products, chunk_size=1)(_draws(12))
+    assert any(cuts)
+    assert kept

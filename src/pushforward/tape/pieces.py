@@ -131,12 +131,12 @@ class _Cut(torch.autograd.Function):
 def fits(inputs: Sequence[Tensor]) -> bool:
     """Tell whether a function of these inputs, called as things are now, may be recorded in pieces."""
     return (
-        functorch_level() is None
+        not run_depth()  # first: a recording around sees what tensors are asked
+        and functorch_level() is None
         and dual_level() < 0
         and not num_dispatch_modes()
         and not any(x.requires_grad or x.is_inference() for x in inputs)
         and all(type(x) in (Tensor, torch.nn.Parameter) for x in inputs)
-        and not run_depth()
     )
 
 
@@ -152,7 +152,7 @@ def may_cut(known: Record, pushing: Pushing, inputs: Sequence[Tensor], is_truste
 class PieceRun(Run):
     """A run that pushes tangents as it goes."""
 
-    __slots__ = ("__weakref__", "_first", "_pushing", "_record", "_token", "_was_cut")
+    __slots__ = ("__weakref__", "_first", "_inside", "_pushing", "_record", "_token", "_was_cut")
 
     def __init__(
         self,
@@ -167,6 +167,7 @@ class PieceRun(Run):
         self._pushing, self._record = pushing, known
         self._first: dict[Node, Any] = {}  # the tangents of the inputs, once the tape was cut
         self._was_cut = False
+        self._inside = _thread.inside = weakref.WeakSet()
 
     @property
     def tangents(self) -> list[Any] | None:
@@ -214,7 +215,7 @@ class PieceRun(Run):
 
         What was recorded is let go of if the function holds nothing else of it: if that ``is_whole``.
         """
-        if run_depth() != 1 or functorch_level() is not None or _thread.tapes:
+        if run_depth() != 1 or functorch_level() is not None or self._inside:
             return True  # a recording inside needs its tape whole; later, then
         if not self._was_cut:
             tangents = self._pushing.make()
@@ -272,9 +273,8 @@ class _CuttingWatcher(Watcher):
         self._num_bytes = 0
         known_piece = known.pieces.get(pushing.is_in_chunks)
         # In chunks the first piece is as short as may be: before it nothing waits, after it all columns do.
-        self._begin(
-            1 if known_piece and pushing.is_in_chunks else known_piece or pushing.first_piece
-        )
+        is_short = known_piece and pushing.is_in_chunks
+        self._begin(1 if is_short else known_piece or pushing.first_piece)
         self._was_cut = False
         self._made: list[weakref.ref[Tensor]] = []
 
@@ -382,18 +382,18 @@ class _CuttingWatcher(Watcher):
 
 
 class _Thread(threading.local):
-    """The tapes of recordings inside a run that are in use in this thread."""
+    """The tapes, as far as they are in use, of recordings inside the run of this thread that may be cut."""
 
     def __init__(self) -> None:
-        self.tapes: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.inside: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 _thread = _Thread()
 
 
 def keep_whole(tape: Any) -> None:
-    """Let no tape around be cut as long as ``tape``, recorded inside it, is in use."""
-    _thread.tapes.add(tape)
+    """Let the tape around not be cut as long as ``tape``, recorded inside it, is in use."""
+    _thread.inside.add(tape)
 
 
 _cut: Any = _Cut.apply
