@@ -115,16 +115,17 @@ FEW, MANY = private.MIN_CHANNELS, private.MANY_CHANNELS
 
 
 @pytest.mark.parametrize(
-    ("channels", "is_last"),
+    ("channels", "num_axes", "is_last"),
     [
-        ((3, 2), False),
-        ((1, FEW, FEW), False),
-        ((FEW, FEW, FEW), True),
-        ((1, 6, MANY), True),
-        ((3,), True),
+        ((3, 2), 2, False),
+        ((1, FEW, FEW), 2, False),
+        ((FEW, FEW, FEW), 2, True),
+        ((1, 6, MANY), 2, True),
+        ((3,), 2, True),
+        ((3, 2), 1, True),
     ],
 )
-def test_few_channels_stay_where_they_are(monkeypatch, channels, is_last):
+def test_few_channels_of_images_stay_where_they_are(monkeypatch, channels, num_axes, is_last):
     compiler, found = importlib.import_module("torch._inductor.compile_fx"), []
 
     def watched(graph, inputs, *args, config_patches, **kwargs):
@@ -132,9 +133,10 @@ def test_few_channels_stay_where_they_are(monkeypatch, channels, is_last):
         return graph
 
     monkeypatch.setattr(compiler, "compile_fx", watched)
-    kernels = [torch.rand(b, a, 3) for a, b in itertools.pairwise(channels)]
-    x = torch.rand(1, channels[0], 20)
-    graph = graph_of(lambda x: functools.reduce(torch.conv1d, kernels, x), x)
+    kernels = [torch.rand(b, a, *[3] * num_axes) for a, b in itertools.pairwise(channels)]
+    x = torch.rand(1, channels[0], *[20] * num_axes)
+    convolve = torch.conv2d if num_axes == 2 else torch.conv1d
+    graph = graph_of(lambda x: functools.reduce(convolve, kernels, x), x)
     private.inductor(graph, [x], False)
     assert found == [is_last]
 

@@ -117,9 +117,9 @@ def _num_terms(product: fx.Node) -> int:
 
 
 def _has_channels(graph: fx.GraphModule) -> bool:
-    """Tell whether the convolutions have channels enough to be computed with these last."""
+    """Tell whether the convolutions of images have channels enough to be computed with these last."""
     weights = [_second(n) for n in graph.graph.nodes if n.target in _CONVOLUTIONS]
-    channels = [w.shape[:2] for w in weights if w is not None]
+    channels = [w.shape[:2] for w in weights if w is not None and w.dim() > 3]
     return all(min(c) >= MIN_CHANNELS for c in channels) or any(
         max(c) >= MANY_CHANNELS for c in channels
     )
