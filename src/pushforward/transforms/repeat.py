@@ -142,19 +142,16 @@ def _run(
             if found is None:
                 ran = (result, tracked, starts, alone, record.beside)
                 repeat, found = _other(record, repeat, key, ran)
-            if found is None:
-                pass
-            elif isinstance(key, TapeKey):
-                return repeat.tape(key, tracked, found)
-            elif repeat.may_answer and not (
-                key.randomness == "error" and state and bare_has_drawn(state, leaves)
-            ):
-                if (
-                    not repeat.is_recording
-                ):  # nobody goes back over the graph: the kernels let go of what it saved
-                    tracked = given = starts = []
-                    result = None
-                return repeat.answer(found)
+            if found is not None:
+                if isinstance(key, TapeKey):
+                    return repeat.tape(key, tracked, found)
+                is_refusing = key.randomness == "error" and bool(state)
+                if repeat.may_answer and not (is_refusing and bare_has_drawn(state, leaves)):
+                    if not repeat.is_recording:
+                        # Nobody goes back over the graph: the kernels let go of what it saved.
+                        tracked = given = starts = []
+                        result = None
+                    return repeat.answer(found)
     except BaseException as error:
         if not starts:  # before the function was called, or after all was read
             raise
