@@ -58,8 +58,7 @@ def test_modes_are_counted():
 def test_guards_compare_descriptions_and_hold_nothing():
     given = [torch.rand(2, 3), torch.rand(4, dtype=torch.float64), leaf()]
     held = weakref.ref(given[0])
-    options = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
-    check = private.TensorGuards(*given, **options).check
+    check = private_compiler.alike(given)
     del given
     assert held() is None
     first, second, third = torch.rand(2, 3), torch.rand(4, dtype=torch.float64), leaf()
@@ -72,8 +71,7 @@ def test_guards_compare_descriptions_and_hold_nothing():
     ):  # fmt: skip
         assert check(other, second, third) is False
     assert check(first, second, third.detach()) is False
-    options = {"dynamic_dims_sizes": [[2, 3]], "dynamic_dims_strides": [[None, None]]}
-    check = private.TensorGuards(first, **options).check
+    check = private_compiler.alike([first], has_strides=False)
     assert check(torch.rand(3, 2).t())
     assert not check(torch.rand(2, 2))
 

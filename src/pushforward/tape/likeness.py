@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pushforward.tape.private_compiler import alike
 from pushforward.tape.private_functorch import without_functorch
-from pushforward.tape.private_torch import TensorGuards
 
 Check = Callable[..., bool]
 
@@ -24,13 +23,8 @@ def check_of(tensors: Sequence[Tensor], has_strides: bool = True) -> Check:
     """
     if not tensors or any(type(t) not in _PLAIN for t in tensors):
         return _is_unknown
-    options: dict[str, Any] = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
-    if not has_strides:
-        options["dynamic_dims_sizes"] = [list(t.shape) for t in tensors]
-        options["dynamic_dims_strides"] = [[None] * t.dim() for t in tensors]
     with without_functorch():  # where graphs are read
-        check: Check = TensorGuards(*tensors, **options).check
-    return check
+        return alike(tensors, has_strides)
 
 
 def _is_unknown(*tensors: Tensor) -> bool:

@@ -88,13 +88,15 @@ def empty_strided_cpu() -> Callable[..., Tensor]:
     return made
 
 
-def alike(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    """Return what tells whether tensors have the classes, shapes, strides, dtypes, devices and flags of these.
+def alike(tensors: Sequence[Tensor], has_strides: bool = True) -> Callable[..., bool]:
+    """Return what tells whether tensors have the classes, shapes, dtypes, devices and flags of these.
 
-    In C++, which takes a seventh of the time of Python for each. Whether one is conjugated or negated when it is read
-    counts, too, and inference mode.
+    And the strides, if it ``has_strides``. In C++, which takes a seventh of the time of Python for each. Whether one is
+    conjugated or negated when it is read counts, too, and inference mode.
     """
     guards: Any = importlib.import_module("torch._C._dynamo.guards")
-    made = guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+    sizes = None if has_strides else [list(t.shape) for t in tensors]
+    strides = None if has_strides else [[None] * t.dim() for t in tensors]
+    made = guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     check: Callable[..., bool] = made.check
     return check

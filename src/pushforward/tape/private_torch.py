@@ -48,9 +48,6 @@ AccumulateGrad: Any = type(
     torch.zeros((), requires_grad=True).clone().grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 )
 
-TensorGuards: Any = (
-    torch._C._dynamo.guards.TensorGuards
-)  # compare many tensors' descriptions in one call
 PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
 BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
 CheckpointFunction: Any = torch.utils.checkpoint.CheckpointFunction  # the reentrant one

@@ -129,10 +129,7 @@ def _run(
                 tracked = _copies(leaves, start_requiring_grad)
             given = [batch.wrapped(x) for x in tracked]
         starts = [x.grad_fn for x in tracked]
-        if repeat.is_flat and len(args) == 1:
-            result = func(*given, **kwargs)
-        else:
-            result = func(*repeat.arguments(args, given), **kwargs)
+        result = func(*repeat.arguments(args, given), **kwargs)
         if thread.depth != depth + 1:
             check_depth(key.name, depth)
         end = next_sequence_number()
@@ -140,8 +137,9 @@ def _run(
             alone = end if thread.count == count else 0
             found = repeat.found(result, tracked, starts, alone, record.beside)
             if found is None:
-                ran = (result, tracked, starts, alone, record.beside)
-                repeat, found = _other(record, repeat, key, ran)
+                repeat, found = _other(
+                    record, repeat, key, (result, tracked, starts, alone, record.beside)
+                )
             if found is not None:
                 if isinstance(key, TapeKey):
                     return repeat.tape(key, tracked, found)
