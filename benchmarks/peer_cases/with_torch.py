@@ -109,6 +109,7 @@ def warm_up(sides: tuple[str, ...] = SIDES) -> None:
     """
     warnings.simplefilter("ignore")
     others = [
+        (lambda x: x.sin() * x, (3,)),
         (lambda x: (x.sin() * x.flip(0)).cumsum(0), (3,)),
         (lambda x: (x @ x).sin() @ x, (16, 16)),
     ]

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pushforward as pf
-from pushforward.compiling import backends
+from pushforward.compiling import backends, number_code
+from pushforward.compiling.numbers import Numbers
 from pushforward.compiling.straight import straight
 
 f64 = torch.float64
@@ -96,6 +97,41 @@ def test_small_programs_need_no_inductor(transform):
 
 
 @pytest.mark.usefixtures("without_inductor")
+def steps_of_all_dtypes(x):
+    y = torch.where(x > x.flip(0), x.square(), x.sin()).float() * 0.1
+    return x.sum() * y + torch.where((x > 0.5) & (x < x.roll(1)), y.double(), x) / x
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_numbers_are_handed_on_between_functions(without_inductor, monkeypatch, limit):
+    monkeypatch.setattr(number_code, "MAX_STEPS", limit)
+    x = points(4)
+    found = pf.compile(pf.jacfwd(steps_of_all_dtypes))(x)
+    torch.testing.assert_close(found, tf.jacfwd(steps_of_all_dtypes)(x))
+
+
+def test_long_programs_are_several_functions():
+    numbers = Numbers()
+    first = last = numbers.load(0, 0, f64)
+    for _ in range(3 * number_code.MAX_STEPS - 1):
+        last = numbers.of("add", f64, last, first)
+    text = number_code.source(numbers, ["double"], [("double", {0: last})])
+    assert text.count("static __attribute__((noinline))") == 3
+    assert "double s[3]" in text
+
+
+def test_differences_that_are_each_others_negatives_have_one_square():
+    numbers = Numbers()
+    x, y, c = numbers.load(0, 0, f64), numbers.load(0, 1, f64), numbers.constant(2.0)
+    for a, b in ((x, y), (x, c)):
+        one, other = numbers.of("sub", f64, a, b), numbers.of("sub", f64, b, a)
+        assert one != other
+        squares = [numbers.of("mul", f64, n, n) for n in (one, other)]
+        assert squares[0] == squares[1]
+        assert numbers.of("mul", f64, one, other) not in squares
+    assert numbers.of("add", f64, x, y) == numbers.of("add", f64, y, x)
+
+
 def test_results_have_the_strides_of_plain_calls_and_memory_of_their_own():
     def f(x):
         return x.mT * 2, x.sum(0).expand(3, 4), x * 1

@@ -1,5 +1,8 @@
 """What we expect of the private names of PyTorch's tracer and compiler: a new PyTorch breaks here."""
 
+import importlib
+import time
+
 import pytest
 import torch
 
@@ -41,6 +44,26 @@ def test_cpp_kernel_takes_pointers_to_elements():
     out = torch.zeros(1, dtype=torch.float64)
     kernel(torch.tensor([2.0, 3.0], dtype=torch.float64), out)
     assert out.item() == 6
+
+
+def test_headers_of_a_cpp_kernel_are_compiled_before(monkeypatch):
+    cache = importlib.import_module("torch._inductor.codecache")
+    compiled = []
+
+    def noted(header, *args, **kwargs):
+        compiled.append(header)
+        return precompile(header, *args, **kwargs)
+
+    precompile = cache._precompile_header
+    monkeypatch.setattr(cache, "_precompile_header", noted)
+    source = f"""
+    extern "C" void kernel(double* out) {{ out[0] = std::cbrt({time.time_ns()}.0); }}
+    """
+    out = torch.zeros(1, dtype=torch.float64)
+    private.cpp_kernel(["double*"], source, ["cmath"])(out)
+    assert out.item() > 1e5
+    assert all(h.startswith("Python.h>") and h.endswith("<cmath") for h in compiled)
+    assert len(compiled) == 1
 
 
 def test_empty_strided_cpu_makes_tensors_of_shape_strides_and_dtype():

@@ -1,6 +1,5 @@
 """What we expect of the private names that shortcuts replace: a new PyTorch breaks here."""
 
-import gc
 import importlib
 import threading
 
@@ -22,7 +21,6 @@ X, Y, S = (sympy.Symbol(name, integer=True, nonnegative=True) for name in ("x0",
 
 def looks():
     return (
-        gc.isenabled(),
         cpp.stride_at_vec_range,
         common.DtypePropagationOpsHandler,
         vars(codecache.CppWrapperCodeCache)["_get_uncompiled_header"],
@@ -80,7 +78,6 @@ def test_names_mean_what_they_did_when_the_last_thread_is_out():
     assert not set(during) & set(before)
     assert inside == [during]
     assert looks() == before
-    assert before[0]
     with pytest.raises(ZeroDivisionError), private.shortcuts():
         raise ZeroDivisionError
     assert looks() == before
@@ -111,5 +108,4 @@ def test_a_version_without_the_names_goes_the_long_way(monkeypatch):
     monkeypatch.delattr(common, "DtypePropagationOpsHandler")
     monkeypatch.delattr(codecache, "CppWrapperCodeCache")
     with private.shortcuts():
-        assert not gc.isenabled()
-    assert gc.isenabled()
+        assert not hasattr(cpp, "stride_at_vec_range")

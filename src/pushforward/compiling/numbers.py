@@ -1,13 +1,12 @@
-"""Numbers: operations on single elements, each kept once, and the C++ that computes some of them.
+"""Numbers: operations on single elements, each kept once.
 
-Nothing is known here of tensors, but that elements are loaded from arrays and stored into them.
+Nothing is known here of tensors, but that elements are loaded from arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -107,8 +106,11 @@ class Numbers:
 
     def of(self, name: str, dtype: torch.dtype, *operands: int) -> int:
         """Return the result of an operation on numbers."""
-        if name == "mul":
+        if name in ("add", "mul"):
             operands = (min(operands), max(operands))
+        if name == "mul":
+            if operands[0] == operands[1]:
+                operands = (self._turned(operands[0]),) * 2
             for one, other in (operands, operands[::-1]):
                 found = self.operations[one]
                 if found.name == "constant" and found.operands[0] == 1 and self._is(other, dtype):
@@ -116,6 +118,12 @@ class Numbers:
         if name == "cast" and self._is(operands[0], dtype):
             return operands[0]
         return self._number(Operation(name, dtype, operands))
+
+    def _turned(self, number: int) -> int:
+        """Return the first known number that differs in sign at most: a difference, or the one the other way round."""
+        operation = self.operations[number]
+        turned = (operation.name, operation.dtype, operation.operands[::-1], 1.0)
+        return min(number, self._known.get(turned, number)) if operation.name == "sub" else number
 
     def _is(self, number: int, dtype: torch.dtype) -> bool:
         return self.operations[number].result in (dtype, None)
@@ -133,85 +141,3 @@ class Numbers:
             if self._price > MAX_PRICE:
                 raise TooManyError
         return found
-
-
-def source(
-    numbers: Numbers, inputs: Sequence[str], outputs: Sequence[tuple[str, dict[int, int]]]
-) -> str:
-    """Return C++ of a function ``kernel`` of arrays.
-
-    Args:
-        numbers: What is computed.
-        inputs: The C types of the arrays that are loaded from.
-        outputs: The C type of each array that is stored into, and the number for each place in it.
-    """
-    arguments = [f"const {kind}* __restrict a{i}" for i, kind in enumerate(inputs)]
-    arguments += [f"{kind}* __restrict o{i}" for i, (kind, _) in enumerate(outputs)]
-    lines = [
-        *(
-            f"#include <{name}>"
-            for name in ("cmath", "cstdint", "cstring", "stdexcept", "type_traits")
-        ),
-        f'extern "C" void kernel({", ".join(arguments)}) {{',
-    ]
-    for number in _needed(numbers, (n for _, places in outputs for n in places.values())):
-        operation = numbers.operations[number]
-        if operation.name != "constant":
-            assert operation.result is not None
-            lines.append(
-                f"  const {C_TYPES[operation.result]} v{number} = {_expression(numbers, operation)};"
-            )
-    for i, (kind, places) in enumerate(outputs):
-        is_dense = places.keys() == set(range(len(places)))
-        if is_dense and sum(n == 0 for n in places.values()) > 8:
-            lines.append(f"  std::memset(o{i}, 0, {len(places)} * sizeof({kind}));")
-            places = {place: n for place, n in places.items() if n != 0}
-        lines += [f"  o{i}[{place}] = {_operand(numbers, n, kind)};" for place, n in places.items()]
-    return "\n".join([*lines, "}", ""])
-
-
-def _needed(numbers: Numbers, results: Iterable[int]) -> list[int]:
-    found: set[int] = set()
-    stack = list(results)
-    while stack:
-        number = stack.pop()
-        if number not in found:
-            found.add(number)
-            operation = numbers.operations[number]
-            if operation.name not in ("constant", "load"):
-                stack += [int(n) for n in operation.operands]
-    return sorted(found)  # operands come before what uses them
-
-
-def _expression(numbers: Numbers, operation: Operation) -> str:
-    assert operation.dtype is not None
-    kind = C_TYPES[operation.dtype]
-    if operation.name == "load":
-        array, place = operation.operands
-        return f"a{array}[{place}]"
-    kinds = [kind] * len(operation.operands)
-    if operation.name == "where":
-        kinds[0] = "bool"
-    operands = [
-        _operand(numbers, int(n), k) for n, k in zip(operation.operands, kinds, strict=True)
-    ]
-    return TEMPLATES[operation.name].format(*operands, T=kind)
-
-
-def _operand(numbers: Numbers, number: int, kind: str) -> str:
-    operation = numbers.operations[number]
-    if operation.name == "constant":
-        return _literal(operation.operands[0], kind)
-    assert operation.result is not None
-    has = C_TYPES[operation.result]
-    return f"v{number}" if has == kind else f"static_cast<{kind}>(v{number})"
-
-
-def _literal(value: float, kind: str) -> str:
-    if kind == "bool":
-        return "true" if value else "false"
-    if math.isnan(value):
-        return f"{kind}(NAN)"
-    if math.isinf(value):
-        return f"{kind}({'-' if value < 0 else ''}INFINITY)"
-    return f"{kind}({value.hex()})"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pushforward.compiling import graphs
 from pushforward.compiling.backends import MAKE, dynamic
+from pushforward.compiling.garbage import garbage_kept
 from pushforward.compiling.tracing import traced
 
 Function = Callable[..., Sequence[Tensor]]
@@ -32,6 +33,18 @@ class Stage:
         is_dynamic: bool = False,
     ) -> None:
         """Trace and compile. From input ``start`` on, inputs stand for the ``captured`` tensors, one by one."""
+        with garbage_kept():
+            self._make(func, inputs, captured, backend, start, is_dynamic)
+
+    def _make(
+        self,
+        func: Function,
+        inputs: Sequence[Tensor],
+        captured: Sequence[Tensor],
+        backend: str,
+        start: int | None,
+        is_dynamic: bool,
+    ) -> None:
         self.func, self.backend, self.is_pullback = func, backend, start is not None
         written = [t for t in captured if not t.requires_grad]
         self.graph = traced(func, inputs, written, is_dynamic=is_dynamic)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from pushforward.compiling import graphs
+from pushforward.compiling.number_code import HEADERS, source
 from pushforward.compiling.number_rules import (
     ELEMENTWISE,
     INDEXING,
@@ -22,7 +23,7 @@ from pushforward.compiling.number_rules import (
     VIEWS,
     UnsuitableError,
 )
-from pushforward.compiling.numbers import C_TYPES, COMPARISONS, Numbers, TooManyError, source
+from pushforward.compiling.numbers import C_TYPES, COMPARISONS, Numbers, TooManyError
 from pushforward.tape.private_compiler import cpp_kernel, empty_strided_cpu
 
 aten = torch.ops.aten
@@ -71,7 +72,7 @@ class Program:
         arguments = [f"const {kind}*" for kind in kinds] + [f"{kind}*" for kind, _ in stored]
         scope: dict[str, Any] = {
             "empty": empty_strided_cpu(),
-            "kernel": cpp_kernel(arguments, text),
+            "kernel": cpp_kernel(arguments, text, HEADERS),
         }
         names = [f"o{i}" for i in range(len(stored))]
         lines = ["def compute(tensors):"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,13 +73,28 @@ def reads_elements(error: BaseException) -> bool:
     return isinstance(error, kinds) or "get value out of a tracing tensor" in str(error)
 
 
-def cpp_kernel(arguments: Sequence[str], source: str) -> Callable[..., None]:
+def cpp_kernel(
+    arguments: Sequence[str], source: str, headers: Sequence[str] = ()
+) -> Callable[..., None]:
     """Return a function of C++ called ``kernel``, to be called with tensors, of whose elements it takes pointers."""
-    cache: Any = importlib.import_module("torch._inductor.codecache")
-    kernel: Callable[..., None] = cache.CppPythonBindingsCodeCache.load_pybinding(
-        list(arguments), source
+    lines = [f"#include <{name}>" for name in headers]
+    kernel: Callable[..., None] = _bindings(tuple(headers)).load_pybinding(
+        list(arguments), "\n".join([*lines, source])
     )
     return kernel
+
+
+@functools.cache
+def _bindings(headers: tuple[str, ...]) -> Any:
+    """Return what compiles functions for Python with these headers, which are compiled before, once for a machine.
+
+    By itself it takes those of loops over vectors, which the compiler then reads for a third of a second.
+    """
+    cache: Any = importlib.import_module("torch._inductor.codecache")
+    # Inductor writes `#include <...>` around this.
+    header = ">\n#include <".join(("Python.h", "sstream", "cstdlib", "cerrno", *headers))
+    found = {"_get_uncompiled_header": classmethod(lambda cls, device: header)}
+    return type("Bindings", (cache.CppPythonBindingsCodeCache,), found)
 
 
 def empty_strided_cpu() -> Callable[..., Tensor]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import importlib
 import threading
 from collections.abc import Iterator
@@ -16,16 +15,11 @@ from typing import Any
 _lock = threading.Lock()
 _replaced: list[tuple[Any, str, Any]] = []  # owner, name, what it meant
 _num_within = 0
-_is_collecting = False  # garbage, outside
 
 
 @contextlib.contextmanager
 def shortcuts() -> Iterator[None]:
-    """Have Inductor take shortcuts until the end, in all threads.
-
-    Garbage in cycles is kept until then: graphs and loops, which live while they are compiled, would have everything
-    that was ever imported be looked through for it, too, for a third of a second.
-    """
+    """Have Inductor take shortcuts until the end, in all threads."""
     _enter()
     try:
         yield
@@ -34,13 +28,11 @@ def shortcuts() -> Iterator[None]:
 
 
 def _enter() -> None:
-    global _num_within, _is_collecting
+    global _num_within
     with _lock:
         _num_within += 1
         if _num_within > 1:
             return
-        _is_collecting = gc.isenabled()
-        gc.disable()
         for owner, name, value in _shortcuts():
             _replaced.append((owner, name, vars(owner)[name]))
             setattr(owner, name, value)
@@ -54,8 +46,6 @@ def _leave() -> None:
             return
         while _replaced:
             setattr(*_replaced.pop())
-        if _is_collecting:
-            gc.enable()
 
 
 def _shortcuts() -> list[tuple[Any, str, Any]]:

@@ -1,0 +1,58 @@
+"""Garbage is collected again when nothing is traced or compiled any more, whatever happened."""
+
+import gc
+import threading
+
+import pytest
+import torch
+
+import pushforward as pf
+from pushforward.compiling.garbage import garbage_kept
+
+
+def test_none_is_collected_until_the_last_thread_is_out():
+    met, inside = threading.Barrier(2), []
+
+    def other():
+        with garbage_kept():
+            met.wait()
+            met.wait()
+            inside.append(gc.isenabled())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with garbage_kept():
+        met.wait()
+    assert not gc.isenabled()
+    met.wait()
+    thread.join()
+    assert inside == [False]
+    assert gc.isenabled()
+
+
+def test_who_collects_none_is_left_alone():
+    gc.disable()
+    try:
+        with garbage_kept():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_none_is_collected_while_functions_are_traced():
+    seen = []
+
+    def noted(x):
+        seen.append(gc.isenabled())
+        if len(seen) > 1:
+            raise ZeroDivisionError
+        return x.sin()
+
+    compiled = pf.compile(pf.jacfwd(noted), backend="eager")
+    compiled(torch.ones(2))
+    assert seen == [False]
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        compiled(torch.ones(3))
+    assert gc.isenabled()
