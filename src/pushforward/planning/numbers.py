@@ -7,10 +7,11 @@ that only move elements run themselves. In double precision, as that is what Pyt
 
 from __future__ import annotations
 
-import array
+import ctypes
 import dataclasses
 import functools
 import math
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from pushforward.planning.calls import (
     replaced,
 )
 from pushforward.planning.simplifying import may_write
+from pushforward.tape.private_compiler import empty_strided_cpu
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import bare
 
@@ -40,7 +42,7 @@ MAX_ELEMENTS = 256  # of one tensor
 MAX_NUMBERS = 8192  # of all: of more, the code takes long to compile
 MAX_DEPTH = 12  # of expressions within each other
 # In microseconds: a call of PyTorch's, loading a tensor, an operation, a function of the C library, a result.
-CALL, LOAD, OPERATION, FUNCTION, RESULT = 0.8, 0.15, 0.022, 0.05, 3.0
+CALL, LOAD, OPERATION, FUNCTION, RESULT = 0.8, 0.15, 0.022, 0.05, 0.8
 MIN_SAVED = 3.0
 PUT_OFF = 64  # calls: to write the code takes as long as dozens of them
 
@@ -86,7 +88,7 @@ _MOVING |= {getattr(Tensor, name).__get__ for name in ("T", "mT")}
 _MATRICES = functions("mm", "mv", "bmm", "matmul", "__matmul__", "dot")
 _SCOPE: dict[str, Any] = {
     **{name: getattr(math, name) for name in (*FUNCTIONS, "inf", "nan")},
-    "array": array.array, "frombuffer": torch.frombuffer, "float64": torch.float64,
+    "empty": empty_strided_cpu(), "fill": ctypes.memmove, "pack": struct.pack, "float64": torch.float64,
 }  # fmt: skip
 
 
@@ -372,14 +374,13 @@ class _Program:
                     text, depth = f"n{place}", 0
             texts.append(text if uses[place] else "")
             depths.append(depth)
-        made = {}
         for ref, found in results.items():
+            name, count, strides = ref.source, found.numel(), found.contiguous().stride()
             numbers = ", ".join(texts[place] for place in found.flatten().tolist())
-            made[ref] = (
-                f"frombuffer(array('d', [{numbers}]), dtype=float64).view({tuple(found.shape)}).clone()"
-            )
-            price += RESULT + OPERATION * found.numel()
-        lines.append(f"    return {_listed(rows, made)}")
+            lines.append(f"    {name} = empty({tuple(found.shape)}, {strides}, float64)")
+            lines.append(f"    fill({name}.data_ptr(), pack('{count}d', {numbers}), {8 * count})")
+            price += RESULT + OPERATION * count
+        lines.append(f"    return {_listed(rows)}")
         return "\n".join(lines), price
 
 
@@ -390,10 +391,10 @@ def _nested(shape: Sequence[int], names: Any) -> str:
     return f"[{', '.join(_nested(shape[1:], names) for _ in range(shape[0]))}]"
 
 
-def _listed(rows: Any, made: dict[Ref, str]) -> str:
+def _listed(rows: Any) -> str:
     if isinstance(rows, Ref):
-        return made[rows]
+        return rows.source
     if type(rows) in (tuple, list):
-        items = "".join(f"{_listed(item, made)}, " for item in rows)
+        items = "".join(f"{_listed(item)}, " for item in rows)
         return f"({items})" if type(rows) is tuple else f"[{items}]"
     return repr(rows)
