@@ -258,9 +258,12 @@ def run_backward(tensor: Tensor, cotangent: Tensor) -> None:
     )
 
 
+_backward_pass: Callable[[], int] = torch._C._current_graph_task_id
+
+
 def in_backward_pass() -> bool:
     """Tell whether this thread is inside a backward pass."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return _backward_pass() != -1
 
 
 is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # for any device

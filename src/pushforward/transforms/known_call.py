@@ -36,13 +36,13 @@ class Answer:
     @property
     def value(self) -> Any:
         """What the function returned."""
-        return unflatten(self.outputs, self.spec)
+        return self.outputs[0] if self.spec is LEAF else unflatten(self.outputs, self.spec)
 
     def jacobian(self, argnums: Argnums) -> Any:
         """Return the Jacobians in the caller's structure."""
-        if self.spec is LEAF:
-            return self.gradient(argnums)
         is_one = isinstance(argnums, int)
+        if self.spec is LEAF:
+            return self.rows[0][0] if is_one else tuple(self.rows[0])
         return unflatten([row[0] if is_one else tuple(row) for row in self.rows], self.spec)
 
     def gradient(self, argnums: Argnums) -> Any:
@@ -61,6 +61,7 @@ class Repeat:
     inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
     are_alike: Check  # the inputs of a call
     outputs: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
+    outputs_are_alike: Check
     spec: TreeSpec
     surroundings: Surroundings
     is_counted: bool  # whether one thread makes all nodes, and counts them
@@ -84,7 +85,8 @@ class Repeat:
             return None
         found: list[Tensor] = []
         if self.is_flat:
-            found = [args[position] for position in self.positions]
+            for position in self.positions:
+                found.append(args[position])  # noqa: PERF401 (takes longer for one)
         else:
             for position, spec in zip(self.positions, self.structure.specs, strict=True):
                 leaves, given = flatten(args[position])
@@ -149,24 +151,29 @@ class Repeat:
         end: int,
         num_beside: set[int],
     ) -> Found | None:
-        ends: list[End] = []
-        for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True):
-            if type(y) is not Tensor or y.dtype is not dtype or y.shape != shape:
-                return None
-            if y.stride() != stride:
-                return None
-            ends.append((y.grad_fn, y.output_nr))
+        if not (self.outputs_are_alike(*leaves) or self._are_outputs(leaves)):
+            return None
         for x in tracked:
             if x._version:
                 return None
+        ends: list[End] = []
+        for y in leaves:
+            ends.append((y.grad_fn, y.output_nr))  # noqa: PERF401 (takes longer for one)
         oldest = sequence_number(starts[0]) if self.is_counted else 0
         found = self.script.found(starts, ends, oldest, {})
         if found is None:
             return None
         saved, nodes = found
-        if self.is_counted and end and end - oldest - len(nodes) not in num_beside:
+        if end and self.is_counted and end - oldest - len(nodes) not in num_beside:
             return None
         return [leaves, saved, nodes]
+
+    def _are_outputs(self, leaves: list[Tensor]) -> bool:
+        """Tell the same one by one."""
+        return all(
+            type(y) is Tensor and y.dtype is dtype and y.shape == shape and y.stride() == stride
+            for y, (shape, stride, dtype) in zip(leaves, self.outputs, strict=True)
+        )
 
     def tape(self, key: TapeKey, tracked: list[Tensor], found: Found) -> Tape:
         """Return the tape of a call."""
@@ -184,12 +191,19 @@ class Repeat:
 
     def answer(self, found: Found) -> Answer:
         """Run the kernels on what was ``found``, and on nothing else: they let go of what nodes saved."""
-        if self.surroundings[-1] is None:
-            return self._answer(found)
-        with without_functorch():
-            return self._answer(found)
+        batch = self.surroundings[-1]
+        if batch is None:
+            rows, outputs = self._computed(found)
+        else:
+            with without_functorch():
+                rows, outputs = self._computed(found)
+                rows = [[batch.wrapped(t) for t in row] for row in rows]
+                outputs = [batch.wrapped(y) for y in outputs]
+        if not self.is_flat:
+            rows = [self.structure.trees(row) for row in rows]
+        return Answer(rows, outputs, self.spec)
 
-    def _answer(self, found: Found) -> Answer:
+    def _computed(self, found: Found) -> tuple[Rows, list[Tensor]]:
         kernels: Any = self.kernels
         outputs, values, nodes = found
         found.clear()
@@ -197,18 +211,10 @@ class Repeat:
         del nodes
         set_grad_enabled(self.is_recording)
         if not self.is_recording:
-            outputs = [y.detach() for y in outputs]
-        rows: list[list[Any]] = kernels.replay(values)
-        if self.finish is not None:
-            rows = self.finish(rows)
-        batch = self.surroundings[-1]
-        if batch is not None:
-            rows = [[batch.wrapped(t) for t in row] for row in rows]
-            outputs = [batch.wrapped(y) for y in outputs]
-        if not self.is_flat:
-            rows = [self.structure.trees(row) for row in rows]
+            outputs = [*map(Tensor.detach, outputs)]
+        rows: Rows = kernels.replay(values)
         kernels.answered += 1
-        return Answer(rows, outputs, self.spec)
+        return (rows if self.finish is None else self.finish(rows)), outputs
 
 
 class Key(NamedTuple):

@@ -108,19 +108,19 @@ def _run(
 ) -> Answer | Tape | Begun:
     """Call the function, read its graph and run the kernels; what was begun, if anything was not as before."""
     batch, num_hooks = repeat.surroundings[-1], RemovableHandle.next_id
-    state = bare_generator_state(leaves) if batch is None else ()
+    drawing = () if repeat.is_counted else leaves  # what may have generators beside the CPU's
+    state = bare_generator_state(drawing) if batch is None else ()
     depth, count, end = thread.depth, thread.count + 1, 0
     tracked: list[Tensor] = []
     given: list[Tensor] = []
     starts: list[Node] = []
     result: Any = None
     errors: list[BaseException] = []  # in a list, as a name would hold what holds it
-    is_eager = False
+    is_eager = has_dynamo()
     try:  # an interrupt may come at any time
         thread.depth, thread.count = depth + 1, count
         set_grad_enabled(True)
-        if has_dynamo():
-            is_eager = True
+        if is_eager:
             compiled_functions_run_eagerly.begin(id(leaves))
         if batch is None:
             given = tracked = _copies(leaves, Tensor.requires_grad_)
@@ -143,8 +143,8 @@ def _run(
             if found is not None:
                 if isinstance(key, TapeKey):
                     return repeat.tape(key, tracked, found)
-                is_refusing = key.randomness == "error" and bool(state)
-                if repeat.may_answer and not (is_refusing and bare_has_drawn(state, leaves)):
+                is_refusing = state and key.randomness == "error"
+                if repeat.may_answer and not (is_refusing and bare_has_drawn(state, drawing)):
                     if not repeat.is_recording:
                         # Nobody goes back over the graph: the kernels let go of what it saved.
                         tracked = given = starts = []
@@ -223,6 +223,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         [(x.shape, x.dtype, x.device, x.requires_grad) for x in tape.inputs],
         check_of(tape.inputs, has_strides=False),
         [(y.shape, y.stride(), y.dtype) for y in tape.outputs],
+        check_of(tape.outputs),
         tape.spec,
         around,
         not any(x.is_cuda for x in tape.inputs),
