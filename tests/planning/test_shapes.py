@@ -82,6 +82,19 @@ def test_identities_and_products_with_vectors():
     assert_same(torch.mv, meta(3, 4), meta(4))
 
 
+def test_products_of_matrices():
+    for dtype in (torch.float32, torch.complex128):
+        left, right = meta(3, 4, dtype=dtype), meta(5, 4, dtype=dtype)
+        assert_same(torch.mm, left, right.T)
+        assert_same(torch.bmm, left.expand(2, 3, 4), right.expand(2, 5, 4).mT)
+    assert_same(torch.mm, meta(0, 4), meta(4, 2))
+
+
+def test_products_that_pytorch_refuses_are_refused():
+    with pytest.raises(RuntimeError, match="mat1|shapes|dim|same"), Shapes():
+        torch.mm(meta(3, 4), meta(3, 4))
+
+
 def test_tensors_with_numbers_are_left_alone():
     x = torch.rand(3)
     with Shapes():
@@ -126,6 +139,12 @@ def test_planning_imports_neither_the_compiler_nor_sympy():
         "    a, b, c, d, e = x\n"
         "    return torch.stack([a + b * c.cos(), a - d.sin(), e]) + weight @ x.tanh()\n"
         "for _ in range(5): jacobian(f)(torch.rand(5))\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))\n"
+        "for _ in range(3): jacobian(net)(torch.rand(6, 5))\n"
+        "def kinetics(y):\n"
+        "    a, b, c = y\n"
+        "    return torch.stack([b * c - a, a - b * b, b * b])\n"
+        "for _ in range(3): jacobian(kinetics)(torch.rand(3, dtype=torch.float64))\n"
         "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -128,7 +128,7 @@ def later(
     kept = [dataclasses.replace(call) for call in calls]
     refs = {ref for call in calls for ref in (*call.refs, call.result)} & tensors.keys()
     # Examples may hold a graph.
-    like = {r: torch.empty_like(tensors[r], device="meta", requires_grad=False) for r in refs}
+    like = {r: torch.empty(tensors[r].shape, dtype=tensors[r].dtype, device="meta") for r in refs}
     return functools.partial(_first, functools.partial(in_numbers, kept, rows, constants, like))
 
 

@@ -113,6 +113,13 @@ def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.empty(matrix.shape[0], dtype=dtype, device=_META)
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor | None:
+    """Return what a product of two matrices, or of as many, gives."""
+    if left.dtype is not right.dtype or left.shape[-1] != right.shape[-2]:
+        return None
+    return torch.empty((*left.shape[:-1], right.shape[-1]), dtype=left.dtype, device=_META)
+
+
 _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
     aten.add.Tensor: _elementwise,
     aten.sub.Tensor: _elementwise,
@@ -120,4 +127,6 @@ _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
     aten.neg.default: _elementwise,
     aten.diag_embed.default: _diag_embed,
     aten.mv.default: _mv,
+    aten.mm.default: _product,
+    aten.bmm.default: _product,
 }
