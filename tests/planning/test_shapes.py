@@ -91,7 +91,7 @@ def test_products_of_matrices():
 
 
 def test_products_that_pytorch_refuses_are_refused():
-    with pytest.raises(RuntimeError, match="mat1|shapes|dim|same"), Shapes():
+    with pytest.raises(RuntimeError, match="same reduction dim"), Shapes():
         torch.mm(meta(3, 4), meta(3, 4))
 
 

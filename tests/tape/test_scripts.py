@@ -339,3 +339,48 @@ def test_what_was_followed_once_is_not_followed_for_ever(inner: str, outer: str)
             torch.testing.assert_close(result, expected)
         followed = first(x.clone().requires_grad_())
         assert followed.requires_grad
+
+
+def sample_loss(weight: Tensor, x: Tensor, label: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy((weight @ x.tanh())[None], label[None])
+
+
+def per_sample(library: Any, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.func.vmap(library.grad(function), in_dims=(None, 0, 0))
+
+
+def test_a_level_of_torch_func_has_scripts(read: list[bool]) -> None:
+    for _ in range(CALLS):
+        given = torch.randn(3, 4, dtype=F64), torch.randn(5, 4, dtype=F64), torch.arange(5) % 3
+        actual = per_sample(pushforward, sample_loss)(*given)
+        torch.testing.assert_close(actual, per_sample(torch.func, sample_loss)(*given))
+    assert read[-1]
+
+
+def test_a_script_of_a_level_serves_no_call_outside(read: list[bool]) -> None:
+    given = torch.randn(3, 4, dtype=F64), torch.randn(5, 4, dtype=F64), torch.arange(5) % 3
+    outside = given[0], given[1][0], given[2][0]
+    for _ in range(CALLS):
+        torch.testing.assert_close(
+            per_sample(pushforward, sample_loss)(*given),
+            per_sample(torch.func, sample_loss)(*given),
+        )
+        actual = pushforward.grad(sample_loss)(*outside)
+        torch.testing.assert_close(actual, torch.func.grad(sample_loss)(*outside))
+    kinds = {script.is_in_level for script in trust.record_of(sample_loss).scripts}
+    assert kinds == {True, False}
+
+
+def test_a_script_of_a_level_notices_that_two_tensors_are_not_one_any_more() -> None:
+    held: dict[str, Tensor] = {}
+
+    def function(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return (weight * held["a"] * x).sin().sum() + (weight * held["b"] * y).cos().sum()
+
+    first, second = torch.randn(4, dtype=F64), torch.randn(4, dtype=F64)
+    for a, b in [(first, first)] * CALLS + [(first, second), (second, first)] * 2:
+        held |= {"a": a, "b": b}
+        given = torch.randn(4, dtype=F64), torch.randn(5, 4, dtype=F64), torch.randn(5, dtype=F64)
+        torch.testing.assert_close(
+            per_sample(pushforward, function)(*given), per_sample(torch.func, function)(*given)
+        )

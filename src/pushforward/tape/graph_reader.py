@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pushforward.errors import UnsupportedError
 from pushforward.tape import distributed_tensors, hooks
+from pushforward.tape.aliases import aliases
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import forget_history
 from pushforward.tape.node_types import calling_back
@@ -129,22 +130,28 @@ class GraphReader:
         if is_watched and (watcher.hooks or in_backward_pass()):
             return None
         among = (self._starts, ends, self._oldest, watcher.writes.geometries)
+        is_in_level = self._level is not None
         for place, script in enumerate(self._scripts):
+            if script.is_in_level is not is_in_level:
+                continue
             try:
                 found = script.read(*among, self._read_once if is_watched else None)
             except RuntimeError as error:
                 if is_watched:
                     return None  # what was overwritten has to be restored
                 raise Unwatched from error
-            if is_watched and found is not None and has_zeros_without_memory(found.tensors):
+            if found is None:
+                continue
+            if is_watched and has_zeros_without_memory(found.tensors):
                 return None  # scripts do not look for such zeros
-            if found is not None:
-                if place:
-                    self._scripts.insert(0, self._scripts.pop(place))
-                if self.is_outermost and watcher.writes.written:
-                    found.tensors = map_saved(self._apart, found.tensors)
-                self._bring_down(found)
-                return found
+            if self.is_outermost and watcher.writes.written:
+                found.tensors = map_saved(self._apart, found.tensors)
+            self._bring_down(found)
+            if is_in_level and aliases(found.all_saved()) != found.aliases:
+                continue
+            if place:
+                self._scripts.insert(0, self._scripts.pop(place))
+            return found
         return None
 
     def _bring_down(self, found: Reading) -> None:
@@ -162,7 +169,7 @@ class GraphReader:
         """Return a script for graphs like the one that was read last, None where there can be none."""
         if self._ends is None:
             return None
-        return script_of(reading, self._starts, self._ends, self._oldest)
+        return script_of(reading, self._starts, self._ends, self._oldest, self._level is not None)
 
     def _found(self, *arguments: Any) -> Reading:
         if in_backward_pass():

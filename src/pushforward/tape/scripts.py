@@ -43,6 +43,7 @@ class Script:
 
     code: _Code
     template: Reading
+    is_in_level: bool  # of ``torch.func``: whether which tensors are one is told by `aliases` alone
 
     def read(
         self,
@@ -88,9 +89,12 @@ class Script:
 
 
 def script_of(
-    reading: Reading, starts: Sequence[Node], ends: Sequence[End], oldest: int
+    reading: Reading, starts: Sequence[Node], ends: Sequence[End], oldest: int, is_in_level: bool
 ) -> Script | None:
-    """Return the script of a graph that was just read, None where it has nodes that have to be asked."""
+    """Return the script of a graph that was just read, None where it has nodes that have to be asked.
+
+    Nodes of a run in a level of ``torch.func`` save tensors around those of the reading.
+    """
     if len(reading.nodes) > MAX_NODES or reading.calls_back or reading.hooks:
         return None
     for place, kind in enumerate(reading.types):
@@ -98,7 +102,7 @@ def script_of(
         has_constants = any(n < 0 for n, _ in reading.edges(place))
         if not (is_write or is_plain(kind, has_constants)):
             return None
-    writer = _Writer(reading, starts, oldest)
+    writer = _Writer(reading, starts, oldest, is_in_level)
     code = writer.code(ends)
     if code is None:
         return None
@@ -113,7 +117,7 @@ def script_of(
         found_edges=[],
         known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
     )
-    return Script(code, template)
+    return Script(code, template, is_in_level)
 
 
 def _asks_shape(kind: NodeType, edges: Sequence[Edge]) -> bool:
@@ -168,8 +172,10 @@ def _are_described(
 class _Writer:
     """Writes the code of one script."""
 
-    def __init__(self, reading: Reading, starts: Sequence[Node], oldest: int) -> None:
-        self._reading, self._oldest = reading, oldest
+    def __init__(
+        self, reading: Reading, starts: Sequence[Node], oldest: int, is_in_level: bool
+    ) -> None:
+        self._reading, self._oldest, self._is_in_level = reading, oldest, is_in_level
         self._told = _told(reading)
         self._names: dict[Node, str] = {node: f"s{i}" for i, node in enumerate(starts)}
         self._starts = set(starts)
@@ -263,7 +269,7 @@ class _Writer:
             self._lines.append(
                 f"{variable} = {f'integers({read})' if attribute == INDICES else read}"
             )
-            if id(value) in self._held:
+            if id(value) in self._held and not self._is_in_level:
                 self._check(f"{variable} is not {self._held[id(value)]}")
             elif isinstance(value, Tensor) and value.layout is torch.strided:
                 self._held[id(value)] = variable
@@ -279,7 +285,7 @@ class _Writer:
                     if isinstance(part, Tensor):
                         one = f"{variable}[{i}]" if part is not value else variable
                         other = self._held.setdefault(id(part), one)
-                        if other != one:
+                        if other != one and not self._is_in_level:
                             self._check(f"{one} is not {other}")
         for attribute in kind.value_names:
             value = getattr(node, f"_saved_{attribute}")
@@ -302,8 +308,8 @@ class _Writer:
         tensors = list(self._described.values())
         names = f"{', '.join(self._described)}, "
         known = self._constant([(t.shape, t.stride(), t.dtype) for t in tensors])
-        check = self._constant(check_of(tensors))
-        self._check(f"not {check}({names}) and not are_described(({names}), {known})")
+        check = "" if self._is_in_level else f"not {self._constant(check_of(tensors))}({names}) and "
+        self._check(f"{check}not are_described(({names}), {known})")
 
     def _check_shapes(self, name: str, node: Node, place: int) -> None:
         """Write how the shapes and dtypes of a node's outputs are checked: where nothing else tells them."""

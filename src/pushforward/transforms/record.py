@@ -226,7 +226,7 @@ class Tape(SweptGraph):
         reading, scripts = self.reading, self._known.scripts
         if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:
             return None
-        if any(number < 0 for number, _ in reading.outputs):
+        if scripts[0].is_in_level or any(number < 0 for number, _ in reading.outputs):
             return None
         return self._known, scripts[0]
 

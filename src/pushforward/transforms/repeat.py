@@ -197,9 +197,11 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     """Remember a call that was made the whole way, if the next one like it may be made by heart."""
     if key is None:
         return
-    around = surroundings(may_be_batched=True)
-    known, structure = tape.by_heart(), selected.structure()
-    if around is None or known is None or structure is None or around[-1] != tape.batch:
+    known = tape.by_heart()
+    if known is None:
+        return
+    around, structure = surroundings(may_be_batched=True), selected.structure()
+    if around is None or structure is None or around[-1] != tape.batch:
         return
     record, script = known
     kernels: Known | None = None
