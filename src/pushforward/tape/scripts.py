@@ -308,8 +308,10 @@ class _Writer:
         tensors = list(self._described.values())
         names = f"{', '.join(self._described)}, "
         known = self._constant([(t.shape, t.stride(), t.dtype) for t in tensors])
-        check = "" if self._is_in_level else f"not {self._constant(check_of(tensors))}({names}) and "
-        self._check(f"{check}not are_described(({names}), {known})")
+        condition = f"not are_described(({names}), {known})"
+        if not self._is_in_level:  # where nodes save other tensors, around these
+            condition = f"not {self._constant(check_of(tensors))}({names}) and {condition}"
+        self._check(condition)
 
     def _check_shapes(self, name: str, node: Node, place: int) -> None:
         """Write how the shapes and dtypes of a node's outputs are checked: where nothing else tells them."""
