@@ -15,10 +15,6 @@ _RECURRENT = (
     "steps follow each other: each is a call of BLAS and a loop of a few elements, with memory for both results; the "
     "call of a product of (4, 4) matrices from Python takes 0.88 µs, of (16, 16) ones 1.04"
 )
-_SOLVES = (
-    "{} solutions of a small system, 8 to 10 µs each through PyTorch's dispatcher, every one with its own factors; "
-    "they keep the rest of the graph from being called by C++"
-)
 _NUMBERS = (
     "a call of ours from Python costs 2 µs, of which the numbers take a fourth; CasADi is called without tensors "
     "around it"
@@ -48,8 +44,6 @@ REASONS: dict[tuple[str, str], str] = {
     ): "four convolutions take oneDNN 77 µs, of 86 in all loops and calls: two of eight images 32 each",
     ("attention block", "fused"): _PRODUCTS.format(48.4, 84.9),
     ("transformer block, 4 heads", "fused"): _PRODUCTS.format(54.2, 76.3),
-    ("Kalman step", "fused"): _SOLVES.format("three"),
-    ("linear solve", "fused"): _SOLVES.format("three"),
     (
         "mixture likelihood",
         "fused",

@@ -12,14 +12,15 @@ from pushforward.compiling.numbers import C_TYPES, TEMPLATES, Numbers, Operation
 MAX_STEPS = 1000
 MANY_ZEROS = 8  # of a result: written at once
 
-HEADERS = ("cmath", "cstring")
+HEADERS = ("cmath", "cstring", "stdexcept")
 
 
 class _Step(NamedTuple):
-    """A number is computed, or stored into an array at a place."""
+    """A number is computed, or something is done with it, for which it must have a C type."""
 
     number: int
-    stored: tuple[int, int] | None = None
+    use: str = ""
+    kind: str = ""
 
 
 def source(
@@ -38,17 +39,16 @@ def source(
     body, outputs = _zeroed(outputs)
     steps = list(_steps(numbers, outputs))
     parts = [steps[i : i + MAX_STEPS] for i in range(0, len(steps), MAX_STEPS)]
-    kinds = [kind for kind, _ in outputs]
     lines: list[str] = []
     if len(parts) < 2:
-        body += [line for part in parts for line in _Part(numbers, part, {}).lines(kinds)]
+        body += [line for part in parts for line in _Part(numbers, part, {}).lines()]
     else:
         slots = _slots(numbers, parts)
         body.insert(0, f"double s[{len(slots) + 1}];")
         for i, part in enumerate(parts):
             head = ", ".join([*arguments, "double* __restrict s"])
             lines.append(f"static __attribute__((noinline)) void part{i}({head}) {{")
-            lines += [*_Part(numbers, part, slots).lines(kinds), "}"]
+            lines += [*_Part(numbers, part, slots).lines(), "}"]
             body.append(f"part{i}({', '.join([*names, 's'])});")
     return "\n".join([*lines, f'extern "C" void kernel({", ".join(arguments)}) {{', *body, "}", ""])
 
@@ -70,19 +70,26 @@ def _zeroed(
 def _steps(numbers: Numbers, outputs: Sequence[tuple[str, dict[int, int]]]) -> Iterator[_Step]:
     """Yield steps depth first, so that few numbers wait for their use at any time."""
     made: set[int] = set()
-    for i, (_, places) in enumerate(outputs):
-        for place, result in places.items():
-            stack = [result]
-            while stack:
-                number = stack[-1]
-                missing = [n for n in _operands(numbers, number) if n not in made]
-                stack += reversed(missing)
-                if not missing:
-                    stack.pop()
-                    if number not in made and _is_computed(numbers.operations[number]):
-                        yield _Step(number)
-                    made.add(number)
-            yield _Step(result, (i, place))
+    for use in _uses(numbers, outputs):
+        stack = [use.number]
+        while stack:
+            number = stack[-1]
+            missing = [n for n in _operands(numbers, number) if n not in made]
+            stack += reversed(missing)
+            if not missing:
+                stack.pop()
+                if number not in made and _is_computed(numbers.operations[number]):
+                    yield _Step(number)
+                made.add(number)
+        yield use
+
+
+def _uses(numbers: Numbers, outputs: Sequence[tuple[str, dict[int, int]]]) -> Iterator[_Step]:
+    for number in numbers.refused:
+        yield _Step(number, 'if ({}) throw std::runtime_error("refused");', "bool")
+    for i, (kind, places) in enumerate(outputs):
+        for place, number in places.items():
+            yield _Step(number, f"o{i}[{place}] = {{}};", kind)
 
 
 def _is_computed(operation: Operation) -> bool:
@@ -99,11 +106,11 @@ def _operands(numbers: Numbers, number: int) -> list[int]:
 
 def _slots(numbers: Numbers, parts: Sequence[Sequence[_Step]]) -> dict[int, int]:
     """Return places for the numbers that one part computes and another takes."""
-    home = {step.number: i for i, part in enumerate(parts) for step in part if step.stored is None}
+    home = {step.number: i for i, part in enumerate(parts) for step in part if not step.use}
     found: dict[int, int] = {}
     for i, part in enumerate(parts):
         for step in part:
-            taken = _operands(numbers, step.number) if step.stored is None else [step.number]
+            taken = [step.number] if step.use else _operands(numbers, step.number)
             for n in taken:
                 if home.get(n, i) != i:
                     found.setdefault(n, len(found))
@@ -115,14 +122,13 @@ class _Part:
 
     def __init__(self, numbers: Numbers, steps: Sequence[_Step], slots: dict[int, int]) -> None:
         self.operations, self.steps, self.slots = numbers.operations, steps, slots
-        self.own = {step.number for step in steps if step.stored is None}
+        self.own = {step.number for step in steps if not step.use}
 
-    def lines(self, kinds: Sequence[str]) -> Iterator[str]:
-        """Yield statements; ``kinds`` are the types of the arrays that are stored into."""
-        for number, stored in self.steps:
-            if stored is not None:
-                array, place = stored
-                yield f"o{array}[{place}] = {self._operand(number, kinds[array])};"
+    def lines(self) -> Iterator[str]:
+        """Yield statements."""
+        for number, use, kind in self.steps:
+            if use:
+                yield use.format(self._operand(number, kind))
                 continue
             operation = self.operations[number]
             assert operation.result is not None

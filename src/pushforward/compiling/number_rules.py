@@ -19,6 +19,7 @@ class Program(Protocol):
 
     numbers: Numbers
     found: dict[fx.Node, Any]  # arrays of numbers, for each node
+    known: dict[fx.Node, Any]  # tensors, of what depends on no input
 
     def array(self, node: Any) -> Tensor:
         """Return the numbers that a tensor's elements are; those of a Python number."""
@@ -134,6 +135,21 @@ def _item(program: Program, node: fx.Node) -> Tensor:
     return found
 
 
+def _index_add(program: Program, node: fx.Node) -> Tensor:
+    arguments: Any = node.args
+    target, axis, index, source, *_ = arguments
+    if index not in program.known or node.kwargs.get("alpha", 1) != 1 or len(node.args) > 4:
+        raise UnsuitableError
+    found, added = program.array(target).clone(), program.array(source)
+    dtype, places = node.meta["val"].dtype, program.known[index].flatten().tolist()
+    if not found.dim():
+        raise UnsuitableError
+    for number, place in enumerate(places):
+        row = found.select(axis, place)
+        row.copy_(program.of("add", dtype, row, added.select(axis, number)))
+    return found
+
+
 def _filled(program: Program, node: fx.Node) -> Tensor:
     """Return the rule of ``zeros_like``, ``new_ones`` and the like: only shapes matter."""
     value = 1.0 if "ones" in str(node.target) else 0.0
@@ -183,7 +199,8 @@ SPECIAL: dict[Any, Callable[[Program, fx.Node], Any]] = {
     operator.getitem: _item, aten.linalg_vector_norm.default: _norm, aten.mean.default: _mean, aten.mean.dim: _mean,
     aten.mm.default: _product(1, 2, 0), aten.bmm.default: _product(2, 3, 1),
     aten.mv.default: _product(1), aten.dot.default: _product(0),
-    aten.addmm.default: _addmm, aten.addcmul.default: _addcmul, aten._to_copy.default: _cast,
+    aten.addmm.default: _addmm, aten.addcmul.default: _addcmul, aten.index_add.default: _index_add,
+    aten._to_copy.default: _cast,
 } | {
     getattr(aten, name).default: _filled
     for name in (

@@ -91,6 +91,7 @@ class Numbers:
     def __init__(self) -> None:
         """Know zero."""
         self.operations: list[Operation] = []
+        self.refused: list[int] = []  # where one of these is true, the others are not to be trusted
         self._known: dict[tuple[object, ...], int] = {}
         self._price = 0
         self.constant(0.0)

@@ -24,6 +24,7 @@ from pushforward.compiling.number_rules import (
     UnsuitableError,
 )
 from pushforward.compiling.numbers import C_TYPES, COMPARISONS, Numbers, TooManyError
+from pushforward.compiling.systems import SYSTEMS
 from pushforward.tape.private_compiler import cpp_kernel, empty_strided_cpu
 
 aten = torch.ops.aten
@@ -83,7 +84,13 @@ class Program:
                 f"dtype_{name}": y.dtype,
             }
             lines.append(f"  {name} = empty(shape_{name}, stride_{name}, dtype_{name})")
-        lines += [f"  kernel(*tensors, {', '.join(names)})", f"  return [{', '.join(names)}]"]
+        call = f"kernel(*tensors, {', '.join(names)})"
+        if (
+            self.numbers.refused
+        ):  # by the kernel, for arguments that the graph itself is asked about
+            scope["graph"] = self.graph
+            call = f"try: {call}\n  except RuntimeError: return graph(*tensors)"
+        lines += [f"  {call}", f"  return [{', '.join(names)}]"]
         exec("\n".join(lines), scope)  # the source is ours alone
         compute: Compute = scope["compute"]
         return compute
@@ -166,7 +173,7 @@ class Program:
             return self._written(node)
         if op in MOVING:
             return self._moved(node)
-        special = SPECIAL.get(op)
+        special = SPECIAL.get(op) or SYSTEMS.get(op)
         if special is not None:
             return special(self, node)
         name = ELEMENTWISE.get(op)

@@ -190,7 +190,7 @@ def _system_maps(
 
 
 @functools.cache
-def _keeps_own_factors(device: str) -> bool:
+def keeps_own_factors(device: str) -> bool:
     """Tell whether what solves with A keeps the LU decomposition of A: versions of PyTorch took that of Aᵀ at times."""
     if device == "meta":
         return False
@@ -209,7 +209,7 @@ def _solvers(
         solution: Tensor = torch.linalg.solve_ex(matrix, rhs, left=left)[0]
         return solution
 
-    if is_differentiated_again() or not _keeps_own_factors(a.device.type):
+    if is_differentiated_again() or not keeps_own_factors(a.device.type):
         return solve, solve
 
     def substitute(matrix: Tensor, rhs: Tensor, *, adjoint: bool) -> Tensor:
