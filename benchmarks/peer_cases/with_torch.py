@@ -108,9 +108,9 @@ def warm_up(sides: tuple[str, ...] = SIDES) -> None:
     Compilers' precompiled headers are, too, of which each kind of graph has its own.
     """
     warnings.simplefilter("ignore")
-    others = [
-        (lambda x: x.sin() * x, (3,)),
+    others = [  # numbers, loops, and loops with calls between them
         (lambda x: (x.sin() * x.flip(0)).cumsum(0), (3,)),
+        (lambda x: x.sin() * x.flip(0), (64,)),
         (lambda x: (x @ x).sin() @ x, (16, 16)),
     ]
     for side in sides:

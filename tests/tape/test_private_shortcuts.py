@@ -30,16 +30,26 @@ def looks():
 @pytest.mark.parametrize("length", [None, 4, 16])
 @pytest.mark.parametrize("text", [
     "0", "7", "x0", "x1", "x0 + x1", "12*x0 + 3*x1 + 5", "-x0 + 31", "2*(x0 + x1)", "ks0*x0 + x1", "ks0 + x0",
-    "x0*x1", "x0//4", "x0//16 + x1", "(x0 % 16) + 8*x1", "tmp0 + 3*x0", "x1 - x0 - 1", "x0 < 5",
+    "x0*x1", "x0//4", "x0//16 + x1", "(x0 % 16) + 8*x1", "48*(x0//24) + x1", "2*(x0 % 24) - x1",
+    "(x0//4) % 32 + x0", "(x0//16) % 3 + 5*(x0//3) + x1", "(x0 + x1)//4 + x1", "x0*(x0//4) + x1", "x0//ks0",
+    "tmp0 + 3*x0", "x1 - x0 - 1", "x0 < 5",
 ])  # fmt: skip
 def test_strides_are_those_that_sympy_finds(text, length):
     functions = importlib.import_module("torch.utils._sympy.functions")
     names = {"x0": X, "x1": Y, "ks0": S, "tmp0": sympy.Symbol("tmp0")}
     if "//" in text or "%" in text:
+        divided, modular = functions.FloorDiv, functions.ModularIndexing
         index = {
-            "x0//4": functions.FloorDiv(X, 4),
-            "x0//16 + x1": functions.FloorDiv(X, 16) + Y,
-            "(x0 % 16) + 8*x1": functions.ModularIndexing(X, 1, 16) + 8 * Y,
+            "x0//4": divided(X, 4),
+            "x0//16 + x1": divided(X, 16) + Y,
+            "(x0 % 16) + 8*x1": modular(X, 1, 16) + 8 * Y,
+            "48*(x0//24) + x1": 48 * divided(X, 24) + Y,
+            "2*(x0 % 24) - x1": 2 * modular(X, 1, 24) - Y,
+            "(x0//4) % 32 + x0": modular(X, 4, 32) + X,
+            "(x0//16) % 3 + 5*(x0//3) + x1": modular(X, 16, 3) + 5 * divided(X, 3) + Y,
+            "(x0 + x1)//4 + x1": divided(X + Y, 4) + Y,
+            "x0*(x0//4) + x1": X * divided(X, 4) + Y,
+            "x0//ks0": divided(X, S),
         }[text]
     else:
         index = sympy.sympify(text, locals=names)

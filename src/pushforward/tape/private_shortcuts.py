@@ -68,18 +68,43 @@ def _shortcuts() -> list[tuple[Any, str, Any]]:
 
 
 def _stride(by_sympy: Any) -> Any:
-    """Return a function that reads from sums of multiples of variables what SymPy finds in tens of milliseconds."""
+    """Return a function that reads from sums of multiples of variables what SymPy finds in tens of milliseconds.
+
+    Where a variable is divided by numbers, too, for which SymPy would import its units of physics.
+    """
     sympy: Any = importlib.import_module("sympy")
 
     def stride(index: Any, var: Any, vec_length: int | None = None) -> Any:
         if not isinstance(index, sympy.Expr):  # a comparison
             return by_sympy(index, var, vec_length)
-        factors = index.as_coefficients_dict()
-        if all(term.is_Symbol or term.is_Number for term in factors):
-            return sympy.sympify(factors.get(var, 0))
-        return by_sympy(index, var, vec_length)
+        terms = {t: f for t, f in index.as_coefficients_dict().items() if t.has(var)}
+        steps = [_step(term, var, vec_length) for term in terms]
+        if any(step is None for step in steps):
+            return by_sympy(index, var, vec_length)
+        return sympy.sympify(sum(f * s for f, s in zip(terms.values(), steps, strict=True)))
 
     return stride
+
+
+def _step(term: Any, var: Any, length: int | None) -> Any:
+    """Return how much a term grows with a variable, within a range of a vector's length if there is one.
+
+    None if it is neither the variable nor divides it by numbers.
+    """
+    if term == var:
+        return 1
+    functions: Any = importlib.import_module("torch.utils._sympy.functions")
+    kinds = functions.FloorDiv, functions.ModularIndexing
+    if not isinstance(term, kinds) or term.args[0] != var:
+        return None
+    divisor, *modulus = term.args[1:]
+    if not all(number.is_Integer for number in term.args[1:]):
+        return None
+    if length and divisor % length == 0:
+        return 0  # the same in all of the range
+    if length and modulus and divisor == 1 and modulus[0] % length == 0:
+        return 1
+    return term.func(var + 1, divisor, *modulus) - term
 
 
 def _header(wrapper: Any, of_loops: Any) -> Any:
