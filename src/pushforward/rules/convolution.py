@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,6 +52,17 @@ def convolution_map(
         transposed,
         groups,
     )
+
+
+def _is_narrow(image: Tensor, shape: Sizes) -> bool:
+    """Whether to convolve an image with cotangents, batch and channels exchanged, for gradients by a weight.
+
+    From 25 taps on, of 4 to 15 channels to 9 and more, in float32 on CPUs, that takes .4 to .9 of the time of PyTorch's
+    backward operator, which fills the channels up; of others up to 5 times as much.
+    """
+    if image.dtype is not torch.float32 or image.device.type not in ("cpu", "meta"):
+        return False
+    return len(shape) == 4 and 4 <= shape[1] < 16 and shape[0] > 8 and math.prod(shape[2:]) >= 25
 
 
 @with_output
@@ -113,7 +125,14 @@ def convolution_weight_map(
         else:
             shape = (groups * per_group, weight.shape[1], *weight.shape[2:])
 
+        is_narrow = not transposed and groups == 1 and {*stride, *dilation} == {1}
+
         def correlate(image: Tensor, cotangent: Tensor) -> Tensor:
+            if is_narrow and _is_narrow(image, shape):
+                turned = torch.conv2d(
+                    image.transpose(0, 1), cotangent.transpose(0, 1), None, 1, padding
+                )
+                return turned.transpose(0, 1).contiguous()
             pulled: Tensor = aten.convolution_backward.default(
                 cotangent,
                 image,
