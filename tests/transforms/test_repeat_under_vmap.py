@@ -210,3 +210,39 @@ def test_shared_slopes_are_shared_under_vmap_too() -> None:
             [torch.autograd.functional.jacobian(lambda x, w=is_whole: f(x, w), r) for r in x]
         )
         torch.testing.assert_close(found, expected)
+
+
+LEVELS: dict[str, Callable[[Any, Callable[..., Any]], Callable[..., Any]]] = {
+    "an argument without batch": lambda lib, f: torch.func.vmap(lib.jacfwd(f, (0, 1)), (0, None)),
+    "likewise, pulled": lambda lib, f: torch.func.vmap(lib.jacrev(f, (0, 1)), (0, None)),
+    "a gradient around": lambda lib, f: torch.func.jacrev(
+        lambda x, c: lib.jacfwd(lambda x: f(x, c).square())(x[0]).sum()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("is_linear", [False, True])
+def test_a_captured_tensor_comes_to_require_grad_outside_of_a_level(
+    name: str, is_linear: bool
+) -> None:
+    weight, other = points(3, 3), points(3, 3)
+
+    def f(x: Tensor, c: Tensor) -> Tensor:
+        if is_linear:
+            return x.sum() * weight + c.mean(0) * other
+        return torch.nn.functional.linear(x.sin(), weight) * c.mean(0) + other
+
+    for number in range(9):
+        followed = [t.requires_grad_(number in (3, 4, 7)) for t in (weight, other)]
+        x, c = points(4, 3, 3), points(3, 3)
+        found, expected = (LEVELS[name](lib, f)(x, c) for lib in (pf, torch.func))
+        torch.testing.assert_close(found, expected)
+        if weight.requires_grad:
+            sums = [sum(t.square().sum() for t in _leaves(each)) for each in (found, expected)]
+            gradients = [torch.autograd.grad(y, followed, materialize_grads=True) for y in sums]
+            torch.testing.assert_close(*gradients)
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [tree] if isinstance(tree, Tensor) else [t for each in tree for t in _leaves(each)]

@@ -160,6 +160,7 @@ class GraphReader:
         if level is not None:
             found.tensors = map_saved(lambda t: unwrap_for_grad(t, level), found.tensors)
             found.is_followed = True
+            found.followed = tuple(t.requires_grad for t in found.all_saved())
         elif not found.is_followed:
             for x in self.inputs:
                 if x.requires_grad:

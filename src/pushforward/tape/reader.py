@@ -78,6 +78,8 @@ class Reading:
     found_edges: list[list[Edge]] = dataclasses.field(default_factory=list)  # of each node
     known_edges: list[list[Edge]] | None = None  # likewise, where it was read by a script
     aliases: Aliases = dataclasses.field(default_factory=list)  # among all that was saved
+    # Which saved tensors require grad outside of a level of torch.func, in which the graph does not tell.
+    followed: tuple[bool, ...] = ()
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(

@@ -139,7 +139,14 @@ class SweptGraph:
                 reading.signature = Signature(tuple(reading.signature))
             found = metadata_of(self.inputs, self.outputs)
             self._signature = Signature(
-                (reading.signature, self.num_batch, self._grad_mode, *_casting(), *found)
+                (
+                    reading.signature,
+                    reading.followed,
+                    self.num_batch,
+                    self._grad_mode,
+                    *_casting(),
+                    *found,
+                )
             )
         return self._signature
 
