@@ -258,6 +258,34 @@ def test_functions_that_differentiate_inside():
     np.testing.assert_allclose(f.jac(X), by_differences(f.fun, X), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("is_enabled", [False, True])
+def test_grad_mode_is_what_it_was(is_enabled):
+    def failing(x):
+        raise KeyError
+
+    with torch.set_grad_enabled(is_enabled):
+        for f in (ours.VectorFunction(residuals), ours.ScalarFunction(objective)):
+            f.fun(X), f.jac(X + 1)
+            assert torch.is_grad_enabled() is is_enabled
+        for f in (ours.VectorFunction(failing), ours.ScalarFunction(failing)):
+            with pytest.raises(KeyError):
+                f.jac(X)
+            assert torch.is_grad_enabled() is is_enabled
+        rates = ours.Rates(lambda t, y: failing(y))
+        with pytest.raises(KeyError):
+            rates.jac(0.0, X)
+        assert torch.is_grad_enabled() is is_enabled
+
+
+def test_negated_views_and_results_in_other_orders_become_arrays():
+    def function(x):
+        return torch.complex(x, x).conj().imag
+
+    f = ours.VectorFunction(function)
+    np.testing.assert_array_equal(f.fun(X), -X)
+    np.testing.assert_array_equal(f.jac(X), -np.eye(4))
+
+
 def test_threads_may_share_a_function():
     f = ours.ScalarFunction(objective)
     g = ours.VectorFunction(residuals)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pushforward.compiling.backends import Backend
 from pushforward.errors import ArgumentValueError, UnsupportedError, message
 from pushforward.operators.jacobian_operator import jacobian_operator
-from pushforward.scipy.arrays import Array, Arrays, Form
+from pushforward.scipy.arrays import Array, Arrays, Form, without_grad
 from pushforward.scipy.holomorphic import holomorphic
 from pushforward.transforms.jacobian import jacobian
 
@@ -77,7 +77,7 @@ class Rates:
         """Return the rates ``(n,)``."""
         arrays = self._arrays
         state = arrays.tensor(y)
-        found = self._rates(arrays.tensor(t), state, *(arrays.arguments(args) if args else ()))
+        found = self._rates(arrays.tensor(t), state, *arrays.arguments(args))
         return arrays.array(found, state.is_complex())
 
     def jac(self, t: float, y: Any, /, *args: Any) -> Any:
@@ -95,12 +95,12 @@ class Rates:
                     "Or solve for the real and imaginary parts.",
                 )
             )
-        with torch.no_grad():
-            if arrays.output == "operator":
+        if arrays.output == "operator":
+            with torch.no_grad():
                 return jacobian_operator(self._of_tensors, *given, argnums=1).to_scipy()
-            found = self._jacobian(*given)
-            if is_complex:
-                found = holomorphic(arrays.name, found)
+        found = without_grad(self._jacobian, *given)
+        if is_complex:
+            found = holomorphic(arrays.name, found)
         return arrays.matrix(found, is_complex)
 
     def _given(self, t: float, y: Any, args: tuple[Any, ...]) -> list[Any]:

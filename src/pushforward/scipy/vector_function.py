@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pushforward.compiling.backends import Backend
 from pushforward.operators.jacobian_operator import jacobian_operator
-from pushforward.scipy.arrays import Array, Arrays, Form
+from pushforward.scipy.arrays import Array, Arrays, Form, without_grad
 from pushforward.scipy.pending import Pending
 from pushforward.transforms.hessian import hessian
 from pushforward.transforms.jacobian import value_and_jacobian
@@ -114,12 +114,14 @@ class VectorFunction:
         return [self._arrays.tensor(x), *self._arrays.arguments(args)]
 
     def _named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not kwargs:
+            return kwargs
         return {name: self._arrays.argument(value) for name, value in kwargs.items()}
 
     def _computed(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Any]:
         arrays = self._arrays
-        with torch.no_grad():
-            value, derivative = self._both(*self._given(x, args), **self._named(kwargs))
+        given, named = self._given(x, args), self._named(kwargs)
+        value, derivative = without_grad(self._both, *given, **named)
         if arrays.output == "operator":
             return arrays.array(value), derivative.to_scipy()
         return arrays.array(value), arrays.matrix(derivative)
