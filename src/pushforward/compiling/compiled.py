@@ -18,7 +18,7 @@ from pushforward.compiling.captured import Captured, Guard
 from pushforward.compiling.explained import GraphExplanation, fastest, steps_of
 from pushforward.compiling.repeated import Arranged, Recognized, arranger, recognizer
 from pushforward.compiling.signature import ForeignError, replaced, signature, without_sizes
-from pushforward.compiling.stage import Stage
+from pushforward.compiling.stage import Captures, Stage
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.differentiated import has_duals
 from pushforward.planning.plans import PLANS
@@ -119,9 +119,12 @@ class Compiled:
             found = self._known(key)  # another thread may have been first
             if found is not None:
                 return found
-            program = self._fitting(key, tensors) or self._made(tensors, args, kwargs)
-            self._keep(key, program, tensors)
-            return program, program.stage.captured
+            found = self._fitting(key, tensors)
+            if found is None:
+                program = self._made(tensors, args, kwargs)
+                found = program, program.stage.captures.tensors
+            self._keep(key, found[0], tensors)
+            return found
 
     def _known(self, key: Hashable) -> tuple[Program, list[Tensor]] | None:
         for program in self._programs.get(key, ()):
@@ -157,12 +160,14 @@ class Compiled:
         """Return the graphs that there are."""
         return [p for programs in self._programs.values() for p in programs]
 
-    def _fitting(self, key: Hashable, tensors: list[Tensor]) -> Program | None:
-        """Return a program for other sizes that is right for these, too."""
+    def _fitting(self, key: Hashable, tensors: list[Tensor]) -> tuple[Program, list[Tensor]] | None:
+        """Return a program for other sizes that is right for these, too, and captured tensors as they are now."""
         for program in self._dynamic.get(without_sizes(key), ()):
             fits = program.stage.fits
-            if fits is not None and fits(tensors) and program.guard() is not None:
-                return program
+            if fits is not None and fits(tensors):
+                captured = program.guard()
+                if captured is not None:
+                    return program, captured
         return None
 
     def _keep(self, key: Hashable, program: Program, tensors: list[Tensor]) -> None:
@@ -206,12 +211,13 @@ class Compiled:
         given = [t for _, t in captured.tensors]
         stage = self._dynamic_stage(function, tensors, given, found) if self.is_dynamic else None
         if stage is None:
-            stage = Stage(function, tensors, given, self.backend)
+            stage = Stage(function, tensors, Captures(given), self.backend)
         leaves, spec, builds, known = found
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arranged = arranger(others, spec, {i: builds.get(i) for i in places})
-        guard = captured.without_changed().guard(stage.captured)
+        guard = captured.without_changed().guard(stage.captures.tensors)
+        stage.captures.look = guard
         seconds = time.perf_counter() - start
         return Program(stage, guard, arranged, len(places), known, seconds)
 
@@ -225,7 +231,7 @@ class Compiled:
         """Return a stage whose sizes are symbols; None where a step needs numbers, whatever it says of that."""
         try:
             with PLANS.forgetting():
-                stage = Stage(function, tensors, captured, self.backend, is_dynamic=True)
+                stage = Stage(function, tensors, Captures(captured), self.backend, is_dynamic=True)
         except Exception:
             return None
         leaves, _, builds, known = found

@@ -13,8 +13,33 @@ from pushforward.compiling import graphs
 from pushforward.compiling.backends import MAKE, dynamic
 from pushforward.compiling.garbage import garbage_kept
 from pushforward.compiling.tracing import traced
+from pushforward.errors import UnsupportedError, message
 
 Function = Callable[..., Sequence[Tensor]]
+
+
+class Captures:
+    """The captured tensors that a function meets: inputs of its graph, and of the graphs of its pullbacks."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """Begin with what is there now."""
+        self.tensors = list(tensors)
+        self.look: Callable[[], list[Tensor] | None] | None = None
+
+    def renew(self) -> None:
+        """Look what stands in their places; raise if the function would do something else by now."""
+        found = self.tensors if self.look is None else self.look()
+        if found is None:
+            raise UnsupportedError(
+                message(
+                    "compile",
+                    "a first pass back through a result",
+                    "a function that has captured other values since",
+                    "the function as it was when it was called",
+                    "Pass back once before they change; later passes are compiled by then.",
+                )
+            )
+        self.tensors = found
 
 
 class Stage:
@@ -27,38 +52,41 @@ class Stage:
         self,
         func: Function,
         inputs: Sequence[Tensor],
-        captured: Sequence[Tensor],
+        captures: Captures,
         backend: str,
         start: int | None = None,
         is_dynamic: bool = False,
     ) -> None:
-        """Trace and compile. From input ``start`` on, inputs stand for the ``captured`` tensors, one by one."""
+        """Trace and compile. From input ``start`` on, inputs stand for the captured tensors, one by one."""
         with garbage_kept():
-            self._make(func, inputs, captured, backend, start, is_dynamic)
+            self._make(func, inputs, captures, backend, start, is_dynamic)
 
     def _make(
         self,
         func: Function,
         inputs: Sequence[Tensor],
-        captured: Sequence[Tensor],
+        captures: Captures,
         backend: str,
         start: int | None,
         is_dynamic: bool,
     ) -> None:
         self.func, self.backend, self.is_pullback = func, backend, start is not None
-        written = [t for t in captured if not t.requires_grad]
+        written = [t for t in captures.tensors if not t.requires_grad]
         self.graph = traced(func, inputs, written, is_dynamic=is_dynamic)
         self.fits: Callable[[Sequence[Tensor]], bool] | None = self.graph.meta.get("fits")
         graphs.prepared(self.graph)
-        self.captured = list(captured) if start is not None else graphs.used(self.graph, captured)
-        graphs.make_inputs(self.graph, self.captured, start)
+        self.captures = captures
+        if start is None:
+            captures.tensors = graphs.used(self.graph, captures.tensors)
+        captured = captures.tensors
+        graphs.make_inputs(self.graph, captured, start)
         self.num_inputs = len(inputs) if start is None else start
         self.is_random = graphs.is_random(self.graph)
         self.writes = graphs.writes_to_inputs(self.graph)
-        given = [*inputs, *(self.captured if start is None else ())]
+        given = [*inputs, *(captured if start is None else ())]
         with torch.no_grad():
             if is_dynamic:
-                self.compute = dynamic(self.graph, self.captured, backend)
+                self.compute = dynamic(self.graph, captured, backend)
             else:
                 self.compute = MAKE[backend](self.graph, [x.detach() for x in given])
         self._pullbacks: dict[Any, tuple[Stage, list[int]]] = {}
@@ -93,11 +121,8 @@ class Stage:
 
         def pull(*given: Tensor) -> list[Tensor]:
             is_followed = torch.is_grad_enabled()
-            starts = (
-                list(given[:count])
-                + self.captured
-                + list(given[count + len(self.captured) : num_all])
-            )
+            captured = self.captures.tensors
+            starts = [*given[:count], *captured, *given[count + len(captured) : num_all]]
             with torch.enable_grad():
                 for i, x in enumerate(starts):
                     if wanted[i] and not x.requires_grad:
@@ -110,18 +135,21 @@ class Stage:
             if not pairs:
                 places.clear()
                 return []
-            found = torch.autograd.grad(
-                [y for y, _ in pairs],
-                [starts[i] for i in places],
-                [c for _, c in pairs],
-                create_graph=is_followed,
-                allow_unused=True,
-            )
+            with _apart(captured):
+                found = torch.autograd.grad(
+                    [y for y, _ in pairs],
+                    [starts[i] for i in places],
+                    [c for _, c in pairs],
+                    retain_graph=True,  # that of captured tensors is the caller's
+                    create_graph=is_followed,
+                    allow_unused=True,
+                )
             places[:] = [i for i, g in zip(places, found, strict=True) if g is not None]
             return [g for g in found if g is not None]
 
-        stage = Stage(pull, [*tensors, *cotangents], self.captured, self.backend, count)
-        return stage, places
+        self.captures.renew()
+        given = [*tensors, *cotangents]
+        return Stage(pull, given, self.captures, self.backend, count), places
 
     def _outputs(self, starts: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the outputs of the function itself, which knows the captured tensors."""
@@ -147,6 +175,24 @@ class _Followed(torch.autograd.Function):
         with _drawing_from(ctx.state):
             pulled = ctx.stage.pulled(ctx.saved_tensors, cotangents, ctx.needs_input_grad[1:])
         return (None, *pulled)
+
+
+@contextlib.contextmanager
+def _apart(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Let no gradient go from one of these tensors to others that it was made of: each is an input by itself."""
+    hooks: list[Any] = []
+    try:
+        hooks.extend(
+            x.grad_fn.register_prehook(_without(x.output_nr)) for x in tensors if x.grad_fn
+        )
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _without(number: int) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    return lambda cotangents: tuple(None if i == number else c for i, c in enumerate(cotangents))
 
 
 def _random_state(tensors: Sequence[Tensor]) -> Any:

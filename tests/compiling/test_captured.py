@@ -1,0 +1,105 @@
+"""compile: what stands in the place of a captured tensor may be another at each call, and at each pass back."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.func as tf
+
+import pushforward as pf
+from pushforward.errors import UnsupportedError
+
+# PyTorch looks at gradients where it makes fake tensors, and hides what this warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+f64 = torch.float64
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=f64)
+
+
+def gradients(derivative, x, tensors):
+    """Return gradients of a derivative, and gradients of these."""
+    first = torch.autograd.grad(derivative(x).square().sum(), tensors, create_graph=True)
+    second = sum(g.sin().sum() for g in first)
+    return first, torch.autograd.grad(second, tensors, retain_graph=True)
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_passes_back_reach_what_stands_there_now(is_followed):
+    held = SimpleNamespace(w=randn(3, 3).requires_grad_())
+
+    def f(x):
+        return (held.w @ x).tanh() * x
+
+    compiled, plain = pf.compile(pf.jacrev(f), backend="eager"), tf.jacrev(f)
+    x = randn(3, seed=1)
+    with torch.set_grad_enabled(is_followed):
+        compiled(x)
+        compiled(x)
+    for seed in range(3):
+        held.w = randn(3, 3, seed=seed).requires_grad_()
+        torch.testing.assert_close(gradients(compiled, x, [held.w]), gradients(plain, x, [held.w]))
+    assert len(compiled.compiled.programs()) == 1
+
+
+def test_a_tensor_made_anew_at_each_call_is_followed_to_what_it_is_made_of():
+    held, source = SimpleNamespace(w=randn(3, 3)), randn(3, 3, seed=1).requires_grad_()
+
+    def f(x):
+        return (held.w @ x).sin()
+
+    compiled = pf.compile(pf.jacfwd(f), backend="eager")
+    x = randn(3, seed=2)
+    for scale in (1.0, 2.0, 3.0):
+        held.w = source * scale
+        found = gradients(compiled, x, [source])
+        torch.testing.assert_close(found, gradients(tf.jacfwd(f), x, [source]))
+
+
+def test_captured_tensors_made_of_each_other_are_followed_once():
+    u = randn(3).requires_grad_()
+    held = SimpleNamespace(u=u, v=u.flip(0) * 2, parts=(u * 3).unbind())
+
+    def f(x):
+        return held.u * held.v * x.sin() * held.parts[1] + held.parts[2] * x
+
+    compiled = pf.compile(pf.jacrev(f), backend="eager")
+    x = randn(3, seed=1)
+    for _ in range(2):
+        found = gradients(compiled, x, [u])
+        torch.testing.assert_close(found, gradients(tf.jacrev(f), x, [u]))
+    assert not u.grad_fn
+    (after,) = torch.autograd.grad(held.v.sum() + held.parts[1], u)  # their own history is whole
+    torch.testing.assert_close(after, torch.tensor([2.0, 5.0, 2.0], dtype=f64))
+
+
+def test_a_first_pass_back_after_the_function_changed_raises():
+    held = SimpleNamespace(w=randn(3).requires_grad_(), is_square=True)
+
+    def f(x):
+        return held.w * (x**2 if held.is_square else x.sin())
+
+    compiled = pf.compile(pf.jacfwd(f), backend="eager")
+    x = randn(3, seed=1)
+    squares = compiled(x)
+    held.is_square = False
+    compiled(x)
+    with pytest.raises(UnsupportedError, match="captured other values since"):
+        squares.sum().backward()
+    held.is_square = True
+    squares = compiled(x)
+    squares.sum().backward(retain_graph=True)
+    held.is_square = False
+    squares.sum().backward()
+    torch.testing.assert_close(held.w.grad, 4 * x)
+
+
+def test_other_sizes_meet_what_stands_there_now():
+    held = SimpleNamespace(u=torch.tensor(2.0, dtype=f64))
+    compiled = pf.compile(pf.jacfwd(lambda x: held.u * x * x), backend="eager", dynamic=True)
+    for size, factor in ((3, 2.0), (4, 2.0), (5, 10.0), (6, 10.0), (4, 7.0), (8, 7.0)):
+        held.u = torch.tensor(factor, dtype=f64)
+        x = randn(size)
+        torch.testing.assert_close(compiled(x), (2 * factor * x).diag())
