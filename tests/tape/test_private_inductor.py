@@ -3,6 +3,7 @@
 import functools
 import importlib
 import itertools
+import time
 
 import pytest
 import torch
@@ -172,3 +173,65 @@ def test_force_strides_lays_a_tensor_out():
     assert torch.equal(laid, x)
     graph = graph_of(lambda x: order(x.sin(), (1, 3)) @ x.t(), x)
     torch.testing.assert_close([*private.inductor(graph, [x], False)([x])], [x.sin() @ x.t()])
+
+
+def test_graphs_that_were_compiled_before_are_looked_up(monkeypatch):
+    counters = importlib.import_module("torch._dynamo.utils").counters["inductor"]
+    number = time.time()  # of which no graph is left from earlier runs
+    x, w = torch.rand(37, 3), torch.rand(3, 5)
+
+    def is_found(is_cpp, number, constant, func=torch.sin):
+        captured = torch.tensor(constant)
+
+        def program(x, w):
+            return [func(x @ w) * number, x + captured]
+
+        before = counters["fxgraph_cache_hit"]
+        graph = make_fx(program, [x, w], "fake")
+        compiled = private.inductor(graph, [x, w], is_cpp)
+        for _ in range(2):
+            torch.testing.assert_close(compiled([x, w]), program(x, w))
+        assert compiled._direct is not None
+        return counters["fxgraph_cache_hit"] > before
+
+    constant = [1.0, 2.0, 3.0]
+    for is_cpp in (False, True):
+        assert not is_found(is_cpp, number, constant)
+        assert is_found(is_cpp, number, constant)
+    is_found(False, number, [4.0, 2.0, 3.0])  # whose numbers are looked at within
+    assert not is_found(False, number + 1, constant)
+    assert not is_found(False, number, constant, torch.cos)
+    monkeypatch.setattr(private, "shortcuts_tag", lambda: "another version")
+    assert not is_found(False, number, constant)
+    monkeypatch.setattr(private, "MAX_INLINED", 3)
+    assert not is_found(False, number, constant)
+
+
+def test_the_caller_sees_nothing_of_what_graphs_are_looked_up_by():
+    guards = importlib.import_module("torch._guards")
+    settings = [
+        importlib.import_module(name)
+        for name in ("torch.compiler.config", "torch._functorch.config")
+    ]
+
+    def looks():
+        return (
+            settings[0].cache_key_tag,
+            settings[1].enable_autograd_cache,
+            guards.TracingContext.try_get(),
+        )
+
+    def seen(known):
+        inside.append(looks())
+        assert [tuple(k.shape) for k in known] == [(3,)]
+        raise ZeroDivisionError
+
+    before, inside = looks(), []
+    x = torch.rand(3)
+    graph = make_fx(lambda x: [x.sin()], [x], "fake")
+    with pytest.raises(ZeroDivisionError), private._looked_up(graph, [x]) as known:
+        seen(known)
+    assert looks() == before
+    assert inside[0][0] != before[0]
+    assert inside[0][1] is False
+    assert inside[0][2] is not None

@@ -113,6 +113,15 @@ def test_loops_and_wrapper_have_one_precompiled_header(monkeypatch):
         assert loops not in codecache.CppWrapperCodeCache._get_uncompiled_header("cuda")
 
 
+def test_shortcuts_have_a_tag_of_their_text(monkeypatch, tmp_path):
+    tag = private.shortcuts_tag()
+    other = tmp_path / "other.py"
+    other.write_text("# other shortcuts")
+    monkeypatch.setattr(private, "__file__", str(other))
+    assert private.shortcuts_tag() == tag  # asked once
+    assert private.shortcuts_tag.__wrapped__() != tag
+
+
 def test_a_version_without_the_names_goes_the_long_way(monkeypatch):
     monkeypatch.delattr(cpp, "stride_at_vec_range")
     monkeypatch.delattr(common, "DtypePropagationOpsHandler")

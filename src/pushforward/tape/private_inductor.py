@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from pushforward.tape.private_shortcuts import shortcuts
+from pushforward.tape.private_shortcuts import shortcuts, shortcuts_tag
 
 # Inductor repeats what several loops take in each of them, up to so many operators; 30 by itself. Tangents, which every
 # later operator takes, are read again in less time: on CPUs, of 8 to 30, this was best over the benchmarks.
@@ -136,9 +137,42 @@ def _compiled(
         return within[-1]
 
     own = [*graph.parameters(recurse=False), *graph.buffers(recurse=False)]
-    with shortcuts():
-        whole = compiler.compile_fx(graph, list(inputs), inner, config_patches=options)
+    with shortcuts(), _looked_up(graph, inputs) as known:
+        whole = compiler.compile_fx(graph, known, inner, config_patches=options)
     return Shortened(whole, within[0] if len(within) == 1 else None, own)
+
+
+@contextlib.contextmanager
+def _looked_up(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Have Inductor look whether it compiled a graph before, in another process maybe; give it inputs to go by.
+
+    It does so for graphs of fake tensors that know of symbols, as Dynamo's do. Of what finds a graph everything is a
+    part that Inductor makes code by: operators, inputs, options; shortcuts are added here. AOTAutograd's own cache is
+    left out: it would hide the graph, which is called directly.
+    """
+    fake: Any = importlib.import_module("torch._subclasses.fake_tensor")
+    if any(isinstance(x, fake.FakeTensor) for x in inputs):  # whose sizes are symbols
+        yield list(inputs)
+        return
+    shapes: Any = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+    guards: Any = importlib.import_module("torch._guards")
+    autograd: Any = importlib.import_module("torch._functorch.config")
+    settings: Any = importlib.import_module("torch.compiler.config")
+    mode = fake.FakeTensorMode(shape_env=shapes.ShapeEnv(), allow_non_fake_inputs=True)
+    known = [mode.from_tensor(x, static_shapes=True) for x in inputs]
+    for node, x in zip(graph.graph.find_nodes(op="placeholder"), known, strict=True):
+        node.meta["val"] = x  # what functions of C++ are made by, in place of inputs
+    # The last two are parts of their own in later versions only.
+    parts = (
+        *(settings.cache_key_tag, shortcuts_tag()),
+        *(torch.get_num_threads(), torch.get_default_dtype()),
+    )
+    with (
+        autograd.patch(enable_autograd_cache=False),
+        settings.patch(cache_key_tag=" ".join(map(str, parts))),
+        guards.tracing(guards.TracingContext(mode)),
+    ):
+        yield known
 
 
 class Shortened:

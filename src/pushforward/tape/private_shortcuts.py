@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _lock = threading.Lock()
@@ -25,6 +27,12 @@ def shortcuts() -> Iterator[None]:
         yield
     finally:
         _leave()
+
+
+@functools.cache
+def shortcuts_tag() -> str:
+    """Return what differs between versions of the shortcuts."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _enter() -> None:
