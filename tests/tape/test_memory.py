@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 import pushforward
 from pushforward.tape import pieces
 
-NUMEL = pieces.MIN_PIECE // 8
+NUMEL = pieces.MAX_PIECE // 8
 SIDE = 2 ** ((NUMEL.bit_length() - 1) // 2)
 F64 = torch.float64
 

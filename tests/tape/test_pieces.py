@@ -14,7 +14,7 @@ from pushforward import grad, jvp
 from pushforward.tape import pieces
 
 F64 = torch.float64
-SIZE = pieces.MIN_PIECE // 16  # in float64: every second result makes a piece
+SIZE = pieces.MAX_PIECE // 16  # in float64: every second result makes a piece
 WEIGHT = torch.linspace(-1, 1, 64 * 64, dtype=F64).view(64, 64) / 8
 PARAMETER = torch.nn.Parameter(torch.ones(1, dtype=F64))
 
@@ -136,8 +136,8 @@ LENGTH = 320  # of what the functions work on, where pieces are made small
 @pytest.fixture
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have every few results cut, and tell behind how many variables."""
-    for name in ("MIN_PIECE", "MIN_PIECE_OF_MANY"):
-        monkeypatch.setattr(pieces, name, 3 * LENGTH * 8)
+    for name in ("MIN_TAPE", "MIN_PIECE"):
+        monkeypatch.setattr(pieces, name, LENGTH * 8)
     monkeypatch.setattr(pieces, "SHARE_OF_MANY", 0)
     found: list[int] = []
     cut = pieces.PieceRun._cut

@@ -12,6 +12,7 @@ import pushforward as pf
 from pushforward.errors import MemoryLimitError
 from pushforward.planning.plans import PLANS
 from pushforward.tape import pieces
+from pushforward.tape.trust import record_of
 from pushforward.transforms import memory
 
 F64 = torch.float64
@@ -157,7 +158,7 @@ SPREAD = _draws(100, 1000)
     [
         (lambda x: x * torch.sin(x) * torch.exp(-x * x), 1.0),
         (lambda x: torch.softmax(x.view(10, 100), -1).view(-1) * x.sigmoid() + x, 1.0),
-        (torch.tanh, 1.3),  # beside which torch.func holds nothing, and ours a piece of the tape
+        (torch.tanh, 1.2),  # beside which torch.func holds nothing, and ours a piece of the tape
     ],
     ids=["products", "softmax", "tanh"],
 )
@@ -176,6 +177,39 @@ def test_many_columns_of_a_large_state_and_a_small_output(
     torch.testing.assert_close(found, torch.func.jacfwd(func)(p))
     ours = bytes_of(lambda: call(p), keeps_plans=True)[0]
     assert ours <= most * bytes_of(lambda: torch.func.jacfwd(func)(p))[0]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda x: x + 0.1 * x.sin(), lambda x: torch.softmax(x.view(50, 50), -1).flatten() * x.cos()],
+    ids=["sine", "softmax"],
+)
+@pytest.mark.parametrize("count", [6, 12])
+def test_few_columns_of_a_long_program_need_no_more_than_torch_func(
+    count: int, step: Callable[[Tensor], Tensor]
+) -> None:
+    def func(p: Tensor) -> Tensor:
+        x = p @ BASIS[:count, :2500]
+        for _ in range(60):
+            x = step(x)
+        return x
+
+    p, call = _draws(count), pf.jacfwd(func)
+    for _ in range(5):
+        torch.testing.assert_close(call(p), torch.func.jacfwd(func)(p))
+    ours = bytes_of(lambda: call(p), keeps_plans=True)[0]
+    assert ours <= 1.1 * bytes_of(lambda: torch.func.jacfwd(func)(p))[0]
+
+
+def test_cuts_pay_for_what_one_step_takes() -> None:
+    def func(x: Tensor) -> Tensor:
+        for _ in range(5):
+            x = torch.linalg.solve(WEIGHT + torch.diag(x.cosh()), x.sin())  # 90 tangents of 64 KB
+        return x
+
+    for _ in range(3):
+        pf.jacfwd(func)(_draws(90))
+    assert not record_of(func).pieces
 
 
 @pytest.mark.parametrize("options", [{"chunk_size": 1}, {"memory_limit": 1_500_000}], ids=str)
@@ -406,7 +440,8 @@ def test_what_holds_an_earlier_step_is_differentiated_once_more_as_a_whole() -> 
 def test_results_can_be_differentiated_by_parameters_of_the_last_piece(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "MIN_PIECE", 1)  # of few columns at once
+    for name in ("MIN_TAPE", "MIN_PIECE"):  # of few columns at once
+        monkeypatch.setattr(pieces, name, 1)
     net = nn.Linear(6, 3).double()
 
     def func(x: Tensor) -> Tensor:

@@ -35,13 +35,18 @@ from pushforward.tape.trust import AskedError, Record
 from pushforward.tape.watching import BACKWARD, Watcher
 
 MAX_COLUMNS = 8  # tangents that are pushed without structure
-MIN_PIECE = 2**20  # bytes of results: shorter programs are recorded whole
-# The same for more tangents, and how many bytes of results there have to be for each that tangents may have at a cut:
-# repeated calls of a program that is recorded whole are cheaper.
-MIN_PIECE_OF_MANY, SHARE_OF_MANY = 2**19, 0.5
+MIN_TAPE = (
+    2**18
+)  # bytes that nodes save: shorter programs are recorded whole, and their repeated calls are cheaper
+# That pieces of longer ones have at least, and of few columns at most: a product, of one, takes the longest.
+MIN_PIECE, MAX_PIECE = 2**16, 2**20
+# How many bytes a piece has for each that tangents may have at a cut, of which a sweep holds two. Of few it also has as
+# many as the variables.
+SHARE_OF_MANY, SHARE_OF_FEW = 0.3, 0.5
 # The same where few tangents are carried at once, and the others wait at the cuts: of what nodes saved, of which those
 # may be so many times as much, once it is known that the tape is longer than them.
 MIN_PIECE_IN_CHUNKS, SHARE_IN_CHUNKS = 2**16, 4
+MIN_SAVED = 1 / 32  # of the bytes of results: nodes take memory themselves
 MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
 Axes = tuple[int, ...]  # before those of the inputs, along which there are several tangents
@@ -57,10 +62,12 @@ class Pushing:
         axes: Those of the tensors.
         push: Takes what was read, the variables at its end, and the tangents at its start, of which it empties the
             list; gives those at its end.
-        freed: Where tangents are pushed in chunks, tells how many bytes a cut behind variables lets go of.
+        freed: Tells how many bytes a cut behind variables lets go of; None: as many as the results have.
+        is_in_chunks: Whether few tangents are carried at once.
         is_spent: Tells whether tangents were let go of when they had been pushed, and cannot be pushed again.
         fits: Tells, before the first cut, whether what is to be pushed fits into memory; if not, there is none.
-        most: How many bytes of results the first piece had better have, so that it fits.
+        most: How many bytes pieces had better have at most, so that they fit.
+        least: How many they have at least.
     """
 
     count: int
@@ -68,14 +75,11 @@ class Pushing:
     axes: Axes
     push: Callable[[str, Reading, Sequence[Tensor], list[Any], Axes], Sequence[Any]]
     freed: Callable[[Reading, Sequence[Tensor]], int] | None = None
+    is_in_chunks: bool = False
     is_spent: Callable[[Any], bool] = lambda _: False
     fits: Callable[[Reading, Sequence[Tensor]], bool] | None = None
     most: int = sys.maxsize
-
-    @property
-    def is_in_chunks(self) -> bool:
-        """Whether few tangents are carried at once."""
-        return self.freed is not None
+    least: int = 0
 
     @property
     def leeway(self) -> float:
@@ -83,31 +87,22 @@ class Pushing:
         return 0.5 if self.is_in_chunks else 0.25
 
     @property
-    def first_piece(self) -> int:
-        """How many bytes of results the first piece has, of a function that was not cut before."""
-        if self.is_in_chunks:
-            return MIN_PIECE_IN_CHUNKS
-        return min(self.most, MIN_PIECE if self.count <= MAX_COLUMNS else MIN_PIECE_OF_MANY)
-
-    @property
     def way(self) -> tuple[int, bool, int]:
         """What tells, of a function that was not cut, whether it will be."""
         return self.count, self.is_in_chunks, self.most
 
-    def least_piece(self, held: int) -> int:
-        """Return how many bytes of results make it worth while to cut where variables of ``held`` bytes are alive."""
-        if self.is_in_chunks:
-            return 0  # what nodes saved counts there
-        share = 0 if self.count <= MAX_COLUMNS else SHARE_OF_MANY
-        return max(self.first_piece, int(share * self.count * held))
-
     def needed(self, held: int, is_known: bool) -> int:
-        """Return how many bytes a cut of many chunks has to let go of where variables of ``held`` bytes are alive.
+        """Return how many bytes a cut has to let go of where ``held`` bytes have tangents, or in one result.
 
-        At first more than what waits there, which shows that cuts pay: from then on they are `is_known` to.
+        At first more, which shows that cuts pay (of chunks more than what waits there): then they are `is_known` to.
         """
         waiting = self.count * held
-        return max(MIN_PIECE_IN_CHUNKS, waiting // SHARE_IN_CHUNKS if is_known else waiting)
+        if self.is_in_chunks:
+            return max(MIN_PIECE_IN_CHUNKS, waiting // SHARE_IN_CHUNKS if is_known else waiting)
+        wanted = SHARE_OF_MANY * waiting
+        if self.count <= MAX_COLUMNS:
+            wanted = min(SHARE_OF_FEW * waiting + held, MAX_PIECE)
+        return min(int(max(wanted, self.least, MIN_PIECE if is_known else MIN_TAPE)), self.most)
 
 
 class _Cut(torch.autograd.Function):
@@ -200,10 +195,10 @@ class PieceRun(Run):
         """Return a script for graphs like the one that was read last, None where that is a piece."""
         return None if self._was_cut else super().script(reading)
 
-    def freed(self, variables: Sequence[Tensor]) -> int:
-        """Return how many bytes a cut behind ``variables`` lets go of."""
-        assert self._pushing.freed is not None
-        return self._pushing.freed(self.reading(variables), variables)
+    def freed(self, variables: Sequence[Tensor]) -> int | None:
+        """Return how many bytes a cut behind ``variables`` lets go of, if somebody can tell."""
+        freed = self._pushing.freed
+        return None if freed is None else freed(self.reading(variables), variables)
 
     def fits(self, variables: Sequence[Tensor]) -> bool:
         """Tell whether the tape may be cut behind ``variables``, as far as memory goes."""
@@ -270,12 +265,14 @@ class _CuttingWatcher(Watcher):
         super().__init__(name, 0)
         self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
         self._pushing, self._record = pushing, known
-        self._num_bytes = 0
-        known_piece = known.pieces.get(pushing.is_in_chunks)
+        self._num_bytes = self._num_cuts = 0
+        self._largest = 0  # of one result
+        share = known.pieces.get(pushing.is_in_chunks)
+        self._is_known = share is not None
+        self._share = share or 1.0  # of the results that nodes save
         # In chunks the first piece is as short as may be: before it nothing waits, after it all columns do.
-        is_short = known_piece and pushing.is_in_chunks
-        self._begin(1 if is_short else known_piece or pushing.first_piece)
-        self._was_cut = False
+        is_short = self._is_known and pushing.is_in_chunks
+        self._begin(1 if is_short else int(pushing.needed(0, self._is_known) / self._share))
         self._made: list[weakref.ref[Tensor]] = []
 
     def __torch_function__(
@@ -286,7 +283,7 @@ class _CuttingWatcher(Watcher):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call, and note the results."""
-        if self._was_cut and func in BACKWARD:
+        if self._num_cuts and func in BACKWARD:
             raise AskedError(self)
         if self._num_bytes >= self._watched_from:
             self._look()  # the function has let go of what it did not need for this call
@@ -322,29 +319,31 @@ class _CuttingWatcher(Watcher):
             self._cut(variables, is_whole, held)
 
     def _cut(self, variables: list[Tensor], is_whole: bool, held: int) -> None:
-        least = self._pushing.least_piece(held)
-        if self._num_bytes < least:
-            self._begin(2 * self._num_bytes)
-            return
         run, pushing, known = self._run(), self._pushing, self._record.pieces
         assert run is not None
-        if pushing.is_in_chunks:
-            needed, freed = pushing.needed(held, True in known), run.freed(variables)
-            size = self._num_bytes * needed // max(freed, 1)  # that lets go of so much
-            if freed < needed:
-                self._begin(min(size, 2 * self._num_bytes))
+        if pushing.is_in_chunks or not self._is_known:
+            freed = run.freed(variables)
+            self._share = 1 if freed is None else max(freed / self._num_bytes, MIN_SAVED)
+        counted = held if pushing.is_in_chunks else max(held, self._largest)
+        needed = pushing.needed(counted, pushing.is_in_chunks in known)
+        if self._num_bytes * self._share < needed:
+            self._begin(min(int(needed / self._share), 2 * self._num_bytes))
+            if pushing.is_in_chunks:
                 self._watched_from, self._enough = self._num_bytes, held // 2
-                return
-            least = self._num_bytes * pushing.needed(held, True) // max(freed, 1)
-        self._num_bytes = 0
-        if not run.fits(variables):
-            self._num_bytes = -(2**62)
             return
-        self._was_cut = self.has_acted = True  # watch it the next time too
+        if not run.fits(variables):
+            self._begin(2 * self._num_bytes)
+            self._watched_from, self._enough = self._num_bytes, held - 1
+            return
+        self._num_bytes = 0
+        self._num_cuts += 1
+        self.has_acted = True  # watch it the next time too
         if run._cut(variables, is_whole):
-            least = max(least, MIN_PIECE_IN_CHUNKS)
-            known[pushing.is_in_chunks] = least
-            self._begin(least)
+            if not self._is_known:
+                known[pushing.is_in_chunks] = self._share
+                self._is_known = self._num_cuts > 1  # the first piece may be another
+            least = int(pushing.needed(counted, True) / self._share)
+            self._begin(max(least, MIN_PIECE_IN_CHUNKS))
         else:
             self._num_bytes = -(2**62)
 
@@ -359,6 +358,7 @@ class _CuttingWatcher(Watcher):
             if tensor.layout is torch.strided:
                 size = tensor.nbytes
                 self._num_bytes += size
+                self._largest = max(self._largest, size)
                 if size > self._limit:
                     self._limit = self._watched_from = size // 2
 

@@ -73,9 +73,9 @@ class Record:
     has_cells: bool = False  # of recurrent networks, so that it is watched under ``torch.func``
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
-    pieces: dict[bool, int] = dataclasses.field(
+    pieces: dict[bool, float] = dataclasses.field(
         default_factory=dict
-    )  # bytes of results that a piece of it has, where it is recorded in pieces, by whether tangents go in chunks
+    )  # the part of results that nodes save, where it is recorded in pieces, by whether tangents go in chunks
     uncut: dict[Any, int] = dataclasses.field(
         default_factory=dict
     )  # bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed

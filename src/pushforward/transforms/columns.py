@@ -70,6 +70,11 @@ def is_spent(tangents: object) -> bool:
     return isinstance(tangents, Columns) and tangents.is_spent
 
 
+def saved_bytes(reading: Reading, others: Iterable[Tensor]) -> int:
+    """Return how many bytes of what nodes saved are not in ``others``."""
+    return storage_bytes(reading.all_saved(), but=others)
+
+
 class InChunks(contextlib.ExitStack):
     """The columns of one call, pushed while its function runs. Shows progress until it is left."""
 
@@ -92,7 +97,9 @@ class InChunks(contextlib.ExitStack):
         """Return what is pushed."""
         if not self._ranges:
             return None
-        return Pushing(sum(self._counts), self.units, (), self.push_piece, self._freed, is_spent)
+        return Pushing(
+            sum(self._counts), self.units, (), self.push_piece, self._freed, True, is_spent
+        )
 
     def units(self) -> list[Units]:
         """Return the tangents of the inputs."""
@@ -100,7 +107,7 @@ class InChunks(contextlib.ExitStack):
 
     def _freed(self, reading: Reading, variables: Sequence[Tensor]) -> int:
         self._outside = list(self._outside)
-        return storage_bytes(reading.all_saved(), but=[*self._outside, *variables])
+        return saved_bytes(reading, [*self._outside, *variables])
 
     def _each(self) -> Iterable[tuple[int, bool]]:
         """Return the numbers of the chunks, and which is the last; show progress meanwhile."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pushforward.linear.block_sum import Blocks, tensors_in
 from pushforward.tape.pieces import MAX_COLUMNS, Pushing
+from pushforward.tape.reader import Reading
 from pushforward.transforms.assemble import (
     directions,
     from_tangents,
@@ -21,7 +23,7 @@ from pushforward.transforms.assemble import (
     start,
 )
 from pushforward.transforms.chunks import Chunks, units
-from pushforward.transforms.columns import InChunks
+from pushforward.transforms.columns import InChunks, saved_bytes
 from pushforward.transforms.limited import Limited
 from pushforward.transforms.pushing import push_blocks, push_tangents, structure_of, with_structure
 from pushforward.transforms.record import Tape
@@ -37,7 +39,8 @@ class Forward(contextlib.ExitStack):
         super().__init__()
         self._name, self._inputs, self._chunks = name, inputs, chunks
         self._within: InChunks | Limited | None = None
-        self.pushing = _pushing(inputs)  # what may be pushed while the function runs
+        self._outside, outside = itertools.tee(outside)
+        self.pushing = self._pushing()  # what may be pushed while the function runs
         if self.pushing is None or chunks.is_whole:
             return
         if isinstance(chunks.size, int):
@@ -46,6 +49,21 @@ class Forward(contextlib.ExitStack):
             within = Limited(name, inputs, chunks, outside, self.pushing, pushed_columns)
             self._within = self.enter_context(within)
         self.pushing = None if self._within is None else self._within.pushing()
+
+    def _pushing(self) -> Pushing | None:
+        inputs = self._inputs
+        count = _count(inputs)
+        if not count:
+            return None
+        if count > MAX_COLUMNS:
+            make = functools.partial(_identities, inputs)
+            return Pushing(count, make, (), push_blocks, self._freed)
+        unit = functools.partial(_unit_tangents, inputs)
+        return Pushing(count, unit, (count,), push_tangents, self._freed)
+
+    def _freed(self, reading: Reading, variables: Sequence[Tensor]) -> int:
+        self._outside, outside = itertools.tee(self._outside)
+        return saved_bytes(reading, outside)  # those of variables are others' soon
 
     def rows(self, tape: Tape) -> list[list[Tensor]] | None:
         """Return the Jacobians of a function whose tape was cut; None where it was not."""
@@ -84,16 +102,6 @@ def _pushed(
 
 def _identities(inputs: Sequence[Tensor], num_batch: int = 0) -> list[Blocks]:
     return [(start(x, i, num_batch),) for i, x in enumerate(inputs)]
-
-
-def _pushing(inputs: Sequence[Tensor]) -> Pushing | None:
-    """Return what may be pushed while the function runs."""
-    count = _count(inputs)
-    if not count:
-        return None
-    if count > MAX_COLUMNS:
-        return Pushing(count, functools.partial(_identities, inputs), (), push_blocks)
-    return Pushing(count, functools.partial(_unit_tangents, inputs), (count,), push_tangents)
 
 
 def _last_columns(tape: Tape, tangents: list[Any], inputs: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.tape.copies import owned
-from pushforward.tape.pieces import Pushing
+from pushforward.tape.pieces import MAX_PIECE, Pushing
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import A, R, Selected, check_function, match_leaf
 from pushforward.transforms.known_call import TapeKey
@@ -106,7 +106,7 @@ def named_jvp(
         {},
         has_aux=has_aux,
         takes_apart=True,
-        pushing=Pushing(1, lambda: directions, (), push_tangents),
+        pushing=Pushing(1, lambda: directions, (), push_tangents, least=MAX_PIECE),
         begun=known,
     ) as tape:
         if strict and any(number < 0 for number, _ in tape.reading.outputs):

@@ -19,7 +19,9 @@ from pushforward.transforms.columns import InChunks, is_spent
 from pushforward.transforms.memory import Whole, chosen_size, need_of, refuse
 from pushforward.transforms.record import Tape
 
-PARTS = 4  # of the limit, of which the results of the first piece may take one
+PARTS = (
+    8  # of the limit, of which what nodes of a piece saved takes one: maps of it take as much again
+)
 
 
 class Limited(contextlib.ExitStack):
