@@ -265,14 +265,14 @@ class _CuttingWatcher(Watcher):
         super().__init__(name, 0)
         self._run = weakref.ref(run)  # a cycle would keep the tape until garbage is collected
         self._pushing, self._record = pushing, known
-        self._num_bytes = self._num_cuts = 0
-        self._largest = 0  # of one result
+        self._num_bytes = self._num_cuts = self._largest = 0  # the last: of one result
         share = known.pieces.get(pushing.is_in_chunks)
         self._is_known = share is not None
         self._share = share or 1.0  # of the results that nodes save
         # In chunks the first piece is as short as may be: before it nothing waits, after it all columns do.
         is_short = self._is_known and pushing.is_in_chunks
-        self._begin(1 if is_short else int(pushing.needed(0, self._is_known) / self._share))
+        first = 0 if is_short else pushing.needed(0, self._is_known)
+        self._begin(max(int(first / self._share), 1))
         self._made: list[weakref.ref[Tensor]] = []
 
     def __torch_function__(
