@@ -45,35 +45,46 @@ def by_entries(tape: Tape) -> list[list[Tensor]] | None:
 
     Decided at the second call of a structure: what is called once does not pay for it. At once where it is compiled.
     """
-    is_compiled = is_put_off()
-    sizes = [y.numel() * math.prod(directions(x)) for y in tape.outputs for x in tape.inputs]
-    if tape.batch is not None or sum(sizes) < (MIN_COMPILED if is_compiled else MIN_ENTRIES):
+    size = _size(tape)
+    if tape.batch is not None or size < (MIN_COMPILED if is_put_off() else MIN_ENTRIES):
         return None
     if functorch_level() is not None or tape.reading.calls_back:
         return None
-    if is_compiled:
-        found = _few(tape, sum(sizes))
-        return None if found is None else _dense(tape, *found)
-    if num_dispatch_modes() or not all(type(t) in PLAIN for t in (*tape.inputs, *tape.outputs)):
+    if is_put_off():
+        found = _few(tape, size)
+    elif num_dispatch_modes() or not all(type(t) in PLAIN for t in (*tape.inputs, *tape.outputs)):
         return None
-    key = tape.signature
-    state = PLANS.find(FEW, key)
-    if state == _NO:
-        return None
-    if state is None:
+    elif PLANS.find(FEW, tape.signature) is None:
         moves = any(_moves(t.linear_map) for e in tape.program.equations for t in e.terms)
-        PLANS.keep(FEW, key, _SEEN if moves else _NO)
+        PLANS.keep(FEW, tape.signature, _SEEN if moves else _NO)
         return None
-    found = _few(tape, sum(sizes))
-    if state == _SEEN or found is None:
-        PLANS.keep(FEW, key, _NO if found is None else _count(found[0]))
+    else:
+        found = _decided(tape)
     return None if found is None else _dense(tape, *found)
 
 
 def num_known(tape: Tape) -> int | None:
     """Return how many entries of a tape are computed one by one; None where that is not known, or not so."""
+    if PLANS.find(FEW, tape.signature) == _SEEN and not tape.reading.calls_back:
+        _decided(tape)
     state: int | None = PLANS.find(FEW, tape.signature)
     return None if state is None or state < 0 else state
+
+
+def _decided(tape: Tape) -> tuple[list[list[Tensor]], SparsePlan] | None:
+    """Return the entries of a tape that was seen before, and where they stand, if they are few; note whether."""
+    key = tape.signature
+    state = PLANS.find(FEW, key)
+    if state == _NO:
+        return None
+    found = _few(tape, _size(tape))
+    if state == _SEEN or found is None:
+        PLANS.keep(FEW, key, _NO if found is None else _count(found[0]))
+    return found
+
+
+def _size(tape: Tape) -> int:
+    return sum(y.numel() * math.prod(directions(x)) for y in tape.outputs for x in tape.inputs)
 
 
 def _count(values: list[list[Tensor]]) -> int:
