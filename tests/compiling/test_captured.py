@@ -103,3 +103,20 @@ def test_other_sizes_meet_what_stands_there_now():
         held.u = torch.tensor(factor, dtype=f64)
         x = randn(size)
         torch.testing.assert_close(compiled(x), (2 * factor * x).diag())
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_first_calls_in_inference_mode(backend):
+    w = randn(3, 3)
+    compiled = pf.compile(pf.jacrev(lambda x: (held.w @ x).tanh() * 1.5), backend=backend)
+    held, x = SimpleNamespace(w=w), randn(3, seed=1)
+    expected = tf.jacrev(lambda x: (w @ x).tanh() * 1.5)(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), expected)
+        torch.testing.assert_close(compiled(x + 0), expected)
+        held.w = w + 0
+        torch.testing.assert_close(compiled(x), expected)
+    held.w = w
+    found = compiled(x)
+    torch.testing.assert_close(found, expected)
+    assert not found.is_inference()

@@ -71,9 +71,16 @@ def _graph(
             results: Sequence[Tensor] = func(*given)
             return results
 
-    with torch.no_grad(), _nothing_changed([*inputs, *written]), _Escapes():
+    leaving = torch.inference_mode(False) if torch.is_inference_mode_enabled() else None
+    with (
+        leaving or contextlib.nullcontext(),
+        torch.no_grad(),
+        _nothing_changed([*inputs, *written]),
+        _Escapes(),
+    ):
         try:
-            return make_fx(seen, [x.detach() for x in inputs], mode)
+            given = [x.clone() if x.is_inference() else x.detach() for x in inputs]
+            return make_fx(seen, given, mode)
         except NotImplementedError as error:
             if "UntypedStorage" not in str(error):
                 raise
