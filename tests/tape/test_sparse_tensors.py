@@ -7,7 +7,7 @@ import torch
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
-from pushforward import grad, grad_and_value, jacfwd, jacrev
+from pushforward import compile, grad, grad_and_value, hessian, jacfwd, jacrev
 from pushforward.errors import UnsupportedError
 
 # PyTorch warns once a process: in whichever test is the first.
@@ -180,3 +180,36 @@ def test_a_place_that_occurs_twice_has_its_gradient_once() -> None:
     """As ``torch.autograd`` gives it: that of the coalesced tensor."""
     gradient = grad(lambda s: (s.to_dense() ** 2).sum())(coo(VALUES, TWICE))
     assert_close(gradient.to_dense(), 2 * coo(VALUES, TWICE).to_dense())
+
+
+SQUARE = torch.tensor([[0, 1.5, 0], [2, 0, -3], [0.5, 0, 0]], dtype=torch.float64)
+LAYOUTS = {
+    "coo": Tensor.to_sparse,
+    "csr": Tensor.to_sparse_csr,
+    "csc": Tensor.to_sparse_csc,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transposed_square_matrices_are_no_views_of_the_same_elements(layout: str) -> None:
+    matrix, x = LAYOUTS[layout](SQUARE), torch.tensor([0.3, -0.8, 1.1], dtype=torch.float64)
+
+    def f(x: Tensor) -> Tensor:
+        return (matrix @ (x * x)[:, None])[:, 0]
+
+    slopes = 2 * SQUARE * x
+    values = SQUARE @ (x * x)
+    expected = 2 * slopes.t() @ slopes + torch.diag(4 * values @ SQUARE)
+    for _ in range(4):
+        torch.testing.assert_close(jacrev(f)(x), slopes)
+        torch.testing.assert_close(jacfwd(f)(x), slopes)
+        torch.testing.assert_close(hessian(lambda x: f(x).square().sum())(x), expected)
+    if layout == "coo":
+        torch.testing.assert_close(compile(jacrev(f), backend="eager")(x), slopes)
+        squares = compile(hessian(lambda x: f(x).square().sum()), backend="eager")
+        torch.testing.assert_close(squares(x), expected)
+    else:
+        with pytest.raises(UnsupportedError, match="compressed sparse layout"):
+            compile(jacrev(f), backend="eager")(x)
+    as_argument = compile(jacrev(lambda x, m: (m @ (x * x)[:, None])[:, 0]), backend="eager")
+    torch.testing.assert_close(as_argument(x, matrix), slopes)

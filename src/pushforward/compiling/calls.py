@@ -103,6 +103,7 @@ def _changes_nothing(node: fx.Node) -> bool:
     return (
         isinstance(new, Tensor)
         and isinstance(old, Tensor)
+        and new.layout is old.layout is torch.strided
         and (new.shape, new.stride(), new.dtype) == (old.shape, old.stride(), old.dtype)
         and new.storage_offset() == old.storage_offset()
         and (new.is_conj(), new.is_neg()) == (old.is_conj(), old.is_neg())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any
 
+import torch
 from torch import Size, Tensor, nn
 
 from pushforward.errors import ArgumentTypeError, message
@@ -14,19 +15,20 @@ PLAIN = {Tensor, nn.Parameter, nn.Buffer}
 
 
 class ForeignError(Exception):
-    """An argument is a tensor of a class of its own, or one that is negated when it is read."""
+    """An argument is a tensor of a class of its own, a sparse one, or one that is negated when it is read."""
 
 
 def signature(tree: Any, tensors: list[Tensor]) -> Hashable:
     """Return the signature of an argument, and collect its tensors.
 
     Raises:
-        ForeignError: There is a tensor of a class of its own, or one that is negated when it is read.
+        ForeignError: There is a tensor of a class of its own, a sparse one, or one that is negated when it is read.
         ArgumentTypeError: There is something else that does not hash.
     """
     kind = type(tree)
     if kind in PLAIN:
-        if tree.is_neg():  # its memory holds other numbers, which is all that a kernel sees
+        # Of one that is negated, the memory holds other numbers, which is all that a kernel sees.
+        if tree.layout is not torch.strided or tree.is_neg():
             raise ForeignError
         tensors.append(tree)
         return (tree.shape, tree.stride(), tree.dtype, tree.device)

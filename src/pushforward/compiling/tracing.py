@@ -81,18 +81,25 @@ def _graph(
         try:
             given = [x.clone() if x.is_inference() else x.detach() for x in inputs]
             return make_fx(seen, given, mode)
-        except NotImplementedError as error:
-            if "UntypedStorage" not in str(error):
+        except RuntimeError as error:
+            found = _refusal(str(error))
+            if found is None:
                 raise
-            raise UnsupportedError(
-                message(
-                    NAME,
-                    "the function",
-                    "a step that reads the memory of an argument by numbers, such as as_strided",
-                    "steps that read tensors",
-                    "Call the transform without compile.",
-                )
-            ) from error
+            raise found from error
+
+
+def _refusal(error: str) -> UnsupportedError | None:
+    """Return what to raise instead of an error of PyTorch's tracer, None if that tells enough."""
+    if "UntypedStorage" in error:
+        step = "a step that reads the memory of an argument by numbers, such as as_strided"
+        got, expected = step, "steps that read tensors"
+    elif "do not have strides" in error:
+        got, expected = "a captured tensor of a compressed sparse layout", "dense ones"
+    else:
+        return None
+    return UnsupportedError(
+        message(NAME, "the function", got, expected, "Call the transform without compile.")
+    )
 
 
 @contextlib.contextmanager

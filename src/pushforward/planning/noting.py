@@ -226,6 +226,7 @@ def _is_same_view(result: Any, viewed: Tensor) -> bool:
     return (
         type(result) is Tensor
         and type(viewed) in PLAIN
+        and result.layout is viewed.layout is torch.strided
         and result.shape == viewed.shape
         and result.stride() == viewed.stride()
         and result.dtype is viewed.dtype
