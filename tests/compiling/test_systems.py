@@ -159,12 +159,16 @@ def test_errors_are_those_of_lapack(without_inductor, n):
             assert residuals[0] <= 4 * residuals[1] + 1e-15
 
 
+check = torch.ops.aten._linalg_check_errors
+
+
 def test_many_unknowns_and_pivots_that_are_asked_for_are_left_to_pytorch():
     n = systems.MAX_UNKNOWNS + 1
     for program, size in [
         (lambda a: [torch.linalg.inv(a)], n),
         (lambda a: [torch.linalg.lu_factor(a)[1]], 3),
         (lambda a: [torch.linalg.solve_ex(a, a)[1]], 3),
+        (lambda a: [a, check(a[0].int(), "solve", is_matrix=False)][:1], 3),
     ]:
         a = torch.eye(size, dtype=f64)
         graph = make_fx(program, tracing_mode="fake")(a)

@@ -256,7 +256,7 @@ def _checked(program: Program, node: fx.Node) -> None:
     if source in program.known:
         if bool(program.known[source].any()):
             raise UnsuitableError
-    elif source.all_input_nodes[0].target not in SYSTEMS:
+    elif not any(n.target in SYSTEMS for n in source.all_input_nodes):
         raise UnsuitableError
 
 
