@@ -61,10 +61,11 @@ class LinearProgram:
                 for term in equation.terms
             ]
             terms = push_joined(parts, equation.dtype)
-            alive[equation.variable] = add_blocks(terms) if len(terms) > 1 else tuple(terms)
-            for term in equation.terms:
+            parts.clear()
+            for term in equation.terms:  # before sums take memory
                 if last_use.get(term.variable) == position:
                     alive.pop(term.variable, None)
+            alive[equation.variable] = add_blocks(terms) if len(terms) > 1 else tuple(terms)
         return [() if v is None else alive.get(v, ()) for v in self.outputs]
 
     def pull(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
@@ -140,6 +141,7 @@ def pulled(
             found = pull_blocks(blocks, linear_map, dtype)
             others = waiting.get(variable)
             waiting[variable] = found if others is None else others + found
+        blocks, found = (), None  # before the next sum takes memory
     return [arrived(variable) for variable in inputs]
 
 

@@ -129,11 +129,12 @@ def _like_shape(
         result = [seeds.shape[0], *shape]
         for pair in kept:
             result[1 + pair[place]] = seeds.shape[1 + pair[1 - place]]
-        # A step before the last counts as memory; where that is recorded, it is kept.
+        # A step before the last counts as memory, as large as both ends; where that is recorded, it is kept.
         if is_recording:
             scratch = (seeds.sum() + _followed(seeds)).expand(result).clone()
             return scratch * scratch
-        return torch.empty_like(seeds.new_empty(result))
+        scratch = seeds if seeds.numel() > math.prod(result) else seeds.new_empty(result)
+        return torch.empty_like(scratch).new_empty(result)
 
     return function
 

@@ -222,27 +222,32 @@ class Parts:
         is_joined: bool = False,
     ) -> None:
         """Prepare a tensor ``like`` another; it ``is_joined`` where that is asked for, too."""
-        self._axis, self._dtype = axis, dtype
+        self._axis, self._dtype, self._shape = axis, dtype, shape
+        self._device = like.device
         self._pieces: list[Tensor] = []
-        self._whole: Tensor | None = None
-        if not shape[axis] or (
+        self._whole: Tensor | None = None  # until the first piece is done
+        self._is_written = not shape[axis] or (
             not is_joined
             and not (torch.is_grad_enabled() and tape.reading.is_followed)
             and functorch_level() is None
             and not num_dispatch_modes()
             and type(like) in PLAIN
-        ):
-            self._whole = torch.zeros(shape, dtype=dtype, device=like.device)
+        )
 
     def add(self, piece: Tensor, begin: int) -> None:
         """Take the piece that starts at ``begin``."""
-        if self._whole is None:
+        if not self._is_written:
             self._pieces.append(piece)
         else:
-            self._whole.narrow(self._axis, begin, piece.shape[self._axis]).copy_(piece)
+            self._made().narrow(self._axis, begin, piece.shape[self._axis]).copy_(piece)
 
     def whole(self) -> Tensor:
         """Return all of it."""
-        if self._whole is not None:
-            return self._whole
+        if self._is_written:
+            return self._made()
         return torch.cat(self._pieces, self._axis).to(self._dtype)
+
+    def _made(self) -> Tensor:
+        if self._whole is None:
+            self._whole = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+        return self._whole
