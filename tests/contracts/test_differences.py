@@ -396,3 +396,17 @@ def test_no_grad_around_the_recording_only_cuts_the_history_of_the_result():
         out, pull = pushforward.vjp(lambda x: x**2, x)
     assert not out.requires_grad
     close(pull(torch.ones((), dtype=F64))[0].detach(), torch.tensor(6.0, dtype=F64))
+
+
+@pytest.mark.parametrize("transform", [pushforward.jacrev, pushforward.jacfwd])
+def test_batches_of_solutions_are_right_without_grad_mode(transform):
+    matrix, x = randn(3, 3) + 3 * torch.eye(3, dtype=F64), randn(2, 3, 3)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.linalg.solve(matrix, x)
+
+    inverse = torch.linalg.inv(matrix)
+    expected = torch.einsum("ik,jl->ijkl", inverse, torch.eye(3, dtype=F64)).expand(2, 3, 3, 3, 3)
+    for _ in range(3):
+        with torch.no_grad():
+            close(torch.func.vmap(transform(f))(x), expected)
