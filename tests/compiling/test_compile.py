@@ -558,3 +558,23 @@ def test_explain():
     assert "aten.cos.default" in text
     assert "1 captured tensors, backend 'eager'" in text
     assert "guards" in text
+
+
+LAYOUTS = {
+    "expanded": lambda x: x[:, :1].expand(3, 3),
+    "expanded first": lambda x: x[:1].expand(3, 3),
+    "transposed": lambda x: x.t(),
+    "every other": lambda x: torch.stack([x, x], 1).flatten(0, 1)[::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("transform", [pf.hessian, lambda f: pf.jacfwd(pf.jacfwd(f)), pf.jacrev])
+def test_arguments_may_lie_anyhow(layout, transform):
+    x, y = LAYOUTS[layout](randn(3, 3)), randn(3, 3, seed=1)
+
+    def f(x, y):
+        return (x.sin() * y).square().sum()
+
+    compiled = pf.compile(transform(f), backend="eager")
+    torch.testing.assert_close(compiled(x, y), transform(f)(x.contiguous(), y))

@@ -54,7 +54,7 @@ def keep_strides(copy: Tensor, x: Tensor) -> None:
         return
     if forward_ad._current_level >= 0 or not x.numel():
         return
-    with torch.no_grad():
+    with torch.no_grad(), torch._C.DisableTorchFunction():  # no step of a function that is watched
         # Writes to what is expanded are refused; other overlaps get memory for each element.
         if 0 in x.stride():
             span = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
