@@ -120,3 +120,24 @@ def test_first_calls_in_inference_mode(backend):
     found = compiled(x)
     torch.testing.assert_close(found, expected)
     assert not found.is_inference()
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_captured_tensors_and_cotangents_that_are_negated_when_read(backend):
+    held, x = SimpleNamespace(w=randn(3, 3)), randn(3, seed=1)
+
+    def f(x):
+        return (held.w @ x).tanh() * x
+
+    compiled = pf.compile(pf.jacrev(f), backend=backend)
+    for seed in range(4):
+        other = randn(3, 3, seed=seed).requires_grad_(seed > 1)
+        held.w = torch._neg_view(other) if seed % 2 else other
+        found, expected = compiled(x), tf.jacrev(f)(x)
+        torch.testing.assert_close(found, expected)
+        if other.requires_grad:
+            for cotangent in (randn(3, 3, seed=5), torch._neg_view(randn(3, 3, seed=6))):
+                torch.testing.assert_close(
+                    torch.autograd.grad(found, other, cotangent, retain_graph=True),
+                    torch.autograd.grad(expected, other, cotangent, retain_graph=True),
+                )

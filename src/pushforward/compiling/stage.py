@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.compiling import graphs
-from pushforward.compiling.backends import MAKE, dynamic
+from pushforward.compiling.backends import MAKE, Compute, dynamic
 from pushforward.compiling.garbage import garbage_kept
 from pushforward.compiling.tracing import traced
 from pushforward.errors import UnsupportedError, message
@@ -84,11 +84,15 @@ class Stage:
         self.is_random = graphs.is_random(self.graph)
         self.writes = graphs.writes_to_inputs(self.graph)
         given = [*inputs, *(captured if start is None else ())]
+        # A compiler knows no numbers that are negated or conjugated when they are read.
+        places = [i for i, x in enumerate(given) if backend != "eager" and not _is_as_it_lies(x)]
         with torch.no_grad():
             if is_dynamic:
-                self.compute = dynamic(self.graph, captured, backend)
+                compute = dynamic(self.graph, captured, backend)
             else:
-                self.compute = MAKE[backend](self.graph, [x.detach() for x in given])
+                plain = [_resolved(x) if i in places else x for i, x in enumerate(given)]
+                compute = MAKE[backend](self.graph, [x.detach() for x in plain])
+        self.compute = _resolving(compute, places) if places else compute
         self._pullbacks: dict[Any, tuple[Stage, list[int]]] = {}
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -102,6 +106,7 @@ class Stage:
         self, tensors: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         """Return the cotangents of the ``wanted`` inputs, None where no output depends on one."""
+        cotangents = [_resolved(c) for c in cotangents]
         looked = [*(tensors if self.fits is not None else ()), *cotangents]  # else of fixed shapes
         key = (tuple(wanted), *[(x.shape, x.stride(), x.dtype) for x in looked])
         if key not in self._pullbacks:
@@ -154,6 +159,28 @@ class Stage:
     def _outputs(self, starts: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the outputs of the function itself, which knows the captured tensors."""
         return self.func(*(starts if self.is_pullback else starts[: self.num_inputs]))
+
+
+def _is_as_it_lies(tensor: Tensor) -> bool:
+    """Tell whether the elements are those in memory: not negated or conjugated when they are read."""
+    return not (tensor.is_neg() or tensor.is_conj())
+
+
+def _resolved(tensor: Tensor) -> Tensor:
+    """Return a tensor whose elements are those in memory."""
+    return tensor.resolve_conj().resolve_neg()
+
+
+def _resolving(compute: Compute, places: Sequence[int]) -> Compute:
+    """Return what takes inputs at these places as they are read."""
+
+    def computed(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        given = list(tensors)
+        for place in places:
+            given[place] = _resolved(given[place])
+        return compute(given)
+
+    return computed
 
 
 class _Followed(torch.autograd.Function):
