@@ -35,9 +35,8 @@ from pushforward.tape.trust import AskedError, Record
 from pushforward.tape.watching import BACKWARD, Watcher
 
 MAX_COLUMNS = 8  # tangents that are pushed without structure
-MIN_TAPE = (
-    2**18
-)  # bytes that nodes save: shorter programs are recorded whole, and their repeated calls are cheaper
+# Bytes that nodes save: shorter programs are recorded whole, and their repeated calls are cheaper.
+MIN_TAPE = 2**18
 # That pieces of longer ones have at least, and of few columns at most: a product, of one, takes the longest.
 MIN_PIECE, MAX_PIECE = 2**16, 2**20
 # How many bytes a piece has for each that tangents may have at a cut, of which a sweep holds two. Of few it also has as

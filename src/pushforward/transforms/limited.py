@@ -19,9 +19,8 @@ from pushforward.transforms.columns import InChunks, is_spent
 from pushforward.transforms.memory import Whole, chosen_size, need_of, refuse
 from pushforward.transforms.record import Tape
 
-PARTS = (
-    8  # of the limit, of which what nodes of a piece saved takes one: maps of it take as much again
-)
+# Of the limit, of which what nodes of a piece saved takes one: maps of it take as much again.
+PARTS = 8
 
 
 class Limited(contextlib.ExitStack):

@@ -136,9 +136,8 @@ def _on_cpu(x: Tensor, weight: Tensor, options: Options) -> Tensor:
     around = tuple(d * (k - 1) - p for d, k, p in axes)
     is_single = x.dtype is torch.float32
     can_turn = groups == 1 and {*stride} == {1} and not any(extra) and min(around) >= 0
-    first, second = weight.shape[
-        :2
-    ]  # channels before and after a transposed one, after and before an ordinary one
+    # Channels before and after a transposed one; after and before an ordinary one.
+    first, second = weight.shape[:2]
     if transposed:
         is_turned = is_single and first < 16 and (len(x) > 1 or first <= second)
     else:
