@@ -118,6 +118,17 @@ def test_what_pytorch_calls_singular_is(without_inductor, a, program):
     torch.testing.assert_close(compiled(MATRICES[1], B), program(MATRICES[1], B))
 
 
+@pytest.mark.parametrize("a", SINGULAR.values(), ids=SINGULAR)
+@pytest.mark.parametrize(
+    "program", [torch.linalg.solve, lambda a, b: pf.jacfwd(torch.linalg.solve)(a, b)]
+)
+def test_graphs_without_inductor_raise_too(a, program):
+    compiled = pf.compile(program, backend="eager")
+    torch.testing.assert_close(compiled(MATRICES[0], B), program(MATRICES[0], B))
+    with pytest.raises(torch.linalg.LinAlgError):
+        compiled(a, B)
+
+
 def test_determinants_of_singular_matrices(without_inductor):
     compiled = pf.compile(torch.linalg.det)
     for a in [*SINGULAR.values(), *MATRICES]:

@@ -57,6 +57,7 @@ def test_complex_products() -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # PyTorch 2.11
 @pytest.mark.parametrize("product", ["vjp", "jvp"])
 def test_nothing_is_factored_anew(product: str) -> None:
     if not linalg.keeps_own_factors("cpu"):

@@ -11,6 +11,9 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 
+# It gives nothing, but may raise; some versions of PyTorch take it for dead code.
+fx.node.has_side_effect(aten._linalg_check_errors.default)
+
 MAX_CONSTANT_BYTES = 2**20  # of a tensor that is kept instead of being made at each call
 MAX_READ_BYTES = 2**15  # of one that loops read: more would fill the first cache
 MAX_READ_UNIT = 16  # elements of a unit matrix that loops read

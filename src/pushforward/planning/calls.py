@@ -48,12 +48,13 @@ PLAIN = {Tensor, torch.nn.Parameter}
 
 @functools.cache
 def _is_functional(func: Any) -> bool:
-    """Tell whether an operator writes to no argument, and gives new tensors only."""
+    """Tell whether an operator writes to no argument, and gives new tensors only; what gives nothing may raise."""
     if not isinstance(func, torch._ops.OpOverload):
         return False
     schema = func._schema
     is_pure = not schema.is_mutable and torch.Tag.nondeterministic_seeded not in func.tags
-    return is_pure and all(r.alias_info is None for r in schema.returns)
+    is_useful = is_pure and bool(schema.returns)
+    return is_useful and all(r.alias_info is None for r in schema.returns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
