@@ -80,7 +80,7 @@ def compiled(found: Noted, num_shared: int | None = None, num_values: int = 0) -
     numbers = later(calls, rows, constants, tensors) if plain else None
     calls = in_time(calls)
     calls = _with_dtypes(calls, tensors)
-    calls = with_added_products(calls, refs_in(rows), tensors)
+    calls = with_added_products(calls, refs_in(rows), tensors, is_followed=not plain)
     if plain:
         calls = at_their_place(calls, refs_in(rows), tensors)
         calls = in_place(calls, refs_in(rows), tensors)

@@ -238,9 +238,12 @@ def _vector_product(
 
 
 def with_added_products(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor], is_followed: bool
 ) -> list[Call]:
-    """Add a product in one call with making it, where nothing else is done with it."""
+    """Add a product in one call with making it, where nothing else is done with it.
+
+    Not by a number where autograd follows: its slope is made of numbers alone, and they have the default dtype.
+    """
     values = [t for ref, t in tensors.items() if ref.is_value and isinstance(t, Tensor)]
     if any(may_write(call) for call in calls) or len({t.device for t in values}) > 1:
         return calls
@@ -251,7 +254,9 @@ def with_added_products(
     kept = []
     for call in calls:
         if not call.kwargs and len(call.refs) == len(call.args) == 2:
-            if call.func in PRODUCTS and uses[call.result] == 1 and _is_light(call):
+            is_by_number = any(not tensors[ref].dim() for ref in call.refs)
+            is_product = call.func in PRODUCTS and not (is_followed and is_by_number)
+            if is_product and uses[call.result] == 1 and _is_light(call):
                 products[call.result] = call
             elif call.func in SUMS:
                 call = _with_product(call, products, tensors, merged)
