@@ -16,7 +16,6 @@ from pushforward.errors import (
     MissingPackageError,
     message,
 )
-from pushforward.tape.private_torch import set_grad_enabled
 from pushforward.trees import flatten
 
 try:
@@ -181,16 +180,6 @@ class Arrays:
                 "Compute with torch, and return torch.stack of the numbers.",
             )
         )
-
-
-def without_grad(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function with autograd off; `torch.no_grad` takes a microsecond more."""
-    before = torch.is_grad_enabled()
-    set_grad_enabled(False)
-    try:
-        return function(*args, **kwargs)
-    finally:
-        set_grad_enabled(before)
 
 
 def snapshot(values: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from pushforward.compiling.backends import Backend
 from pushforward.errors import ArgumentValueError, UnsupportedError, message
 from pushforward.operators.jacobian_operator import jacobian_operator
-from pushforward.scipy.arrays import Array, Arrays, Form, without_grad
+from pushforward.scipy.arrays import Array, Arrays, Form
 from pushforward.scipy.holomorphic import holomorphic
+from pushforward.tape.interrupts import in_grad_mode
 from pushforward.transforms.jacobian import jacobian
 
 
@@ -98,7 +100,7 @@ class Rates:
         if arrays.output == "operator":
             with torch.no_grad():
                 return jacobian_operator(self._of_tensors, *given, argnums=1).to_scipy()
-        found = without_grad(self._jacobian, *given)
+        found = in_grad_mode(False, functools.partial(self._jacobian, *given))
         if is_complex:
             found = holomorphic(arrays.name, found)
         return arrays.matrix(found, is_complex)

@@ -12,8 +12,9 @@ from torch import Tensor
 from pushforward.compiling.backends import Backend
 from pushforward.errors import ArgumentValueError, message
 from pushforward.operators.hessian_operator import HessianOperator, hessian_operator
-from pushforward.scipy.arrays import Array, Arrays, Form, without_grad
+from pushforward.scipy.arrays import Array, Arrays, Form
 from pushforward.scipy.pending import Key, Pending
+from pushforward.tape.interrupts import in_grad_mode
 from pushforward.transforms.grad import grad_and_value
 from pushforward.transforms.hessian import hessian, hvp
 
@@ -143,5 +144,6 @@ class ScalarFunction:
         return [self._arrays.tensor(x), *self._arrays.arguments(args)]
 
     def _computed(self, x: Any, args: tuple[Any, ...]) -> tuple[Array, float]:
-        gradient, value = without_grad(self._both, *self._given(x, args))
+        both = functools.partial(self._both, *self._given(x, args))
+        gradient, value = in_grad_mode(False, both)
         return self._arrays.array(gradient), float(self._arrays.array(value))

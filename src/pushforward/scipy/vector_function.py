@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pushforward.compiling.backends import Backend
 from pushforward.operators.jacobian_operator import jacobian_operator
-from pushforward.scipy.arrays import Array, Arrays, Form, without_grad
+from pushforward.scipy.arrays import Array, Arrays, Form
 from pushforward.scipy.pending import Pending
+from pushforward.tape.interrupts import in_grad_mode
 from pushforward.transforms.hessian import hessian
 from pushforward.transforms.jacobian import value_and_jacobian
 
@@ -121,7 +122,7 @@ class VectorFunction:
     def _computed(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Any]:
         arrays = self._arrays
         given, named = self._given(x, args), self._named(kwargs)
-        value, derivative = without_grad(self._both, *given, **named)
+        value, derivative = in_grad_mode(False, functools.partial(self._both, *given, **named))
         if arrays.output == "operator":
             return arrays.array(value), derivative.to_scipy()
         return arrays.array(value), arrays.matrix(derivative)
