@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import pushforward as pf
 from pushforward.transforms import repeat
@@ -239,10 +240,6 @@ def test_a_captured_tensor_comes_to_require_grad_outside_of_a_level(
         found, expected = (LEVELS[name](lib, f)(x, c) for lib in (pf, torch.func))
         torch.testing.assert_close(found, expected)
         if weight.requires_grad:
-            sums = [sum(t.square().sum() for t in _leaves(each)) for each in (found, expected)]
+            sums = [sum(t.square().sum() for t in tree_leaves(each)) for each in (found, expected)]
             gradients = [torch.autograd.grad(y, followed, materialize_grads=True) for y in sums]
             torch.testing.assert_close(*gradients)
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    return [tree] if isinstance(tree, Tensor) else [t for each in tree for t in _leaves(each)]

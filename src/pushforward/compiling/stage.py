@@ -90,7 +90,7 @@ class Stage:
             if is_dynamic:
                 compute = dynamic(self.graph, captured, backend)
             else:
-                plain = [_resolved(x) if i in places else x for i, x in enumerate(given)]
+                plain = map(_resolved, given) if places else given
                 compute = MAKE[backend](self.graph, [x.detach() for x in plain])
         self.compute = _resolving(compute, places) if places else compute
         self._pullbacks: dict[Any, tuple[Stage, list[int]]] = {}

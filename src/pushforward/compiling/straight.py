@@ -85,9 +85,7 @@ class Program:
             }
             lines.append(f"  {name} = empty(shape_{name}, stride_{name}, dtype_{name})")
         call = f"kernel(*tensors, {', '.join(names)})"
-        if (
-            self.numbers.refused
-        ):  # by the kernel, for arguments that the graph itself is asked about
+        if self.numbers.refused:  # then the graph itself is asked
             scope["graph"] = self.graph
             call = f"try: {call}\n  except RuntimeError: return graph(*tensors)"
         lines += [f"  {call}", f"  return [{', '.join(names)}]"]

@@ -111,20 +111,21 @@ class _Systems:
                 rows[i] = self.of("div", rows[i], a[..., i, i, None])
         return rows
 
-    def turned(
-        self, solve: Callable[[Tensor, bool], Tensor], right: Tensor, *, left: bool, adjoint: bool
-    ) -> Tensor:
-        """Return X of A X = B, or X A = B if not ``left``; of Aᵀ if it is ``adjoint``."""
-        if left:
-            return solve(right, adjoint)
-        return solve(right.mT, not adjoint).mT
-
 
 def _num_unknowns(a: Tensor) -> int:
     n = a.shape[-1]
     if a.shape[-2] != n or not 0 < n <= MAX_UNKNOWNS:
         raise UnsuitableError
     return n
+
+
+def _turned(
+    solve: Callable[[Tensor, bool], Tensor], right: Tensor, *, left: bool, adjoint: bool
+) -> Tensor:
+    """Return X of A X = B, or X A = B if not ``left``; of Aᵀ if it is ``adjoint``."""
+    if left:
+        return solve(right, adjoint)
+    return solve(right.mT, not adjoint).mT
 
 
 def _systems(program: Program, node: fx.Node) -> _Systems:
@@ -137,7 +138,7 @@ def _solved(program: Program, node: fx.Node) -> tuple[Any, ...]:
     a, b = map(program.array, node.args)
     is_vector = b.dim() == 1 or (b.dim() == a.dim() - 1 and b.shape == a.shape[:-1])
     factors = systems.decomposed(a)
-    x = systems.turned(
+    x = _turned(
         lambda right, is_adjoint: systems.substituted(factors, right, is_adjoint),
         b[..., None] if is_vector else b,
         left=bool(node.kwargs.get("left", True)),
@@ -164,7 +165,7 @@ def _factors(program: Program, node: fx.Node) -> tuple[Any, ...]:
 def _substituted(program: Program, node: fx.Node) -> Tensor:
     systems = _systems(program, node)
     lu, pivots, right = map(program.array, node.args)
-    found = systems.turned(
+    found = _turned(
         lambda b, is_adjoint: systems.substituted((lu, pivots), b, is_adjoint),
         right,
         left=bool(node.kwargs.get("left", True)),
@@ -203,7 +204,7 @@ def _triangular(program: Program, node: fx.Node) -> Tensor:
         return torch.stack(rows, -2)
 
     left = bool(node.kwargs.get("left", True))
-    return systems.turned(solve, right, left=left, adjoint=False).reshape(node.meta["val"].shape)
+    return _turned(solve, right, left=left, adjoint=False).reshape(node.meta["val"].shape)
 
 
 def _cholesky(program: Program, node: fx.Node) -> tuple[Any, ...]:

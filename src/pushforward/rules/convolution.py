@@ -125,10 +125,10 @@ def convolution_weight_map(
         else:
             shape = (groups * per_group, weight.shape[1], *weight.shape[2:])
 
-        is_narrow = not transposed and groups == 1 and {*stride, *dilation} == {1}
+        is_simple = not transposed and groups == 1 and {*stride, *dilation} == {1}
 
         def correlate(image: Tensor, cotangent: Tensor) -> Tensor:
-            if is_narrow and _is_narrow(image, shape):
+            if is_simple and _is_narrow(image, shape):
                 turned = torch.conv2d(
                     image.transpose(0, 1), cotangent.transpose(0, 1), None, 1, padding
                 )

@@ -65,9 +65,8 @@ class Reading:
     nodes: list[Node]
     types: list[NodeType]
     signature: Any  # entries while it is read, then a `Signature`
-    tensors: list[
-        Any
-    ]  # what the nodes saved, one after the other; a node of no known operator stands for itself
+    # What the nodes saved, one after the other; a node of no known operator stands for itself.
+    tensors: list[Any]
     starts: list[int]  # where each node's tensors begin
     numbers: dict[Node, int]
     outputs: list[Edge]
@@ -82,12 +81,9 @@ class Reading:
     followed: tuple[bool, ...] = ()
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
-    hooks: dict[Edge, list[Any]] = dataclasses.field(
-        default_factory=dict
-    )  # in order of registration
-    calls_back: bool = (
-        False  # whether there are hooks, of tensors or modules: sweeps are not repeated for a plan
-    )
+    hooks: dict[Edge, list[Any]] = dataclasses.field(default_factory=dict)  # as registered
+    # Whether there are hooks, of tensors or modules: sweeps are not repeated for a plan.
+    calls_back: bool = False
     is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
     mesh: Any = None  # over which such inputs lie
 

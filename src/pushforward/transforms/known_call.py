@@ -36,13 +36,13 @@ class Answer:
     @property
     def value(self) -> Any:
         """What the function returned."""
-        return self.outputs[0] if self.spec is LEAF else unflatten(self.outputs, self.spec)
+        return unflatten(self.outputs, self.spec)
 
     def jacobian(self, argnums: Argnums) -> Any:
         """Return the Jacobians in the caller's structure."""
-        is_one = isinstance(argnums, int)
         if self.spec is LEAF:
-            return self.rows[0][0] if is_one else tuple(self.rows[0])
+            return self.gradient(argnums)
+        is_one = isinstance(argnums, int)
         return unflatten([row[0] if is_one else tuple(row) for row in self.rows], self.spec)
 
     def gradient(self, argnums: Argnums) -> Any:
@@ -85,8 +85,7 @@ class Repeat:
             return None
         found: list[Tensor] = []
         if self.is_flat:
-            for position in self.positions:
-                found.append(args[position])  # noqa: PERF401 (takes longer for one)
+            found = [*map(args.__getitem__, self.positions)]
         else:
             for position, spec in zip(self.positions, self.structure.specs, strict=True):
                 leaves, given = flatten(args[position])
@@ -156,9 +155,7 @@ class Repeat:
         for x in tracked:
             if x._version:
                 return None
-        ends: list[End] = []
-        for y in leaves:
-            ends.append((y.grad_fn, y.output_nr))  # noqa: PERF401 (takes longer for one)
+        ends: list[End] = [(y.grad_fn, y.output_nr) for y in leaves]
         oldest = sequence_number(starts[0]) if self.is_counted else 0
         found = self.script.found(starts, ends, oldest, {})
         if found is None:
