@@ -1,7 +1,9 @@
 """compile: results are those of the transform itself, whatever was captured, changed, drawn, written or nested."""
 
+import functools
 import re
 import threading
+import time
 import warnings
 
 import pytest
@@ -11,6 +13,7 @@ from compiling.example import W, mixed, scalar
 from torch import nn
 
 import pushforward as pf
+from pushforward.tape.private_compiler import compile_lock
 
 f64 = torch.float64
 
@@ -462,6 +465,40 @@ def test_threads():
         thread.join()
     torch.testing.assert_close(found, expected)
     assert len(compiled.compiled.programs()) == 1
+
+
+def test_one_thread_compiles_at_a_time():
+    """PyTorch's tracer replaces functions for all threads."""
+    busy, found = threading.Lock(), {}
+
+    def scaled(x, number):
+        return (x.sin() * x).cumsum(0) * number
+
+    def slope(jacobian, number):
+        x = randn(4, seed=number).requires_grad_()
+        return torch.autograd.grad(jacobian(x).sum(), x)[0]
+
+    def work(number):
+        def traced(x):
+            assert busy.acquire(blocking=False)
+            time.sleep(0.02)
+            busy.release()
+            return scaled(x, number)
+
+        found[number] = slope(pf.compile(pf.jacfwd(traced), backend="eager"), number)
+
+    numbers = range(1, 5)
+    threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+    with compile_lock():  # as torch.compile holds it
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.1)
+        assert not found
+    for thread in threads:
+        thread.join()
+    torch.testing.assert_close(
+        found, {n: slope(tf.jacrev(functools.partial(scaled, number=n)), n) for n in numbers}
+    )
 
 
 # ----- Sparse results -----

@@ -128,3 +128,12 @@ def test_tensors_have_no_elements_in_a_fake_mode():
     with pytest.raises(RuntimeError) as caught:
         made.sum().item()
     assert private.reads_elements(caught.value)
+
+
+def test_the_lock_is_that_of_torch_compile_and_may_be_taken_again():
+    with private.compile_lock() as is_taken, private.compile_lock():
+        assert is_taken
+    assert (
+        private.compile_lock()
+        is importlib.import_module("torch._dynamo").convert_frame.compile_lock
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -23,6 +22,7 @@ from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
 from pushforward.linear.differentiated import has_duals
 from pushforward.planning.plans import PLANS
 from pushforward.tape.depth import thread
+from pushforward.tape.private_compiler import compile_lock
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
     is_autocasting,
@@ -69,7 +69,6 @@ class Compiled:
         self._programs: dict[Hashable, list[Program]] = {}
         self._dynamic: dict[Hashable, list[Program]] = {}  # by signatures without sizes
         self._last: tuple[Recognized, Program, Compute] | None = None
-        self._lock = threading.RLock()
         self._times: collections.Counter[Hashable] = collections.Counter()  # compiled, by tensors
         self._is_warned = False
 
@@ -115,7 +114,7 @@ class Compiled:
         found = self._known(key)
         if found is not None:
             return found
-        with self._lock:
+        with compile_lock():
             found = self._known(key)  # another thread may have been first
             if found is not None:
                 return found

@@ -14,6 +14,7 @@ from pushforward.compiling.backends import MAKE, Compute, dynamic
 from pushforward.compiling.garbage import garbage_kept
 from pushforward.compiling.tracing import traced
 from pushforward.errors import UnsupportedError, message
+from pushforward.tape.private_compiler import compile_lock
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -58,7 +59,7 @@ class Stage:
         is_dynamic: bool = False,
     ) -> None:
         """Trace and compile. From input ``start`` on, inputs stand for the captured tensors, one by one."""
-        with garbage_kept():
+        with compile_lock(), garbage_kept():
             self._make(func, inputs, captures, backend, start, is_dynamic)
 
     def _make(

@@ -138,9 +138,9 @@ def _first(make: Callable[[], Replay | None], tensors: Replay) -> Replay:
 
     def replay(v: Sequence[Any]) -> Any:
         nonlocal numbers, waiting
-        if waiting:
+        if waiting > 0:
             waiting -= 1
-            if not waiting:
+            if waiting <= 0:  # other threads count, too
                 with bare():
                     numbers = make()
                 if numbers is not None:

@@ -149,8 +149,8 @@ class GraphReader:
             self._bring_down(found)
             if is_in_level and aliases(found.all_saved()) != found.aliases:
                 continue
-            if place:
-                self._scripts.insert(0, self._scripts.pop(place))
+            if place:  # in one step, as other threads read the list, too
+                self._scripts[:] = [script, *(s for s in self._scripts if s is not script)]
             return found
         return None
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, fx
+
+
+def compile_lock() -> AbstractContextManager[Any]:
+    """Return the lock under which ``torch.compile`` compiles: tracing replaces functions of PyTorch for all threads."""
+    lock: AbstractContextManager[Any] = importlib.import_module(
+        "torch._dynamo.convert_frame"
+    ).compile_lock
+    return lock
 
 
 def make_fx(func: Callable[..., Any], inputs: Sequence[Tensor], mode: str) -> fx.GraphModule:

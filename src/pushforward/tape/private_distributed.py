@@ -16,8 +16,9 @@ _PACKAGE = "torch.distributed.tensor"
 
 
 def tensors_module() -> Any:
-    """Return ``torch.distributed.tensor`` if it was imported, else None."""
-    return sys.modules.get(_PACKAGE)
+    """Return ``torch.distributed.tensor`` if it was imported, and not just by another thread, else None."""
+    module = sys.modules.get(_PACKAGE)
+    return module if hasattr(module, "DTensor") else None
 
 
 _KINDS = {

@@ -9,51 +9,29 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_lock = threading.Lock()
-_replaced: list[tuple[Any, str, Any]] = []  # owner, name, what it meant
-_num_within = 0
-
 
 @contextlib.contextmanager
 def shortcuts() -> Iterator[None]:
-    """Have Inductor take shortcuts until the end, in all threads."""
-    _enter()
+    """Have Inductor take shortcuts until the end, in all threads: of which one compiles at a time."""
+    replaced: list[tuple[Any, str, Any]] = []  # owner, name, what it meant
     try:
+        for owner, name, value in _shortcuts():
+            replaced.append((owner, name, vars(owner)[name]))
+            setattr(owner, name, value)
         yield
     finally:
-        _leave()
+        while replaced:
+            setattr(*replaced.pop())
 
 
 @functools.cache
 def shortcuts_tag() -> str:
     """Return what differs between versions of the shortcuts."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-
-
-def _enter() -> None:
-    global _num_within
-    with _lock:
-        _num_within += 1
-        if _num_within > 1:
-            return
-        for owner, name, value in _shortcuts():
-            _replaced.append((owner, name, vars(owner)[name]))
-            setattr(owner, name, value)
-
-
-def _leave() -> None:
-    global _num_within
-    with _lock:
-        _num_within -= 1
-        if _num_within:
-            return
-        while _replaced:
-            setattr(*_replaced.pop())
 
 
 def _shortcuts() -> list[tuple[Any, str, Any]]:

@@ -331,5 +331,5 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
 
 
 def has_dynamo() -> bool:
-    """Tell whether anything was compiled in this process."""
-    return "torch._dynamo.eval_frame" in sys.modules
+    """Tell whether anything was compiled in this process; another thread may be about to import what does so."""
+    return hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance")

@@ -72,10 +72,10 @@ class Reading:
     outputs: list[Edge]
     is_followed: bool  # whether other leaves, or older nodes, are reached
     geometries: dict[Node, Geometry]
+    all_edges: list[list[Edge]]  # where the inputs of each node come from
     # Shapes of what was joined, by place, where constants are among it; None until the node was asked.
     joined: dict[int, Any] = dataclasses.field(default_factory=dict)
-    found_edges: list[list[Edge]] = dataclasses.field(default_factory=list)  # of each node
-    known_edges: list[list[Edge]] | None = None  # likewise, where it was read by a script
+    script: Any = None  # that read it, None where it was read node by node
     aliases: Aliases = dataclasses.field(default_factory=list)  # among all that was saved
     # Which saved tensors require grad outside of a level of torch.func, in which the graph does not tell.
     followed: tuple[bool, ...] = ()
@@ -86,11 +86,6 @@ class Reading:
     calls_back: bool = False
     is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
     mesh: Any = None  # over which such inputs lie
-
-    @property
-    def all_edges(self) -> list[list[Edge]]:
-        """Where the inputs of each node come from."""
-        return self.found_edges if self.known_edges is None else self.known_edges
 
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
@@ -194,7 +189,7 @@ def _read(
     types: list[NodeType] = []
     starts: list[int] = []
     joined: dict[int, Any] = {}
-    found_edges: list[list[Edge]] = []
+    all_edges: list[list[Edge]] = []
     count = num_inputs
     known, number_of = _TYPES.get, numbers.get
     for _, node, edges in made:
@@ -222,7 +217,7 @@ def _read(
             node = restored[node]
         nodes.append(node)
         types.append(described)
-        found_edges.append(pairs)
+        all_edges.append(pairs)
         starts.append(len(tensors))
         geometry = geometries.get(node) if geometries else None
         if geometry is None:
@@ -249,8 +244,8 @@ def _read(
         found,
         is_followed,
         geometries,
+        all_edges,
         joined,
-        found_edges=found_edges,
     )
 
 

@@ -62,7 +62,7 @@ class Script:
         known = self.template
         return Reading(
             known.num_inputs, nodes, known.types, known.signature, tensors, known.starts, known.numbers,
-            known.outputs, known.is_followed, geometries, known_edges=known.known_edges, aliases=known.aliases,
+            known.outputs, known.is_followed, geometries, known.all_edges, script=self, aliases=known.aliases,
         )  # fmt: skip
 
     def found(
@@ -114,8 +114,6 @@ def script_of(
         is_followed=writer.is_followed,  # by the graph: inputs may be followed or not
         anchors=(),
         geometries={},
-        found_edges=[],
-        known_edges=[reading.edges(place) for place in range(len(reading.nodes))],
     )
     return Script(code, template, is_in_level)
 

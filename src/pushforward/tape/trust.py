@@ -143,7 +143,7 @@ class Record:
         to its outputs, as it did not before.
         """
         is_usual = num_beside in self.beside or num_beside == UNTOLD
-        if is_usual and (reading.known_edges is not None or self.has_left(reading.types)):
+        if is_usual and (reading.script is not None or self.has_left(reading.types)):
             return ()
         found = [t for t in tensors_of(func) if _is_written(t, oldest)]
         if found:

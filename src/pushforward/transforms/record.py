@@ -131,7 +131,7 @@ class Tape(SweptGraph):
             known.learn(func, reading.types, run.is_quiet, run.num_beside(reading))
         else:
             run.forget(func, known, reading)
-        if reading.known_edges is not None:  # by a script
+        if reading.script is not None:
             return
         signature = Signature(tuple(reading.signature))
         before = known.known(signature)
@@ -189,7 +189,7 @@ class Tape(SweptGraph):
                 self.outputs = run.physical(leaves)
                 self.reading = reading = run.reading(self.outputs)
                 reading.anchors = self.outputs
-                is_known = run.is_watched or reading.known_edges is not None
+                is_known = run.is_watched or reading.script is not None
                 if not (is_known or self._known.knows(reading.types)):
                     raise trust.Unwatched
                 self.results: list[Tensor] = run.outputs(leaves, reading)
@@ -223,12 +223,13 @@ class Tape(SweptGraph):
         """Return the script of a call like this one; None where something else has to be done or decided."""
         if not self._is_trusted:
             return None
-        reading, scripts = self.reading, self._known.scripts
-        if reading.known_edges is None or reading.geometries or not scripts or self.aux is not None:
+        reading = self.reading
+        script: Script | None = reading.script
+        if script is None or reading.geometries or self.aux is not None:
             return None
-        if scripts[0].is_in_level or any(number < 0 for number, _ in reading.outputs):
+        if script.is_in_level or any(number < 0 for number, _ in reading.outputs):
             return None
-        return self._known, scripts[0]
+        return self._known, script
 
     def __enter__(self) -> Tape:
         """Use the program."""

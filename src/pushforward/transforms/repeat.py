@@ -85,7 +85,7 @@ def repeated(
     if leaves is None:
         return None
     try:
-        answer = _run(record, repeat, key, func, leaves, args, kwargs)
+        answer = _run(record, repeats, repeat, key, func, leaves, args, kwargs)
     except BaseException:  # an interrupt, while things were put back
         if has_dynamo():
             compiled_functions_run_eagerly.end(id(leaves))
@@ -99,6 +99,7 @@ def repeated(
 
 def _run(
     record: trust.Record,
+    repeats: list[Repeat],
     repeat: Repeat,
     key: Key | TapeKey,
     func: Callable[..., Any],
@@ -137,9 +138,8 @@ def _run(
             alone = end if thread.count == count else 0
             found = repeat.found(result, tracked, starts, alone, record.beside)
             if found is None:
-                repeat, found = _other(
-                    record, repeat, key, (result, tracked, starts, alone, record.beside)
-                )
+                ran = (result, tracked, starts, alone, record.beside)
+                repeat, found = _other(record, repeats, repeat, key, ran)
             if found is not None:
                 if isinstance(key, TapeKey):
                     return repeat.tape(key, tracked, found)
@@ -180,10 +180,12 @@ def _copies(leaves: list[Tensor], required: Callable[[Tensor], Tensor]) -> list[
 
 
 def _other(
-    record: trust.Record, repeat: Repeat, key: Key | TapeKey, ran: Ran
+    record: trust.Record, repeats: list[Repeat], repeat: Repeat, key: Key | TapeKey, ran: Ran
 ) -> tuple[Repeat, Found | None]:
-    """Return what fits in place of a repeat that did not, and what it found."""
-    repeats: list[Repeat] = record.repeats[key]
+    """Return what fits in place of a repeat that did not, and what it found.
+
+    Meanwhile other threads may have forgotten ``repeats``.
+    """
     for other in repeats:
         if other is not repeat and other.is_ready(repeat.surroundings):
             found = other.found(*ran)
