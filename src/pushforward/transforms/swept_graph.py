@@ -122,9 +122,10 @@ class SweptGraph:
     @property
     def program(self) -> LinearProgram:
         """The linear program."""
-        if self._program is None:
-            self._program = self.new_program()
-        return self._program
+        program = self._program  # which another thread, with the same kept tape, may forget
+        if program is None:
+            program = self._program = self.new_program()
+        return program
 
     def new_program(self) -> LinearProgram:
         """Make the linear program."""
