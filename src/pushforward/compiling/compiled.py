@@ -273,6 +273,7 @@ def compile(
     - Random numbers are drawn anew at each call, as without ``compile``.
     - Autograd follows the result. A pass back computes it anew from the arguments, by a graph of its own.
     - Sparse results are put together behind the graph; another index tensor means another trace.
+    - Any thread may call; one compiles at a time, of ours and of ``torch.compile``'s.
     - Under other transforms, ours and ``torch.func``'s, under autocast, modes, and for arguments that are sparse or of
       a subclass of tensors, ``func`` runs as it is. Compile the outermost: ``compile(vmap(jacfwd(f)))``.
 
