@@ -80,12 +80,6 @@ def summed(part: Tensor, mesh: DeviceMesh) -> Tensor:
     ).full_tensor()
 
 
-def gathered(part: Tensor, mesh: DeviceMesh, size: int) -> Tensor:
-    """Return what the processes have, joined along the first axis, in every one of them. Autograd flows through."""
-    shape = (size, *part.shape[1:])
-    return distributed(part.contiguous(), mesh, on_axis(mesh, 0), shape).full_tensor()
-
-
 class _Entered(torch.autograd.Function):
     """The identity of tensors that every process has, whose cotangents are summed over the processes.
 

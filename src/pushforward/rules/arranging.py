@@ -24,7 +24,6 @@ from pushforward.rules.views import (
 )
 
 aten = torch.ops.aten
-Indices = Sequence[Tensor | None]
 
 # Joining: one map for each piece
 

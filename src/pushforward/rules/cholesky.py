@@ -15,7 +15,6 @@ from pushforward.rules.linalg import batched, solution_map, symmetrized, triangl
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
-Function = Callable[[Tensor], Tensor]
 
 # Cholesky. Seen as a function of the Hermitian part of A, as PyTorch does.
 

@@ -16,7 +16,6 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
-Number = float | complex
 
 # Distances
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from pushforward.rules.views import (
 )
 
 aten = torch.ops.aten
-Indices = Sequence[Tensor | None]
 
 # Embedding: rows of a table. The row at padding_idx is a constant, as PyTorch documents it.
 

@@ -35,7 +35,6 @@ def rule_by_formula(
     formula: Formula,
     names: Sequence[str],
     constants: Sequence[str] = (),
-    like: int | None = None,
 ) -> None:
     """Declare the derivatives of ``operator`` in its arguments ``names`` from a formula for it.
 
@@ -44,7 +43,6 @@ def rule_by_formula(
         formula: Takes all of the operator's arguments in order, and returns its output or outputs.
         names: The arguments that may be differentiated.
         constants: Those that may be differentiated, and whose derivative is 0.
-        like: As in `rule`.
     """
     arguments = operator._schema.arguments
 
@@ -80,4 +78,4 @@ def rule_by_formula(
     places = [argument.name for argument in arguments]
     known = {name: partial(name) for name in names} | dict.fromkeys(constants, no_map)
     count = max((places.index(name) for name in known), default=-1) + 1
-    rule(operator, *[known.get(name) for name in places[:count]], like=like)
+    rule(operator, *[known.get(name) for name in places[:count]])

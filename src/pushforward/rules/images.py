@@ -21,7 +21,6 @@ from pushforward.rules.views import (
 )
 
 aten = torch.ops.aten
-Indices = Sequence[Tensor | None]
 
 # Images: channels against pixels, windows against columns
 

@@ -94,9 +94,9 @@ def self_adjoint(x: Tensor, axes: Axes, apply: Callable[[Tensor], Tensor]) -> Ab
     return General(shape, shape, apply, apply, kept)
 
 
-def _column(weight: Tensor, ndim: int, axis: int = 1) -> Tensor:
-    """Return the per-channel ``weight`` so that it broadcasts along ``axis`` of ``ndim`` axes."""
-    return weight.reshape((1,) * axis + (-1,) + (1,) * (ndim - axis - 1))
+def _column(weight: Tensor, ndim: int) -> Tensor:
+    """Return the per-channel ``weight`` so that it broadcasts along axis 1 of ``ndim`` axes."""
+    return weight.reshape(1, -1, *(1,) * (ndim - 2))
 
 
 def _per_channel(weight: Tensor, out: Tensor, coef: Tensor | None = None) -> AbstractLinearMap:

@@ -20,7 +20,6 @@ from pushforward.rules.views import (
 )
 
 aten = torch.ops.aten
-Indices = Sequence[Tensor | None]
 
 # Padding: axis by axis, from the last
 

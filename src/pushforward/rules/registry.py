@@ -20,7 +20,6 @@ from pushforward.linear.map import AbstractLinearMap
 
 Operator = Any  # an OpOverload, an OpOverloadPacket, or a plain Python function
 Partial = Callable[..., Any]
-Maps = AbstractLinearMap | None | Sequence["Maps"]
 
 _Partial = TypeVar("_Partial", bound=Partial)
 
@@ -38,7 +37,6 @@ class Rule:
     operator: Operator
     partials: dict[int | str, Partial]
     is_elementwise: bool = False
-    declared: tuple[Partial | None, ...] = ()  # the positional partials as they were written
     is_own: bool = False  # declared by this package: its maps depend on the arguments alone
     like: int | None = None  # the argument whose shape and dtype the output has
 
@@ -170,11 +168,8 @@ def _register(
         table[name] = partial
         if name in names:
             table[names.index(name)] = table[name]
-    declared = (*partials, *named.values())
-    is_own = all(
-        p is None or (p.__module__ or "").startswith("pushforward.rules.") for p in declared
-    )
-    _RULES[operator] = Rule(operator, table, is_elementwise, tuple(partials), is_own)
+    is_own = all((p.__module__ or "").startswith("pushforward.rules.") for p in table.values())
+    _RULES[operator] = Rule(operator, table, is_elementwise, is_own)
     for listener in listeners:
         listener(operator)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from pushforward.rules.reductions import MAX_ENTRIES, all_but, conj, identity
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
-Dim = int | Sequence[int] | None
 
 # Scans
 

@@ -111,27 +111,25 @@ elementwise(aten.special_spherical_bessel_j0, _spherical_bessel_slope)
 # Bessel functions. PyTorch declares most of them without derivative; these are the recurrences.
 
 
-def _over_x(x: Tensor, y: Tensor, at_zero: float) -> Tensor:
-    """Return y / x, and ``at_zero`` where x is 0, or too small for a quotient to be right."""
+def _over_x(x: Tensor, y: Tensor) -> Tensor:
+    """Return y / x, and 1/2 where x is 0, or too small for a quotient to be right."""
     is_small = x.abs() < torch.finfo(x.dtype).tiny
-    return torch.where(is_small, at_zero, y / torch.where(is_small, 1, x))
+    return torch.where(is_small, 0.5, y / torch.where(is_small, 1, x))
 
 
 elementwise(aten.i0, lambda x: torch.special.i1(x))
 elementwise(
     aten.special_i0e, with_output(lambda x, *, out: torch.special.i1e(x) - torch.sgn(x) * out)
 )
-elementwise(
-    aten.special_i1, with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5))
-)
+elementwise(aten.special_i1, with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out)))
 elementwise(
     aten.special_i1e,
-    with_output(lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out, 0.5)),
+    with_output(lambda x, *, out: torch.special.i0e(x) - torch.sgn(x) * out - _over_x(x, out)),
 )
 elementwise(aten.special_bessel_j0, lambda x: -followed(aten.special_bessel_j1, x))
 elementwise(
     aten.special_bessel_j1,
-    with_output(lambda x, *, out: followed(aten.special_bessel_j0, x) - _over_x(x, out, 0.5)),
+    with_output(lambda x, *, out: followed(aten.special_bessel_j0, x) - _over_x(x, out)),
 )
 elementwise(aten.special_bessel_y0, lambda x: -followed(aten.special_bessel_y1, x))
 elementwise(
@@ -145,7 +143,7 @@ elementwise(
 elementwise(aten.special_modified_bessel_i0, lambda x: torch.special.i1(x))
 elementwise(
     aten.special_modified_bessel_i1,
-    with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out, 0.5)),
+    with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out)),
 )
 elementwise(
     aten.special_modified_bessel_k0,

@@ -28,7 +28,6 @@ from pushforward.rules.views import (
 )
 
 aten = torch.ops.aten
-Indices = Sequence[Tensor | None]
 
 # Triangles and diagonals
 

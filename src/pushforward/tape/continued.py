@@ -32,11 +32,6 @@ class Begun:
     result: Any = None
     error: BaseException | None = None  # that the function raised
 
-    def let_go(self) -> None:
-        """Forget the graph: the call will not go on elsewhere."""
-        self.result = None
-        self.tracked, self.given, self.starts = [], [], []
-
 
 class Continued(Run):
     """The rest of such a run."""

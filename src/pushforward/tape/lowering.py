@@ -51,7 +51,6 @@ from pushforward.tape.reader import Edge, Reading
 from pushforward.tape.stores import Stores
 from pushforward.tape.unsaved import Unsaved, UnsavedError, unsaved_like
 
-MISSING: Edge = (-1, 0)
 FEW = 64  # equations: a tenth of the time less than one by one
 SMALL = 2**14  # numbers: larger maps are made one by one, so that few live at once
 

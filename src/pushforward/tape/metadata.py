@@ -21,10 +21,6 @@ _FUNCTIONS = (
     "is_floating_point", "is_complex", "numel", "is_conj", "is_neg", "is_signed", "is_tensor", "get_device",
     "is_same_size", "is_inference", "is_nonzero", "result_type", "promote_types", "can_cast",
 )  # fmt: skip
-_READERS = (
-    "item", "tolist", "__bool__", "__float__", "__int__", "__complex__", "__index__", "__contains__", "equal",
-    "__repr__", "__format__", "allclose", "is_nonzero",
-)  # fmt: skip
 
 
 def _collect(names: tuple[str, ...], owner: Any) -> set[Any]:
@@ -44,6 +40,3 @@ def _getters() -> set[Any]:
 METADATA: dict[Any, bool] = dict.fromkeys(
     _getters() | _collect(_METHODS, torch.Tensor) | _collect(_FUNCTIONS, torch), True
 )
-
-# Values that leave PyTorch as Python numbers: constants, exactly as `torch.func` has them.
-VALUE_READERS: set[Any] = _collect(_READERS, torch.Tensor) | {torch.allclose, torch.equal}

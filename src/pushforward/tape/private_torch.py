@@ -44,10 +44,6 @@ keeping_version: Any = vars(torch.autograd)[
     "_unsafe_preserve_version_counter"
 ]  # of a tensor: a context
 
-AccumulateGrad: Any = type(
-    torch.zeros((), requires_grad=True).clone().grad_fn.next_functions[0][0]  # type: ignore[union-attr]
-)
-
 PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
 BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
 CheckpointFunction: Any = torch.utils.checkpoint.CheckpointFunction  # the reentrant one

@@ -54,15 +54,13 @@ def sized_rows(
     outside: Iterable[Tensor],
     kind: Hashable,
     whole: Whole,
-    lifetime: Callable[[int], float] | None = None,
     *,
     is_forward: bool,
     may_be_few: bool = False,
 ) -> list[list[Tensor]]:
     """Return the Jacobians of a tape, as many columns or rows at a time as the caller's limit allows.
 
-    ``lifetime`` is that of `Tape.swept`; where entries ``may_be_few``, these are computed in place of one sweep. The
-    other arguments are those of `need_of`.
+    Where entries ``may_be_few``, these are computed in place of one sweep. The other arguments are those of `need_of`.
     """
     size = chunks.size
     if not chunks.is_fixed:
@@ -77,7 +75,7 @@ def sized_rows(
             return in_chunks(tape, size, done, is_forward=is_forward)
         rows = by_entries(tape) if may_be_few and not chunks.is_fixed else None
         if rows is None:
-            rows = tape.swept(kind, functools.partial(whole, tape), lifetime)
+            rows = tape.swept(kind, functools.partial(whole, tape))
         done(num_seeds(tape, is_forward=is_forward))
         return rows
 
