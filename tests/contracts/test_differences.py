@@ -410,3 +410,25 @@ def test_batches_of_solutions_are_right_without_grad_mode(transform):
     for _ in range(3):
         with torch.no_grad():
             close(torch.func.vmap(transform(f))(x), expected)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.nn.modules, "linear_cross_entropy_options"), reason="new in PyTorch 2.13"
+)
+def test_second_derivatives_of_losses_in_chunks_are_not_zero():
+    options = torch.nn.modules.linear_cross_entropy_options.LinearCrossEntropyOptions(
+        allow_retain_graph=True, batch_chunk_size=2
+    )
+    weight, x, target = randn(4, 3), randn(4, 3), torch.tensor([0, 2, 1, 3])
+
+    def loss(x: Tensor) -> Tensor:
+        return torch.nn.functional.linear_cross_entropy(x, weight, target, options=options)
+
+    def plain(x: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x @ weight.mT, target)
+
+    expected = torch.func.hessian(plain)(x)
+    assert not torch.autograd.functional.hessian(loss, x).any()
+    for _ in range(4):
+        close(pushforward.hessian(loss)(x), expected)
+        close(pushforward.jacfwd(pushforward.jacfwd(loss))(x), expected)
