@@ -432,3 +432,15 @@ def test_second_derivatives_of_losses_in_chunks_are_not_zero():
     for _ in range(4):
         close(pushforward.hessian(loss)(x), expected)
         close(pushforward.jacfwd(pushforward.jacfwd(loss))(x), expected)
+
+
+@pytest.mark.parametrize("name", JACOBIANS)
+def test_vectors_that_svd_adds_stay_orthogonal_to_the_others(name):
+    x = randn(3, 5)
+
+    def all_rows(x: Tensor) -> Tensor:
+        return torch.linalg.svd(x, full_matrices=True)[2]
+
+    assert not torch.func.jacrev(all_rows)(x)[3:].any()
+    moved = torch.einsum("ijkl,mj->imkl", getattr(pushforward, name)(all_rows)(x), all_rows(x))
+    close(moved, -moved.transpose(0, 1))
