@@ -1,0 +1,224 @@
+"""Places: where functions, modules and other objects keep what they refer to.
+
+Of a class, or a module of Python, it is what code names: methods that nobody calls may refer to anything.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import functools
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+MAX_ITEMS = (
+    64  # of a container that are looked at one by one; longer ones count by identity and length
+)
+MAX_BYTES = 4096  # of an array that are compared
+
+VALUES = (int, float, complex, str, bytes, bool, type(None), enum.Enum)
+OPAQUE = (types.BuiltinFunctionType, torch.dtype, torch.device, torch.Generator)
+# Packages whose functions are not looked into: what they name does not change.
+_FOREIGN = (
+    "torch", "pushforward", "numpy", "scipy", "functools", "math", "builtins", "operator", "collections", "enum",
+    "typing", "abc", "types", "dataclasses",
+)  # fmt: skip
+_EMPTY = types.CellType()
+_SEQUENCES = (list, tuple, collections.deque)
+_MAPPINGS = (dict, types.MappingProxyType)
+_SETS = (set, frozenset)
+# What is called though nobody names it, beside what has two underscores around its name.
+_CALLED = frozenset(("forward", "backward", "setup_context", "jvp", "vjp", "vmap"))
+MAKING = frozenset(("__init__", "__new__", "__post_init__"))  # called by naming the class
+
+
+class Place(NamedTuple):
+    """Where a value stands."""
+
+    owner: Any  # a cell, or what has items
+    key: Any  # None of a cell
+
+    def value(self) -> Any:
+        """Return what stands there now."""
+        return self.owner.cell_contents if self.is_cell else self.owner[self.key]
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a cell of a closure."""
+        return type(self.owner) is types.CellType
+
+
+class _Slots:
+    """The slots of an object, as items."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self._found, name)
+        except AttributeError as error:
+            raise KeyError(name) from error
+
+
+class _Contents:
+    """What is in a set, or in the memory of an array, as one item that can be compared."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def __getitem__(self, _: str) -> str | bytes:
+        if isinstance(self._found, _SETS):
+            return repr(
+                sorted(repr(m) if isinstance(m, VALUES) else str(id(m)) for m in self._found)
+            )
+        return memoryview(self._found).tobytes()
+
+
+def fixed_parts(found: Any) -> tuple[Any, ...]:
+    """Return what belongs to an object from its beginning to its end."""
+    if isinstance(found, types.MethodType):
+        return found.__self__, found.__func__
+    if isinstance(found, (functools.partial, functools.partialmethod)):
+        return found.func, found.args, found.keywords
+    if isinstance(found, (staticmethod, classmethod)):
+        return (found.__func__,)
+    if isinstance(found, property):
+        return (found.fget,)
+    if isinstance(found, functools.cached_property):
+        return (found.func,)
+    return ()
+
+
+def containers(found: Any) -> Iterator[Any]:
+    """Return what may grow and shrink, attributes of the object among it."""
+    if isinstance(found, nn.Module):
+        yield from (found._parameters, found._buffers, found._modules)
+        yield from _hooks(found)
+    elif isinstance(found, (list, dict, collections.deque)):
+        yield found
+    if isinstance(found, types.MappingProxyType):
+        yield found
+    elif hasattr(found, "__dict__") and not isinstance(found, types.FunctionType):
+        yield vars(found)
+
+
+def state(container: Any, is_ordered: bool) -> int | list[Any]:
+    """Return what tells whether a container has other items: how many there are; keys, if their order counts."""
+    is_small = isinstance(container, _MAPPINGS) and 0 < len(container) <= MAX_ITEMS
+    if is_ordered and is_small and all(isinstance(key, VALUES) for key in container):
+        return [*container]
+    return len(container)
+
+
+def places(found: Any) -> Iterator[Place]:
+    """Return where an object keeps what it refers to."""
+    if isinstance(found, types.FunctionType):
+        yield from _places_of_function(found)
+    elif isinstance(found, (*_SEQUENCES, *_MAPPINGS)):
+        yield from _items(found)
+    elif isinstance(found, nn.Module):
+        yield from _places_of_module(found)
+    elif isinstance(found, _SETS) or _is_small_array(found):
+        yield Place(_Contents(found), "contents")
+    elif not isinstance(found, (types.MethodType, functools.partial)):
+        yield from _attributes(vars(found) if hasattr(found, "__dict__") else {})
+        slots = _slots(type(found))
+        owner = _Slots(found)
+        yield from (Place(owner, name) for name in slots)
+
+
+def scopes(found: Any) -> Iterator[Mapping[str, Any]]:
+    """Return the names of the classes of an object, of a class and those that it derives from, or of a module."""
+    if isinstance(found, types.ModuleType):
+        if not _is_of_foreign(found.__name__):
+            yield vars(found)
+        return
+    for each in (found if isinstance(found, type) else type(found)).__mro__:
+        if not _is_of_foreign(each.__module__):
+            yield vars(each)
+
+
+def is_called(name: str, value: Any) -> bool:
+    """Tell whether the member of a class is called, maybe, though nobody names it."""
+    is_special = name.startswith("__") and name not in MAKING
+    return name in _CALLED or (is_special and isinstance(value, types.FunctionType))
+
+
+def names(code: types.CodeType) -> Iterator[str]:
+    """Return the names that code has, of globals and of attributes, also as strings, and of functions within."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from names(constant)
+        elif type(constant) is str and constant.isidentifier():
+            yield constant
+
+
+def is_foreign(found: types.FunctionType) -> bool:
+    """Tell by the module where a function was defined: what wraps another often says that it was made in that one's."""
+    return _is_of_foreign(found.__globals__.get("__name__"))
+
+
+def _is_of_foreign(module: Any) -> bool:
+    return str(module).partition(".")[0] in _FOREIGN
+
+
+def _places_of_function(func: types.FunctionType) -> Iterator[Place]:
+    for cell in func.__closure__ or ():
+        yield Place(cell, None)
+    yield from _items(func.__defaults__ or ())
+    yield from _items(func.__kwdefaults__ or {})
+    if not is_foreign(func):
+        yield from _attributes(vars(func))
+        for name in dict.fromkeys(names(func.__code__)):
+            if name in func.__globals__:
+                yield Place(func.__globals__, name)
+
+
+def _places_of_module(module: nn.Module) -> Iterator[Place]:
+    for parts in (module._parameters, module._buffers, module._modules):
+        yield from _attributes(parts)
+    for hooks in _hooks(module):
+        yield from _items(hooks)
+    own = {name: None for name in vars(module) if not name.startswith("_")}
+    yield from _attributes(vars(module), own)
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return (
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+    )  # fmt: skip
+
+
+def _attributes(values: dict[str, Any], names: Iterable[Any] = ()) -> Iterator[Place]:
+    for name in list(names or values):
+        if isinstance(name, str):
+            yield Place(values, name)
+
+
+def _items(found: Any) -> Iterator[Place]:
+    if isinstance(found, _MAPPINGS):
+        yield from (Place(found, key) for key in list(found))
+    elif len(found) <= MAX_ITEMS:
+        yield from (Place(found, key) for key in range(len(found)))
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for each in kind.__mro__:
+        if not _is_of_foreign(each.__module__):
+            for name, value in vars(each).items():
+                if isinstance(value, types.MemberDescriptorType):
+                    yield name
+
+
+def _is_small_array(found: Any) -> bool:
+    try:
+        view = memoryview(found)
+    except TypeError:  # it has no memory to look at
+        return False
+    return view.nbytes <= MAX_BYTES
