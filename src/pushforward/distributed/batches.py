@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from pushforward.distributed.meshes import distributed, on_axis
 from pushforward.errors import ArgumentTypeError, ArgumentValueError, message
+from pushforward.linear.axes import with_size
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import check_function, named_after
@@ -162,5 +163,5 @@ class _Batch:
         assert self._mesh is not None
         axis = dim % y.dim()
         placements: list[Placement] = [Shard(axis) if s else Replicate() for s in self._is_sharded]
-        shape = (*y.shape[:axis], self._size, *y.shape[axis + 1 :])
+        shape = with_size(y.shape, axis, self._size)
         return distributed(y.contiguous(), self._mesh, placements, shape)

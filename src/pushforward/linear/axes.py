@@ -9,6 +9,7 @@ Shape = tuple[int, ...]
 Tied = tuple[
     int | None, ...
 ]  # for each seed axis of a block the near axis it is tied to, None where it is free
+Pairs = tuple[tuple[int, int], ...]  # (input axis, output axis)
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -24,6 +25,21 @@ def normalize_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ..
     if isinstance(axes, int):
         axes = (axes,)
     return tuple(sorted({normalize_axis(axis, ndim) for axis in axes})) if ndim else ()
+
+
+def with_size(shape: Sequence[int], axis: int, size: int) -> Shape:
+    """Return the shape with ``size`` along one axis."""
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def kept_axes(ndim: int, *mixed: int) -> Pairs:
+    """Return the pairs of axes that a map keeps, each in its place, where it mixes ``mixed``."""
+    return tuple((i, i) for i in range(ndim) if i not in mixed)
+
+
+def shape_text(shape: Shape) -> str:
+    """Return a shape as it is printed."""
+    return "×".join(map(str, shape)) or "()"
 
 
 def broadcast(first: Sequence[int], second: Sequence[int]) -> Shape:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, Tied
+from pushforward.linear.axes import Shape, Tied, shape_text
 from pushforward.linear.regrouping import regrouping
 
 
@@ -39,7 +39,7 @@ class Block:
             str(n) if axis is None else f"{n}~{axis}"
             for n, axis in zip(self.seed_shape, self.tied, strict=True)
         )
-        return f"Block({_times(self.shape)} ← {seeds or '()'})"
+        return f"Block({shape_text(self.shape)} ← {seeds or '()'})"
 
     @property
     def num_free(self) -> int:
@@ -355,7 +355,3 @@ def _on_diagonal(values: Tensor, axis: int, first: int, second: int) -> Tensor:
 def _eye(size: int, like: Tensor) -> Tensor:
     eye = torch.eye(size, dtype=like.dtype, device=like.device)
     return eye * like.new_ones(()) if hasattr(like, "placements") else eye
-
-
-def _times(shape: Shape) -> str:
-    return "×".join(map(str, shape)) or "()"

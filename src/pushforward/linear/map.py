@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Pairs, Shape, shape_text
 from pushforward.linear.block import Block
 
 Pattern = tuple[Tensor, Tensor]  # (rows, cols): flat output and input positions that may be nonzero
@@ -40,7 +40,7 @@ class AbstractLinearMap:
 
     def __repr__(self) -> str:
         """Show kind and shapes on one line."""
-        return f"{type(self).__name__}({_times(self.out_shape)} ← {_times(self.in_shape)})"
+        return f"{type(self).__name__}({shape_text(self.out_shape)} ← {shape_text(self.in_shape)})"
 
 
 def positions(shape: Shape) -> Tensor:
@@ -51,7 +51,12 @@ def positions(shape: Shape) -> Tensor:
     return torch.arange(size).reshape(shape)
 
 
-def dense_pattern(in_shape: Shape, out_shape: Shape, kept: tuple[tuple[int, int], ...]) -> Pattern:
+def broadcast_pattern(in_shape: Shape, out_shape: Shape) -> Pattern:
+    """Return the pattern of a map that goes element by element, broadcasting the input."""
+    return positions(out_shape).flatten(), positions(in_shape).expand(out_shape).flatten()
+
+
+def dense_pattern(in_shape: Shape, out_shape: Shape, kept: Pairs) -> Pattern:
     """Return the pattern of a map that mixes everything but the ``kept`` (input axis, output axis) pairs."""
     in_ndim, out_ndim = len(in_shape), len(out_shape)
     rows = positions(out_shape).reshape(out_shape + (1,) * in_ndim)
@@ -64,7 +69,3 @@ def dense_pattern(in_shape: Shape, out_shape: Shape, kept: tuple[tuple[int, int]
         shape[out_axis] = shape[out_ndim + in_axis] = in_shape[in_axis]
         mask = mask & eye.reshape(shape)
     return rows[mask], cols[mask]
-
-
-def _times(shape: Shape) -> str:
-    return "×".join(map(str, shape)) or "()"

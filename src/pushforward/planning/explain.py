@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from pushforward.linear.axes import shape_text
 from pushforward.linear.block import Block
 from pushforward.linear.program import LinearProgram
 from pushforward.planning.costs import three_digits
@@ -182,7 +183,7 @@ def explain_plan(
     rows = []
     for variable, block in zip(program.inputs, inputs, strict=True):
         shadows = blocks.get(variable, ())
-        name = f"input {_times(block.shape)}"
+        name = f"input {shape_text(block.shape)}"
         rows.append(Row(variable, name, "", "", _shown(shadows), shadows=shadows))
     for equation in program.equations:
         operator, _, source = equation.origin.rpartition(" by ")
@@ -207,10 +208,6 @@ def explain_plan(
 
 def _shown(blocks: tuple[Block, ...]) -> str:
     return " + ".join(repr(b).removeprefix("Block") for b in blocks)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "()"
 
 
 def size_text(size: int) -> str:

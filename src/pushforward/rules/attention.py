@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import kept_axes
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.expand import Expand
@@ -96,8 +97,7 @@ def attention_maps(
         product = weights * (seeds @ value.transpose(-2, -1))
         return product - weights * product.sum(-1, keepdim=True)
 
-    kept = tuple((i, i) for i in range(len(scores) - 1))
-    normalized = General(scores, out, push, pull, kept)
+    normalized = General(scores, out, push, pull, kept_axes(len(scores) - 1))
     total = Contract(scores, lengths, s, s, batch + "l", weights)
     return compose(to_scores, normalized), compose(to_scores, total)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import kept_axes
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.mask import Mask
@@ -261,7 +262,7 @@ def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap | None:
         radial = torch.real(torch.conj_physical(out) * tangent)
         return (tangent - out * radial) / size
 
-    return General(shape, shape, apply, apply, tuple((i, i) for i in range(len(shape))))
+    return General(shape, shape, apply, apply, kept_axes(x.ndim))
 
 
 def _abs(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, kept_axes
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.general import General
@@ -41,8 +41,7 @@ class Factor(NamedTuple):
 
     def between(self, in_shape: Shape, out_shape: Shape, num_batch: int) -> AbstractLinearMap:
         """Return the map that keeps the first ``num_batch`` axes."""
-        kept = tuple((i, i) for i in range(num_batch))
-        return General(in_shape, out_shape, self.push, self.pull, kept)
+        return General(in_shape, out_shape, self.push, self.pull, kept_axes(num_batch))
 
 
 def eye_like(x: Tensor, rows: int, cols: int | None = None) -> Tensor:

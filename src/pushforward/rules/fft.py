@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, normalize_axis
+from pushforward.linear.axes import Pairs, Shape, kept_axes, normalize_axis
 from pushforward.linear.kinds.general import General
 from pushforward.rules.registry import rule, with_output
 
@@ -19,9 +19,8 @@ def _inner(dim: Sequence[int], ndim: int) -> list[int]:
     return [normalize_axis(d, ndim) + 1 for d in dim]
 
 
-def _kept(dim: Sequence[int], ndim: int) -> tuple[tuple[int, int], ...]:
-    mixed = {normalize_axis(d, ndim) for d in dim}
-    return tuple((i, i) for i in range(ndim) if i not in mixed)
+def _kept(dim: Sequence[int], ndim: int) -> Pairs:
+    return kept_axes(ndim, *[normalize_axis(d, ndim) for d in dim])
 
 
 def _real(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import normalize_axis
+from pushforward.linear.axes import kept_axes, normalize_axis
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
@@ -99,8 +99,7 @@ def _glu(x: Tensor, dim: int = -1) -> AbstractLinearMap:
     def pull(cotangent: Tensor) -> Tensor:
         return torch.cat([gate * cotangent, slope * cotangent], axis + 1)
 
-    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
-    return General(tuple(x.shape), tuple(a.shape), push, pull, kept)
+    return General(tuple(x.shape), tuple(a.shape), push, pull, kept_axes(x.ndim, axis))
 
 
 def _glu_twice(y_bar: Tensor, x: Tensor, dim: int) -> AbstractLinearMap:
@@ -114,8 +113,7 @@ def _glu_twice(y_bar: Tensor, x: Tensor, dim: int) -> AbstractLinearMap:
         a_dot, b_dot = tangent.chunk(2, axis + 1)
         return torch.cat([mixed * b_dot, mixed * a_dot + second * b_dot], axis + 1)
 
-    kept = tuple((i, i) for i in range(x.ndim) if i != axis)
-    return General(tuple(x.shape), tuple(x.shape), apply, apply, kept)
+    return General(tuple(x.shape), tuple(x.shape), apply, apply, kept_axes(x.ndim, axis))
 
 
 rule(aten.glu, _glu)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import kept_axes
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.factorizations import (
@@ -96,7 +97,7 @@ def _product_map(
         return diagonal(t_bar)
 
     out_shape = tuple((c if left else c.mH).shape)
-    kept = tuple((i, i) for i in range(a.ndim - 2))
+    kept = kept_axes(a.ndim - 2)
     if which == 0:
         return General(tuple(a.shape), out_shape, push_vectors, pull_vectors, kept)
     return General(tuple(tau.shape), out_shape, push_tau, pull_tau, kept)

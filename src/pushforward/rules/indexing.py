@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, broadcast, normalize_axis
+from pushforward.linear.axes import Shape, broadcast, normalize_axis, with_size
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.gather import Gather
@@ -73,7 +73,7 @@ def along_axis(
 
     Of one that rolls the axis there is also the ``shift``.
     """
-    out_shape = (*shape[:axis], index.shape[0], *shape[axis + 1 :])
+    out_shape = with_size(shape, axis, index.shape[0])
     return Gather(shape, out_shape, index, (axis,), (axis,), is_total, inverse, shift)
 
 
@@ -227,7 +227,7 @@ def _index_copy_self(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Abst
 def _index_copy_source(x: Tensor, dim: int, index: Tensor, source: Tensor) -> AbstractLinearMap:
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    in_shape = (*shape[:axis], index.numel(), *shape[axis + 1 :])
+    in_shape = with_size(shape, axis, index.numel())
     written = along_axis(in_shape, axis, _winner_along(shape[axis], index), is_total=False)
     return between(written, shape_of(source), shape_of(x))
 
@@ -264,18 +264,13 @@ def cropped_map(shape: Shape, wanted: Shape) -> AbstractLinearMap:
     return compose(*(maps[1:] or maps))
 
 
-def at_axis(shape: Shape, axis: int, n: int) -> Shape:
-    """Return the shape with size n along one axis."""
-    return (*shape[:axis], n, *shape[axis + 1 :])
-
-
 def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> AbstractLinearMap:
     shape, index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
     axis = normalize_axis(dim, len(shape))
     if 0 in index_shape:
         none = flat_gather(shape, index_shape, index.long())
         return between(none, shape_of(x), shape_of(index))
-    cropped = cropped_map(shape, at_axis(index_shape, axis, shape[axis]))
+    cropped = cropped_map(shape, with_size(index_shape, axis, shape[axis]))
     taken = TakeAlong(
         cropped.out_shape, index_shape, axis, index.reshape(index_shape), is_total=True
     )
@@ -305,7 +300,7 @@ def scattered_map(
         none = torch.full((math.prod(shape),), -1, device=x.device)
         return flat_gather(shape_of(src), shape_of(x), none)
     index = index.reshape(index_shape)
-    inner = at_axis(index_shape, axis, shape[axis])
+    inner = with_size(index_shape, axis, shape[axis])
     if adds:
         written = transpose(TakeAlong(inner, index_shape, axis, index, is_total=True))
     else:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, kept_axes
 from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
@@ -39,8 +39,7 @@ def _batch(x: Tensor) -> str:
 
 def batched(x: Tensor, out_shape: Shape, push: Function, pull: Function) -> General:
     """Return a map that acts on each matrix of ``x`` by itself."""
-    kept = tuple((i, i) for i in range(x.ndim - 2))
-    return General(tuple(x.shape), out_shape, push, pull, kept)
+    return General(tuple(x.shape), out_shape, push, pull, kept_axes(x.ndim - 2))
 
 
 def symmetrized(x: Tensor) -> Tensor:
@@ -152,7 +151,7 @@ def solution_map(
 
         return apply
 
-    kept = (*((i, i) for i in range(ndim - 2)), (axis, axis))
+    kept = (*kept_axes(ndim - 2), (axis, axis))
     return General(shape, shape, folded(solve), folded(solve_adjoint), kept)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, kept_axes
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.expand import Expand
@@ -302,7 +302,7 @@ def _cross(x: Tensor, const: Tensor, dim: int, out: Tensor, *, is_left: bool) ->
     axis = dim % out.ndim
     const = const.expand(shape)
     adjoint = const.conj()
-    kept = tuple((i, i) for i in range(out.ndim) if i != axis)
+    kept = kept_axes(out.ndim, axis)
 
     def times(seeds: Tensor, other: Tensor, *, seeds_first: bool) -> Tensor:
         other = other.expand(seeds.shape)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import kept_axes
 from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
@@ -90,8 +91,7 @@ def _standardization(axes: Axes, x_hat: Tensor, rstd: Tensor) -> AbstractLinearM
 def self_adjoint(x: Tensor, axes: Axes, apply: Callable[[Tensor], Tensor]) -> AbstractLinearMap:
     """Return a map that mixes ``axes`` only and is its own adjoint, from what it does to seeds."""
     shape = tuple(x.shape)
-    kept = tuple((i, i) for i in range(x.ndim) if i not in axes)
-    return General(shape, shape, apply, apply, kept)
+    return General(shape, shape, apply, apply, kept_axes(x.ndim, *axes))
 
 
 def _column(weight: Tensor, ndim: int) -> Tensor:
@@ -176,7 +176,7 @@ def _rms_norm_input(
         shape,
         lambda seeds: apply(seeds, x_hat, rms),
         lambda seeds: apply(seeds, x_hat.conj(), rms.conj()),
-        tuple((i, i) for i in range(input.ndim) if i not in axes),
+        kept_axes(input.ndim, *axes),
     )
     count = max(math.prod(normalized_shape), 1)
     rms_map = _weighted_sum_map(input, axes, -x_hat * rms * rms / count, out[1])

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import with_size
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.tables import table
-from pushforward.rules.indexing import along_axis, at_axis
+from pushforward.rules.indexing import along_axis
 from pushforward.rules.registry import rule
 from pushforward.rules.views import (
     identity_map,
@@ -32,7 +33,7 @@ def _constant_pad(x: Tensor, pad: Sequence[int], value: complex = 0) -> Abstract
         n = taken.out_shape[axis] + max(before, 0) + max(behind, 0)
         maps.append(taken)
         if before > 0 or behind > 0:
-            out_shape = at_axis(shape, axis, n)
+            out_shape = with_size(shape, axis, n)
             maps.append(Concat(taken.out_shape, out_shape, axis, max(before, 0)))
     return compose(*(maps[1:] or maps))
 

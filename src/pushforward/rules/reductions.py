@@ -69,11 +69,6 @@ def conj(x: Tensor) -> Tensor:
     return torch.conj_physical(x) if x.is_complex() else x
 
 
-def all_but(x: Tensor, axis: int) -> tuple[tuple[int, int], ...]:
-    """Return the pairs of axes that are kept where one is mixed."""
-    return tuple((i, i) for i in range(x.ndim) if i != axis)
-
-
 def identity(x: Tensor) -> Scale:
     """Return the map that changes nothing."""
     return Scale(tuple(x.shape), tuple(x.shape), 1)

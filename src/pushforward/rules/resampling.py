@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, kept_axes
 from pushforward.linear.kinds.general import General, Resampling
 
 
@@ -43,9 +43,8 @@ def resampler(
         return result.reshape(seeds.shape[: seeds.ndim - num_space] + result.shape[2:])
 
     lead = len(in_shape) - num_space
-    kept = tuple((i, i) for i in range(lead))
     factors = functools.partial(_factors, push, in_shape[lead:], lead)
-    return General(in_shape, out_shape, push, pull, kept, uniform=True, factors=factors)
+    return General(in_shape, out_shape, push, pull, kept_axes(lead), uniform=True, factors=factors)
 
 
 def _factors(push: Callable[[Tensor], Tensor], space: Shape, lead: int) -> list[Resampling]:

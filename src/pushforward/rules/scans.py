@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import normalize_axis
+from pushforward.linear.axes import kept_axes, normalize_axis
 from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.reductions import MAX_ENTRIES, all_but, conj, identity
+from pushforward.rules.reductions import MAX_ENTRIES, conj, identity
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
@@ -60,7 +60,7 @@ def _recurrence(x: Tensor, factor: Tensor, scale: Tensor, axis: int) -> Abstract
     def pull(cotangent: Tensor) -> Tensor:
         return turned_scale * _recur(turned, cotangent.flip(back), back).flip(back)
 
-    return General(tuple(x.shape), tuple(x.shape), push, pull, all_but(x, axis))
+    return General(tuple(x.shape), tuple(x.shape), push, pull, kept_axes(x.ndim, axis))
 
 
 def _shift(x: Tensor, axis: int, first: float) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, broadcast, normalize_axis
+from pushforward.linear.axes import Shape, broadcast, normalize_axis, with_size
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.reshape import Reshape
@@ -23,7 +23,6 @@ from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.indexing import (
     Indices,
-    at_axis,
     index_map,
     index_put_values_map,
     scattered_map,
@@ -140,7 +139,7 @@ class _Written:
         self.shape, self.index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
         self.axis = normalize_axis(dim, len(self.shape))
         self.index = index.reshape(self.index_shape)
-        self.inner = at_axis(self.index_shape, self.axis, self.shape[self.axis])
+        self.inner = with_size(self.index_shape, self.axis, self.shape[self.axis])
         self.keeps = keeps
         self.reduce = _SAME_NAMES.get(reduce, reduce)
         self.values = self._crop(src.reshape(vector_shape(shape_of(src))), self.index_shape)
@@ -208,7 +207,7 @@ def _along(x: Tensor, dim: int, index: Tensor, source: Tensor) -> tuple[int, Ten
     """Return axis, index and source of the scatter that ``index_reduce`` amounts to."""
     shape = vector_shape(shape_of(x))
     axis = normalize_axis(dim, len(shape))
-    spread = source.reshape(at_axis(shape, axis, index.numel()))
+    spread = source.reshape(with_size(shape, axis, index.numel()))
     column = index.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return axis, column.long().expand(spread.shape), spread
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import normalize_axis
+from pushforward.linear.axes import kept_axes, normalize_axis
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.reductions import all_but, over, weighted_sum
+from pushforward.rules.reductions import over, weighted_sum
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
@@ -40,7 +40,7 @@ def _softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
         weighted = y * tangent
         return torch.addcmul(weighted, y, weighted.sum(near, keepdim=True), value=-1)
 
-    return General(tuple(y.shape), tuple(y.shape), apply, apply, all_but(y, axis))
+    return General(tuple(y.shape), tuple(y.shape), apply, apply, kept_axes(y.ndim, axis))
 
 
 def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
@@ -60,7 +60,7 @@ def _log_softmax_map(y: Tensor, dim: int) -> AbstractLinearMap:
             return pulled[None]
         return torch.addcmul(cotangent, share, cotangent.sum(near, keepdim=True), value=-1)
 
-    return General(tuple(y.shape), tuple(y.shape), push, pull, all_but(y, axis))
+    return General(tuple(y.shape), tuple(y.shape), push, pull, kept_axes(y.ndim, axis))
 
 
 def _softmax_twice(y_bar: Tensor, y: Tensor, dim: int, input_dtype: Any) -> AbstractLinearMap:
@@ -77,7 +77,7 @@ def _softmax_twice(y_bar: Tensor, y: Tensor, dim: int, input_dtype: Any) -> Abst
     def pull(cotangent: Tensor) -> Tensor:
         return centred * cotangent - y_bar * (y * cotangent).sum(near, keepdim=True)
 
-    return General(tuple(y.shape), tuple(y.shape), push, pull, all_but(y, axis))
+    return General(tuple(y.shape), tuple(y.shape), push, pull, kept_axes(y.ndim, axis))
 
 
 rule(aten.logsumexp, _logsumexp)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, kept_axes, with_size
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scale import Scale
@@ -50,7 +50,7 @@ def product_along(in_shape: Shape, axis: int, matrix: Tensor) -> AbstractLinearM
     back = coo.t().coalesce()
     if coo.is_complex():
         back = torch.sparse_coo_tensor(back.indices(), back.values().conj(), back.shape)
-    out_shape = (*in_shape[:axis], coo.shape[0], *in_shape[axis + 1 :])
+    out_shape = with_size(in_shape, axis, coo.shape[0])
 
     def multiply(by: Tensor, seeds: Tensor) -> Tensor:
         moved = seeds.movedim(axis + 1, 0)
@@ -58,13 +58,12 @@ def product_along(in_shape: Shape, axis: int, matrix: Tensor) -> AbstractLinearM
         product: Tensor = torch.sparse.mm(by.to(columns.dtype), columns)
         return product.reshape(by.shape[0], *moved.shape[1:]).movedim(0, axis + 1)
 
-    kept = tuple((i, i) for i in range(len(in_shape)) if i != axis)
     return SparseProduct(
         in_shape,
         out_shape,
         lambda seeds: multiply(coo, seeds),
         lambda seeds: multiply(back, seeds),
-        kept,
+        kept_axes(len(in_shape), axis),
         uniform=True,
         matrix=coo,
         axis=axis,

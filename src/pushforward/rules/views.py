@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, normalize_axis
+from pushforward.linear.axes import Shape, kept_axes, normalize_axis, with_size
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.expand import Expand
 from pushforward.linear.kinds.gather import Gather, Select, Slice
@@ -147,7 +147,7 @@ def slice_map(
     taken = max((last - first + step - 1) // step, 0)
     if taken == length:
         return identity_map(shape)
-    return Slice(shape, (*shape[:axis], taken, *shape[axis + 1 :]), axis, first, step)
+    return Slice(shape, with_size(shape, axis, taken), axis, first, step)
 
 
 def _within(place: int, length: int) -> int:
@@ -312,8 +312,7 @@ def pair_map(shape: Shape) -> AbstractLinearMap:
 
     Its adjoint is its inverse.
     """
-    kept = tuple((i, i) for i in range(len(shape)))
-    return General(shape, (*shape, 2), _to_pair, _from_pair, kept, uniform=True)
+    return General(shape, (*shape, 2), _to_pair, _from_pair, kept_axes(len(shape)), uniform=True)
 
 
 def _to_pair(z: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError, message
+from pushforward.linear.axes import with_size
 from pushforward.linear.block import Block, identity_like
 from pushforward.linear.elimination import as_map
 from pushforward.linear.kinds.contract import Contract
@@ -207,7 +208,7 @@ def _resampled(
         for index, weight in zip(factor.index, factor.weight, strict=True):
             for given in terms:
                 size = linear_map.out_shape[axis]
-                shape = (*given.shape[:axis], size, *given.shape[axis + 1 :])
+                shape = with_size(given.shape, axis, size)
                 moved: Term | None = given
                 if is_transposed:
                     given = _weighted(given, axis, weight, symbolic)

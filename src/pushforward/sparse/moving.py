@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, with_size
 from pushforward.sparse.index import Index
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
@@ -101,7 +101,7 @@ def sliced(
 
 def _with_row(term: Term, axis: int, index: Index, size: int) -> Term:
     rows = (*term.rows[:axis], index, *term.rows[axis + 1 :])
-    return term.with_rows(rows, (*term.shape[:axis], size, *term.shape[axis + 1 :]))
+    return term.with_rows(rows, with_size(term.shape, axis, size))
 
 
 def _in_common(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, with_size
 from pushforward.linear.tables import table as as_table
 from pushforward.sparse.index import Index
 from pushforward.sparse.products import LONG, summed, taken
@@ -79,7 +79,7 @@ class Term:
             taken = start + step * torch.arange(length, device=at.device)
             return index.with_part(axis, *symbolic.line(lambda: at[taken]))
 
-        return self.with_indices(change, values, _replaced(self.lengths, axis, length))
+        return self.with_indices(change, values, with_size(self.lengths, axis, length))
 
     def picked(self, axis: int, places: Tensor, symbolic: Symbolic) -> Term:
         """Take the positions ``places`` along ``axis``."""
@@ -94,7 +94,7 @@ class Term:
             taken = symbolic.line(lambda: at * places if isinstance(at, int) else at[places])
             return index.with_part(axis, *taken)
 
-        return self.with_indices(change, values, _replaced(self.lengths, axis, len(places)))
+        return self.with_indices(change, values, with_size(self.lengths, axis, len(places)))
 
     def taken(self, axis: int, at: tuple[int, Line], length: int, symbolic: Symbolic) -> Term:
         """Take the positions that a line gives to 0, ..., length - 1."""
@@ -221,7 +221,3 @@ def progression(tensor: Tensor, axis: int, start: int, step: int, length: int) -
     if step == 1:
         return tensor if length == size else tensor.narrow(axis, start, length)
     return tensor[(slice(None),) * axis + (slice(start, start + step * (length - 1) + 1, step),)]
-
-
-def _replaced(lengths: Shape, axis: int, length: int) -> Shape:
-    return (*lengths[:axis], length, *lengths[axis + 1 :])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import UnsupportedError
+from pushforward.linear.axes import kept_axes
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.map import AbstractLinearMap
@@ -123,7 +124,7 @@ def _crossing(node: Node, kind: str | None, x: Any, y: Any) -> AbstractLinearMap
         push = functools.partial(_taken, mesh, placements, local)
         pull = functools.partial(_made, mesh, back, distributed)
     sharded = {axis for p in (*placements, *back) if (axis := _axis(p)) is not None}
-    kept = tuple((i, i) for i in range(len(distributed)) if i not in sharded)
+    kept = kept_axes(len(distributed), *sharded)
     if len(local) != len(distributed):  # PyTorch 2.13 squeezes the local part of a sum only
         kept = ()
     return General(in_shape, out_shape, push, pull, kept, uniform=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import with_size
 from pushforward.linear.kinds.concat import Concat
 from pushforward.linear.kinds.gather import Gather, Slice
 from pushforward.linear.kinds.mask import Mask
@@ -90,7 +91,7 @@ class _Assembly:
             elif len(taken) == size:
                 continue
             else:
-                wide = (*shape[:axis], size, *shape[axis + 1 :])
+                wide = with_size(shape, axis, size)
                 if taken.step == 1:
                     maps.append(Concat(shape, wide, axis, taken.start))
                 else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Pairs, Shape, kept_axes, with_size
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.gather import Select, Slice, into_zeros
 from pushforward.linear.kinds.transposed import Transposed
@@ -37,10 +37,10 @@ class Concat(AbstractLinearMap):
         return block.apply(self._take, self.in_shape, kept, uniform=True)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
+    def _kept(self) -> Pairs:
         if self.new_axis:
             return tuple((i, i if i < self.axis else i + 1) for i in range(len(self.in_shape)))
-        return tuple((i, i) for i in range(len(self.in_shape)) if i != self.axis)
+        return kept_axes(len(self.in_shape), self.axis)
 
     def _put(self, tangent: Tensor) -> Tensor:
         dim, size = self.axis + 1, self.out_shape[self.axis]
@@ -146,7 +146,7 @@ def _piece(concat: Concat, block: Block) -> _Piece:
     block = block.untie((axis,))
     values, dim, length = block.values, block.num_free + axis, concat.in_shape[axis]
     if values.shape[dim] != length:
-        values = values.expand(*values.shape[:dim], length, *values.shape[dim + 1 :])
+        values = values.expand(with_size(values.shape, dim, length))
     return _Piece(values, concat.start, length, block.tied)
 
 
@@ -165,28 +165,24 @@ def _concatenated(concat: Concat, head: Block, pieces: list[_Piece]) -> Block | 
         if piece.start < end:
             return None
         if piece.start > end:
-            values.append(_zeros(piece.values, _at(shape, dim, piece.start - end)))
-        sizes = _at(shape, dim, piece.length)
+            values.append(_zeros(piece.values, with_size(shape, dim, piece.start - end)))
+        sizes = with_size(shape, dim, piece.length)
         values.append(piece.values if piece.values.shape == sizes else piece.values.expand(sizes))
         end = piece.start + piece.length
     behind = concat.out_shape[concat.axis] - end
     if behind:
-        values.append(_zeros(values[0], _at(shape, dim, behind)))
+        values.append(_zeros(values[0], with_size(shape, dim, behind)))
     return Block(torch.cat(values, dim), concat.out_shape, head.seed_shape, tied, head.source)
 
 
 def _common_shape(shapes: Sequence[Shape], dim: int) -> Shape:
     """Return the shape to which all expand (but along ``dim``): 1 where all are constant."""
     if shapes.count(shapes[0]) == len(shapes):  # nearly always
-        return _at(tuple(shapes[0]), dim, 1)
+        return with_size(shapes[0], dim, 1)
     sizes = zip(*shapes, strict=True)
     return tuple(
         1 if i == dim else next((n for n in near if n != 1), 1) for i, near in enumerate(sizes)
     )
-
-
-def _at(shape: Shape, dim: int, size: int) -> Shape:
-    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 def _zeros(like: Tensor, shape: Shape) -> Tensor:

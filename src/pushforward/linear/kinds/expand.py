@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pushforward.linear.block import Block
-from pushforward.linear.map import AbstractLinearMap, Pattern, positions
+from pushforward.linear.map import AbstractLinearMap, Pattern, broadcast_pattern
 
 
 @dataclasses.dataclass(slots=True, repr=False)
@@ -24,6 +24,5 @@ class Expand(AbstractLinearMap):
         return block.sum_to(self.in_shape)
 
     def pattern(self) -> Pattern:
-        """Run on positions."""
-        cols = positions(self.in_shape).expand(self.out_shape).flatten()
-        return positions(self.out_shape).flatten(), cols
+        """Every output element has one input element."""
+        return broadcast_pattern(self.in_shape, self.out_shape)

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Pairs, kept_axes
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -78,8 +79,8 @@ class Slice(AbstractLinearMap):
         return into_zeros(cotangent, axis, size, self.start, self._stop, self.step)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
-        return tuple((i, i) for i in range(len(self.in_shape)) if i != self.axis)
+    def _kept(self) -> Pairs:
+        return kept_axes(len(self.in_shape), self.axis)
 
     def pattern(self) -> Pattern:
         """Run on positions."""
@@ -128,9 +129,10 @@ class Select(AbstractLinearMap):
         return into_zeros(cotangent.unsqueeze(axis), axis, size, self.index, self.index + 1)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
-        before = tuple((i, i) for i in range(self.axis))
-        return before + tuple((i, i - 1) for i in range(self.axis + 1, len(self.in_shape)))
+    def _kept(self) -> Pairs:
+        return kept_axes(self.axis) + tuple(
+            (i, i - 1) for i in range(self.axis + 1, len(self.in_shape))
+        )
 
     def pattern(self) -> Pattern:
         """Run on positions."""
@@ -168,7 +170,7 @@ class Gather(AbstractLinearMap):
         return block.apply(self._put, self.in_shape, kept, uniform=True)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
+    def _kept(self) -> Pairs:
         ins = (i for i in range(len(self.in_shape)) if i not in self.mixed_in)
         outs = (i for i in range(len(self.out_shape)) if i not in self.mixed_out)
         return tuple(zip(ins, outs, strict=True))

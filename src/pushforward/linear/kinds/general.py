@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pushforward.linear.axes import Pairs
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, dense_pattern
 
@@ -33,7 +34,7 @@ class General(AbstractLinearMap):
 
     push_seeds: Callable[[Tensor], Tensor]  # (seeds, *in_shape) -> (seeds, *out_shape)
     pull_seeds: Callable[[Tensor], Tensor]  # (seeds, *out_shape) -> (seeds, *in_shape)
-    kept: tuple[tuple[int, int], ...] = ()  # (input axis, output axis): not mixed
+    kept: Pairs = ()  # not mixed
     # Does the same at every position of the kept axes, and takes size 1 for any size there.
     uniform: bool = False
     # The same map as a product of one along each axis that it mixes, for who wants its entries one by one.

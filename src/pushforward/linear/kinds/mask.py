@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.block import Block
-from pushforward.linear.map import AbstractLinearMap, Pattern, positions
+from pushforward.linear.map import AbstractLinearMap, Pattern, broadcast_pattern
 
 
 @dataclasses.dataclass(slots=True, repr=False)
@@ -37,7 +37,4 @@ class Mask(AbstractLinearMap):
 
     def pattern(self) -> Pattern:
         """Every output element has one input element."""
-        return (
-            positions(self.out_shape).flatten(),
-            positions(self.in_shape).expand(self.out_shape).flatten(),
-        )
+        return broadcast_pattern(self.in_shape, self.out_shape)

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Pairs, kept_axes
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -36,8 +37,8 @@ class Scan(AbstractLinearMap):
         return cotangent.flip(dim).cumsum(dim).flip(dim)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
-        return tuple((i, i) for i in range(len(self.in_shape)) if i != self.axis)
+    def _kept(self) -> Pairs:
+        return kept_axes(len(self.in_shape), self.axis)
 
     def pattern(self) -> Pattern:
         """Return the lower triangle along the axis."""

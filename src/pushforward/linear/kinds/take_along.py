@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Pairs, kept_axes
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -32,8 +33,8 @@ class TakeAlong(AbstractLinearMap):
         return block.apply(self._put, self.in_shape, self._kept)
 
     @property
-    def _kept(self) -> tuple[tuple[int, int], ...]:
-        return tuple((i, i) for i in range(len(self.in_shape)) if i != self.axis)
+    def _kept(self) -> Pairs:
+        return kept_axes(len(self.in_shape), self.axis)
 
     def _take(self, tangent: Tensor) -> Tensor:
         index = self.index.expand(tangent.shape[:1] + self.out_shape)
