@@ -15,7 +15,7 @@ from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.kinds.pointwise import Pointwise
 from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.elementwise import masked_scale
+from pushforward.rules.elementwise import conj, masked_scale
 from pushforward.rules.registry import elementwise, no_map, rule, with_output
 
 aten = torch.ops.aten
@@ -27,10 +27,6 @@ def _mask(x: Tensor, mask: Tensor) -> Mask:
 
 def _scale(x: Tensor, coef: Tensor | float) -> Scale:
     return Scale(tuple(x.shape), tuple(x.shape), coef)
-
-
-def _conj(x: Tensor) -> Tensor:
-    return torch.conj_physical(x) if x.is_complex() else x
 
 
 def _by_kernel(
@@ -121,24 +117,15 @@ rule(
     lambda y_bar, x: _scale(y_bar, _hardswish(x)),
     with_output(lambda y_bar, x, *, out: masked_scale(x, out, (x > -3) & (x < 3), y_bar / 3)),
 )
-_by_kernel(
-    aten.softshrink,
-    lambda x_dot, y, x, lambd=0.5: aten.softshrink_backward.default(x_dot, x, lambd),
-)
-rule(
-    aten.softshrink_backward,
-    lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
-    no_map,
-)
-_by_kernel(
-    aten.hardshrink,
-    lambda x_dot, y, x, lambd=0.5: aten.hardshrink_backward.default(x_dot, x, lambd),
-)
-rule(
-    aten.hardshrink_backward,
-    lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd),
-    no_map,
-)
+
+
+def _declare_shrinkage(operator: Any, backward: Any) -> None:
+    _by_kernel(operator, lambda x_dot, y, x, lambd=0.5: backward.default(x_dot, x, lambd))
+    rule(backward, lambda y_bar, x, lambd: _mask(y_bar, x.abs() > lambd), no_map)
+
+
+_declare_shrinkage(aten.softshrink, aten.softshrink_backward)
+_declare_shrinkage(aten.hardshrink, aten.hardshrink_backward)
 rule(
     aten._prelu_kernel,
     lambda x, weight: _scale(x, _below(x, weight)),
@@ -262,16 +249,16 @@ _by_kernel(
 )
 rule(
     aten.sigmoid_backward,
-    lambda y_bar, y: _scale(y_bar, _conj(y * (1 - y))),
+    lambda y_bar, y: _scale(y_bar, conj(y * (1 - y))),
     lambda y_bar, y: Scale(
-        tuple(y.shape), tuple(y.shape), y_bar * _conj(1 - 2 * y), conjugate=y.is_complex()
+        tuple(y.shape), tuple(y.shape), y_bar * conj(1 - 2 * y), conjugate=y.is_complex()
     ),
 )
 rule(
     aten.tanh_backward,
-    lambda y_bar, y: _scale(y_bar, _conj(1 - y * y)),
+    lambda y_bar, y: _scale(y_bar, conj(1 - y * y)),
     lambda y_bar, y: Scale(
-        tuple(y.shape), tuple(y.shape), -2 * y_bar * _conj(y), conjugate=y.is_complex()
+        tuple(y.shape), tuple(y.shape), -2 * y_bar * conj(y), conjugate=y.is_complex()
     ),
 )
 rule(aten.log_sigmoid_forward, lambda x: (_scale(x, torch.sigmoid(-x)), None))

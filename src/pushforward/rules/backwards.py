@@ -70,24 +70,14 @@ def _exchanged(
 
 
 def _convolution_cotangent(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, weight: Tensor, bias_sizes: Any, *options: Any
 ) -> Triple:
-    options = (stride, padding, dilation, transposed, output_padding, groups)
+    *geometry, output_mask = options
     y_shape = tuple(grad_output.shape)
     axes = tuple(i for i in range(grad_output.ndim) if i != 1)
     makers: list[Callable[[], AbstractLinearMap]] = [
-        lambda: transpose(convolution_map(input, weight, None, *options, out=grad_output)),
-        lambda: transpose(convolution_weight_map(input, weight, None, *options, out=grad_output)),
+        lambda: transpose(convolution_map(input, weight, None, *geometry, out=grad_output)),
+        lambda: transpose(convolution_weight_map(input, weight, None, *geometry, out=grad_output)),
         lambda: Sum(y_shape, y_shape[1:2], axes),
     ]
     first, second, third = (

@@ -31,6 +31,11 @@ def mask_map(x: Any, out: Tensor, mask: Tensor) -> Mask:
     return Mask(tuple(x.shape), tuple(out.shape), mask)
 
 
+def conj(x: Tensor) -> Tensor:
+    """Return the conjugate; ``x`` itself where it is real."""
+    return torch.conj_physical(x) if x.is_complex() else x
+
+
 def masked_scale(x: Any, out: Tensor, mask: Tensor, coef: Tensor | float) -> AbstractLinearMap:
     """Return the map that scales where ``mask`` says, and gives zeros elsewhere, whatever comes in."""
     shape = tuple(out.shape)
@@ -265,13 +270,8 @@ def _sgn(x: Tensor, *, out: Tensor) -> AbstractLinearMap | None:
     return General(shape, shape, apply, apply, kept_axes(x.ndim))
 
 
-def _abs(x: Tensor) -> Tensor:
-    sgn = torch.sgn(x)
-    return torch.conj_physical(sgn) if sgn.is_complex() else sgn
-
-
 rule(aten.sgn, _sgn)
-elementwise(aten.abs, _abs)
+elementwise(aten.abs, lambda x: conj(torch.sgn(x)))
 elementwise(
     aten.copysign,
     with_output(

@@ -31,15 +31,12 @@ from pushforward.rules.views import (
     place_along,
     shape_of,
     slice_map,
+    unchanged,
 )
 
 aten = torch.ops.aten
 
 Indices = Sequence[Tensor | None]
-
-
-def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
-    return identity_map(shape_of(x))
 
 
 def masked(x: Tensor, keep: Tensor) -> AbstractLinearMap:
@@ -246,7 +243,7 @@ def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> Abst
 
 
 rule(aten.index_select, _index_select)
-rule(aten.index_add, _identity, None, None, _index_add_source, like=0)
+rule(aten.index_add, unchanged, None, None, _index_add_source, like=0)
 rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source, like=0)
 rule(aten.index_fill.int_Scalar, _index_fill_self, like=0)
 rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value, like=0)
@@ -320,7 +317,7 @@ def scattered_map(
 rule(aten.gather, _gather)
 rule(aten.scatter.src, _scatter_self, None, None, _scatter_src, like=0)
 rule(aten.scatter.value, _scatter_self, like=0)
-rule(aten.scatter_add, _identity, None, None, _scatter_add_src, like=0)
+rule(aten.scatter_add, unchanged, None, None, _scatter_add_src, like=0)
 
 
 # Flat indices and masks

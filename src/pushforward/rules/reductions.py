@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.elementwise import mask_map
+from pushforward.rules.elementwise import conj, mask_map
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
@@ -62,11 +62,6 @@ def over(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
 
 def _count(x: Tensor, dim: Dim) -> int:
     return math.prod(x.shape[i] for i in normalize_axes(dim, x.ndim))
-
-
-def conj(x: Tensor) -> Tensor:
-    """Return the conjugate; ``x`` itself where it is real."""
-    return torch.conj_physical(x) if x.is_complex() else x
 
 
 def identity(x: Tensor) -> Scale:
@@ -188,50 +183,40 @@ def _std(
     return compose(linear_map, mask_map(out, out, out != 0))
 
 
-@with_output
-def _var_mean(
-    x: Tensor,
-    dim: Dim = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-    out: tuple[Tensor, Tensor],
-) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-    return (
-        _var(x, dim, correction=correction, out=out[0]),
-        _mean(x, dim, keepdim, out=out[1]),
-    )
+def _with_mean(spread: Callable[..., AbstractLinearMap]) -> Callable[..., Any]:
+    """Return the partial of an operator that gives the mean beside the variance or its root."""
 
+    @with_output
+    def partial(
+        x: Tensor,
+        dim: Dim = None,
+        *,
+        keepdim: bool = False,
+        out: tuple[Tensor, Tensor],
+        **named: Any,
+    ) -> tuple[AbstractLinearMap, AbstractLinearMap]:
+        return spread(x, dim, out=out[0], **named), _mean(x, dim, keepdim, out=out[1])
 
-@with_output
-def _std_mean(
-    x: Tensor,
-    dim: Dim = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-    out: tuple[Tensor, Tensor],
-) -> tuple[AbstractLinearMap, AbstractLinearMap]:
-    return (
-        _std(x, dim, correction=correction, out=out[0]),
-        _mean(x, dim, keepdim, out=out[1]),
-    )
+    return partial
 
 
 rule(aten.var.correction, _var)
 rule(aten.std.correction, _std)
-rule(aten.var_mean.correction, _var_mean)
-rule(aten.std_mean.correction, _std_mean)
+rule(aten.var_mean.correction, _with_mean(_var))
+rule(aten.std_mean.correction, _with_mean(_std))
 
 # Norms and distances
 
 
-def _evenly(x: Tensor, reduced: Tensor, dim: Dim) -> Tensor:
-    """Return which elements equal the result of the reduction, each with its even share."""
-    is_chosen = (x == reduced) | (torch.isnan(x) & torch.isnan(reduced))
-    axes = normalize_axes(dim, x.ndim)
-    count = is_chosen.sum(axes, keepdim=True) if x.ndim else is_chosen
-    return is_chosen.to(reduced.dtype) / count
+def _is_result(x: Tensor, reduced: Tensor) -> Tensor:
+    """Return which elements equal the result of the reduction."""
+    return (x == reduced) | (torch.isnan(x) & torch.isnan(reduced))
+
+
+def _evenly(is_chosen: Tensor, dim: Dim, dtype: torch.dtype) -> Tensor:
+    """Return the even share of each element that is chosen."""
+    chosen, axes = is_chosen.to(dtype), normalize_axes(dim, is_chosen.ndim)
+    return chosen / (chosen.sum(axes, keepdim=True) if axes else chosen)
 
 
 def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
@@ -247,7 +232,7 @@ def _norm_weight(x: Tensor, p: float, norm: Tensor, dim: Dim) -> Tensor:
         return sgn
     size = x.abs()
     if math.isinf(p):
-        return sgn * _evenly(size, norm, dim)
+        return sgn * _evenly(_is_result(size, norm), dim, norm.dtype)
     # conj(sgn x) (|x| / norm)ᵖ⁻¹; at x = 0 sgn makes it 0, and the power must not make that NaN.
     is_zero = x == 0
     ratio = torch.where(is_zero, 1, size) / torch.where(norm == 0, 1, norm)
@@ -326,7 +311,7 @@ rule(aten.renorm, _renorm)
 @with_output
 def _extremum(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
     shape = tuple(x.shape)
-    is_chosen = (x == out) | (torch.isnan(x) & torch.isnan(out))
+    is_chosen = _is_result(x, out)
     share = is_chosen.sum(dtype=out.dtype).reciprocal()
     return compose(
         Mask(shape, shape, is_chosen), Sum(shape, (), tuple(range(x.ndim))), Scale((), (), share)
@@ -336,10 +321,7 @@ def _extremum(x: Tensor, *, out: Tensor) -> AbstractLinearMap:
 @with_output
 def _extremum_of_numbers(x: Tensor, dim: Dim = None, keepdim: bool = False, *, out: Tensor) -> Any:
     """As PyTorch has it, nan where a nan is the extremum."""
-    is_chosen = (x == over(x, out, dim)).to(out.dtype)
-    axes = normalize_axes(dim, x.ndim)
-    count = is_chosen.sum(axes, keepdim=True) if x.ndim else is_chosen
-    return weighted_sum(x, out, is_chosen / count, dim)
+    return weighted_sum(x, out, _evenly(x == over(x, out, dim), dim, out.dtype), dim)
 
 
 @with_output

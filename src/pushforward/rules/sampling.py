@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -191,52 +192,32 @@ class _Taps:
         return Contract(self.grid_shape, self.out_shape, near, f"{out}d", out, slope)
 
 
-def _image(
-    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> AbstractLinearMap:
-    taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
-    return taps.image_map()
-
-
-def _grid(
-    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> AbstractLinearMap:
-    taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
-    return taps.grid_map(input)
-
-
 for _operator in (aten.grid_sampler_2d, aten.grid_sampler_3d):
-    rule(_operator, _image, _grid)
+    rule(
+        _operator,
+        lambda input, grid, *modes: _Taps(tuple(input.shape), grid, *modes).image_map(),
+        lambda input, grid, *modes: _Taps(tuple(input.shape), grid, *modes).grid_map(input),
+    )
 
 # The backward operator, which functions that call autograd inside use
 
 
 def _backward_cotangent(
-    grad_output: Tensor,
-    input: Tensor,
-    grid: Tensor,
-    interpolation_mode: int,
-    padding_mode: int,
-    align_corners: bool,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, grid: Tensor, *options: Any
 ) -> tuple[AbstractLinearMap | None, AbstractLinearMap | None]:
-    taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
+    *modes, output_mask = options
+    taps = _Taps(tuple(input.shape), grid, *modes)
     image = transpose(taps.image_map()) if output_mask[0] else None
     return image, transpose(taps.grid_map(input)) if output_mask[1] else None
 
 
 def _backward_image(
-    grad_output: Tensor,
-    input: Tensor,
-    grid: Tensor,
-    interpolation_mode: int,
-    padding_mode: int,
-    align_corners: bool,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, grid: Tensor, *options: Any
 ) -> tuple[None, AbstractLinearMap | None]:
+    *modes, output_mask = options
     if not output_mask[1]:
         return None, None
-    taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
+    taps = _Taps(tuple(input.shape), grid, *modes)
     return None, _image_to_grid(taps, grad_output)
 
 
@@ -256,15 +237,10 @@ def _image_to_grid(taps: _Taps, grad_output: Tensor) -> General:
 
 
 def _backward_grid(
-    grad_output: Tensor,
-    input: Tensor,
-    grid: Tensor,
-    interpolation_mode: int,
-    padding_mode: int,
-    align_corners: bool,
-    output_mask: Sequence[bool],
+    grad_output: Tensor, input: Tensor, grid: Tensor, *options: Any
 ) -> tuple[AbstractLinearMap | None, AbstractLinearMap | None]:
-    taps = _Taps(tuple(input.shape), grid, interpolation_mode, padding_mode, align_corners)
+    *modes, output_mask = options
+    taps = _Taps(tuple(input.shape), grid, *modes)
     image_map = transpose(_image_to_grid(taps, grad_output)) if output_mask[0] else None
     grid_map: AbstractLinearMap | None = None
     if output_mask[1]:

@@ -14,7 +14,8 @@ from pushforward.linear.kinds.contract import Contract
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.scan import Scan
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.rules.reductions import MAX_ENTRIES, conj, identity
+from pushforward.rules.elementwise import conj
+from pushforward.rules.reductions import MAX_ENTRIES, identity
 from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten

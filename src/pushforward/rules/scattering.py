@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from pushforward.rules.indexing import (
     vector_shape,
 )
 from pushforward.rules.registry import rule, with_output
-from pushforward.rules.views import flat_gather, identity_map, shape_of
+from pushforward.rules.views import flat_gather, identity_map, shape_of, unchanged
 
 aten = torch.ops.aten
 
@@ -223,8 +222,8 @@ def _index_reduce_self(
     include_self: bool = True,
     out: Tensor,
 ) -> AbstractLinearMap:
-    axis, places, spread = _along(x, dim, index, source)
-    return _Written(x, axis, places, spread, reduce, include_self, out).self_map(x)
+    cells = _along(x, dim, index, source)
+    return _scatter_reduce_self(x, *cells, reduce, include_self=include_self, out=out)
 
 
 @with_output
@@ -238,11 +237,8 @@ def _index_reduce_source(
     include_self: bool = True,
     out: Tensor,
 ) -> AbstractLinearMap:
-    axis, places, spread = _along(x, dim, index, source)
-    coef = None
-    if places.numel():
-        coef = _Written(x, axis, places, spread, reduce, include_self, out).slopes()[0]
-    written = scattered_map(x, axis, places, spread, adds=True, coef=coef)
+    cells = _along(x, dim, index, source)
+    written = _scatter_reduce_src(x, *cells, reduce, include_self=include_self, out=out)
     if shape_of(source) == written.in_shape:
         return written
     return compose(Reshape(shape_of(source), written.in_shape), written)
@@ -349,14 +345,10 @@ def _masked_put_values(
     return compose(masked, put)
 
 
-def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
-    return identity_map(shape_of(x))
-
-
 rule(aten._unsafe_masked_index, _masked_index)
 rule(
     aten._unsafe_masked_index_put_accumulate,
-    _identity,
+    unchanged,
     None,
     None,
     _masked_put_values,

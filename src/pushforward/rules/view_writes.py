@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,15 +180,11 @@ rule(aten.unfold_backward, _unfold_backward)
 # Copies over another tensor
 
 
-def _copy_src(x: Tensor, src: Tensor, non_blocking: bool = False) -> AbstractLinearMap:
-    return Expand(shape_of(src), shape_of(x))
+def _written_over(x: Tensor, source: Tensor, *_: Any) -> AbstractLinearMap:
+    return Expand(shape_of(source), shape_of(x))
 
 
-def _fill_value(x: Tensor, value: Tensor) -> AbstractLinearMap:
-    return Expand(shape_of(value), shape_of(x))
-
-
-rule(aten.copy, no_map, _copy_src, like=0)
-rule(aten.fill.Tensor, no_map, _fill_value, like=0)
+rule(aten.copy, no_map, _written_over, like=0)
+rule(aten.fill.Tensor, no_map, _written_over, like=0)
 
 nondifferentiable(aten.fill.Scalar)

@@ -45,16 +45,17 @@ def identity_map(shape: Shape) -> AbstractLinearMap:
     return Reshape(shape, shape)
 
 
-def _identity(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
+def unchanged(x: Tensor, *_: Any, **__: Any) -> AbstractLinearMap:
+    """Return the map of an argument that the output starts as, whatever the others are."""
     return identity_map(shape_of(x))
 
 
-rule(aten.alias, _identity)
-rule(aten.alias_copy, _identity)
-rule(aten.clone, _identity)
-rule(aten._lazy_clone, _identity)
-rule(aten._to_copy, _identity)
-rule(aten.lift_fresh_copy, _identity)
+rule(aten.alias, unchanged)
+rule(aten.alias_copy, unchanged)
+rule(aten.clone, unchanged)
+rule(aten._lazy_clone, unchanged)
+rule(aten._to_copy, unchanged)
+rule(aten.lift_fresh_copy, unchanged)
 
 
 # Reshape

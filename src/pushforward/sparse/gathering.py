@@ -57,10 +57,9 @@ def gathered(
             return None
         term = term.taken(inner, (first, every), count, symbolic)
     # All rows but the mixed ones, in order, with the new ones between them.
-    out_sizes = tuple([out_shape[a] for a in mixed_out])
     kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
     place = Index(0).with_part(inner, start, line)
-    return _with_digits(term, place, out_sizes, mixed_out, kept, out_shape, symbolic)
+    return _with_digits(term, place, mixed_out, kept, out_shape, symbolic)
 
 
 def scattered(
@@ -82,17 +81,15 @@ def scattered(
                 part = term.rows[axis].scaled(step, symbolic)
                 merged = merged.plus(part, symbolic, term.lengths)
             kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
-            out = tuple([out_shape[a] for a in mixed_out])
-            return _with_digits(term, merged, out, mixed_out, kept, out_shape, symbolic)
+            return _with_digits(term, merged, mixed_out, kept, out_shape, symbolic)
     term, merged = _merged(term, mixed_in, symbolic)
     offset = merged.offset
     kept = [i for a, i in enumerate(term.rows) if a not in mixed_in]
-    out_sizes = tuple([out_shape[a] for a in mixed_out])
     if not merged.parts:
         to = symbolic.once(lambda: int(index[offset]))
         if to < 0:
             return None
-        return _with_digits(term, Index(to), out_sizes, mixed_out, kept, out_shape, symbolic)
+        return _with_digits(term, Index(to), mixed_out, kept, out_shape, symbolic)
     ((inner, at),) = merged.parts
     length = term.lengths[inner]
 
@@ -110,7 +107,7 @@ def scattered(
         pick = functools.partial(Term.picked, axis=inner, places=present, symbolic=symbolic)
         term, kept = changed(term, kept, pick)
     place = Index(0).with_part(inner, *line)
-    return _with_digits(term, place, out_sizes, mixed_out, kept, out_shape, symbolic)
+    return _with_digits(term, place, mixed_out, kept, out_shape, symbolic)
 
 
 def _merged(term: Term, axes: tuple[int, ...], symbolic: Symbolic) -> tuple[Term, Index]:
@@ -126,13 +123,13 @@ def _merged(term: Term, axes: tuple[int, ...], symbolic: Symbolic) -> tuple[Term
 def _with_digits(
     term: Term,
     place: Index,
-    sizes: Shape,
     mixed: tuple[int, ...],
     kept: Sequence[Index],
     out_shape: Shape,
     symbolic: Symbolic,
 ) -> Term:
     """Put what is at ``place`` of several axes in one into rows, with the ``kept`` ones around them."""
+    sizes = tuple([out_shape[a] for a in mixed])
     others, digits = list(kept), []
     if len(sizes) == 1:
         digits = [place]
