@@ -54,6 +54,12 @@ def broadcast(first: Sequence[int], second: Sequence[int]) -> Shape:
     return tuple(n if m == 1 else m for m, n in zip(padded, long, strict=True))
 
 
+def repeated_axes(shape: Shape, broadcast: Shape) -> list[int]:
+    """Return the axes of ``broadcast`` along which ``shape`` is repeated to it."""
+    added = len(broadcast) - len(shape)
+    return [i for i, n in enumerate(broadcast) if i < added or (shape[i - added] == 1 and n != 1)]
+
+
 def reshape_groups(source: Shape, target: Shape) -> list[Group]:
     """Split a reshape into the smallest groups of axes with equal products.
 

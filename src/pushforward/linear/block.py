@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, Tied, shape_text
+from pushforward.linear.axes import Shape, Tied, repeated_axes, shape_text, with_size
 from pushforward.linear.regrouping import regrouping
 
 
@@ -133,9 +133,7 @@ class Block:
             size = self.shape[axis]
             place = self.tied[:k].count(None)
             if values.shape[num_free + axis] != size:
-                values = values.expand(
-                    *values.shape[: num_free + axis], size, *values.shape[num_free + axis + 1 :]
-                )
+                values = values.expand(with_size(values.shape, num_free + axis, size))
             values = values.movedim(num_free + axis, place)
             tied[k] = None
         elif values.shape[num_free + axis] == self.shape[axis]:
@@ -147,13 +145,8 @@ class Block:
 
     def sum_to(self, shape: Shape) -> Block:
         """Undo a broadcast from ``shape``: sum the axes along which it was repeated."""
-        added = len(self.shape) - len(shape)
-        repeated = [
-            i for i, n in enumerate(self.shape) if i < added or (shape[i - added] == 1 and n != 1)
-        ]
-        if not repeated:
-            return self
-        return self.sum(repeated).reshape(shape)
+        repeated = repeated_axes(shape, self.shape)
+        return self.sum(repeated).reshape(shape) if repeated else self
 
     def untie_seeds(self, seed_axes: Sequence[int]) -> Block:
         """Write out the deltas of ``seed_axes``: these axes become free."""

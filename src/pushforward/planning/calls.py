@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
@@ -146,3 +147,10 @@ def reached(calls: list[Call], targets: Iterable[Ref]) -> set[Ref]:
         if call.result in found and not call.is_fresh and call.func not in MAKERS:
             found.update(ref.whole for ref in call.refs)
     return found
+
+
+def num_uses(calls: Iterable[Call], returned: Iterable[Ref]) -> collections.Counter[Ref]:
+    """Return how often each is an argument, or returned."""
+    uses = collections.Counter(ref for call in calls for ref in call.refs)
+    uses.update(returned)
+    return uses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from pushforward.planning.calls import (
     VIEWS,
     Call,
     Ref,
+    num_uses,
     only_read,
     reached,
 )
@@ -134,8 +134,7 @@ def without_negations(
 ) -> Simplified:
     """Subtract what is negated and then added, and nothing else."""
     del tensors
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
+    uses = num_uses(calls, returned)
     negated = {
         call.result: call
         for call in calls
@@ -169,8 +168,7 @@ def _units(calls: list[Call]) -> set[Ref]:
 def with_stacks(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> Simplified:
     """Stack what gets a new axis to be joined along it; and at once along the axis where it is to be in the end."""
     del tensors
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
+    uses = num_uses(calls, returned)
     made = {call.result: call for call in calls if uses[call.result] == 1}
     kept = []
     for call in calls:
@@ -207,8 +205,7 @@ def _transposed_stack(call: Call, made: dict[Ref, Call]) -> Call:
 
 def with_vectors(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> Simplified:
     """Multiply by vectors what is multiplied by matrices of one row, as ``linear`` of a vector does."""
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
+    uses = num_uses(calls, returned)
     made: dict[Ref, Call] = {}
     kept = []
     for call in calls:
@@ -247,8 +244,7 @@ def with_added_products(
     values = [t for ref, t in tensors.items() if ref.is_value and isinstance(t, Tensor)]
     if any(may_write(call) for call in calls) or len({t.device for t in values}) > 1:
         return calls
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
+    uses = num_uses(calls, returned)
     products: dict[Ref, Call] = {}
     merged: set[Ref] = set()
     kept = []

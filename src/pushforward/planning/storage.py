@@ -21,6 +21,7 @@ from pushforward.planning.calls import (
     Call,
     Ref,
     functions,
+    num_uses,
     only_read,
 )
 from pushforward.planning.simplifying import order_of
@@ -114,8 +115,7 @@ def at_their_place(
 ) -> list[Call]:
     """Write what is only permuted and laid out anew where it stands in the end."""
     made = {call.result: call for call in calls}
-    uses = collections.Counter(ref for call in calls for ref in call.refs)
-    uses.update(returned)
+    uses = num_uses(calls, returned)
     number = 1 + max((call.result.number for call in calls), default=0)
     instead: dict[Ref, list[Call]] = {}
     for call in calls:

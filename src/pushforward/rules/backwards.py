@@ -109,9 +109,8 @@ rule(aten.convolution_backward, _convolution_cotangent, _convolution_primal, _co
 # Losses of prediction minus target
 
 
-def _scaled(reduction: int, grad_output: Tensor, x: Tensor, coef: Tensor) -> AbstractLinearMap:
-    """Return the map of an elementwise slope times the cotangent, over the count in a mean."""
-    coef = coef * grad_output
+def _scaled(reduction: int, x: Tensor, coef: Tensor) -> AbstractLinearMap:
+    """Return the map that multiplies by the slope of each element, over their count in a mean."""
     if reduction == losses.MEAN and coef.numel():
         coef = coef / coef.numel()
     return Scale(tuple(x.shape), tuple(coef.shape), coef)
@@ -123,20 +122,17 @@ def _declare_symmetric(
     def of_cotangent(
         grad_output: Tensor, self: Tensor, target: Tensor, reduction: int, *options: float
     ) -> AbstractLinearMap:
-        coef = slope(self - target, *options)
-        if reduction == losses.MEAN and coef.numel():
-            coef = coef / coef.numel()
-        return Scale(tuple(grad_output.shape), tuple(coef.shape), coef)
+        return _scaled(reduction, grad_output, slope(self - target, *options))
 
     def of_prediction(
         grad_output: Tensor, self: Tensor, target: Tensor, reduction: int, *options: float
     ) -> AbstractLinearMap:
-        return _scaled(reduction, grad_output, self, curvature(self - target, *options))
+        return _scaled(reduction, self, curvature(self - target, *options) * grad_output)
 
     def of_target(
         grad_output: Tensor, self: Tensor, target: Tensor, reduction: int, *options: float
     ) -> AbstractLinearMap:
-        return _scaled(reduction, grad_output, target, -curvature(self - target, *options))
+        return _scaled(reduction, target, -curvature(self - target, *options) * grad_output)
 
     rule(operator, of_cotangent, of_prediction, of_target)
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import broadcast_first
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.linalg import batched, solution_map, symmetrized, triangle_of
 from pushforward.rules.registry import rule, with_output
@@ -82,9 +81,6 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
     ) -> AbstractLinearMap:
         """Math: X = A⁻¹ B with A = L Lᴴ; Ẋ = A⁻¹ (Ḃ - (L̇ Lᴴ + L L̇ᴴ) X)."""
         x, shape = out, tuple(out.shape)
-        own = tuple((input2 if which else self).shape)
-        full = (*shape[:-2], *own[-2:])
-        spread = [Expand(own, full)] if own != full else []
         factor = input2.expand(*shape[:-2], *input2.shape[-2:])
         triangle = triangle_of(factor, upper=upper)
         lower = triangle.mH if upper else triangle
@@ -96,7 +92,7 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
             return result
 
         if which == 0:
-            return compose(*spread, solution_map(shape, solve, solve, left=True))
+            return broadcast_first(tuple(self.shape), solution_map(shape, solve, solve, left=True))
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         # Not cholesky_inverse: LAPACK's takes the diagonal to be real.
         inverse = solve(eye.expand(factor.shape))
@@ -111,7 +107,7 @@ def _cholesky_solve(which: int) -> Callable[..., Any]:
             result = (product + product.mH) @ lower
             return result.mH.triu() if upper else result.tril()
 
-        return compose(*spread, batched(factor, shape, push, pull))
+        return broadcast_first(tuple(input2.shape), batched(factor, shape, push, pull))
 
     return partial
 

@@ -8,9 +8,8 @@ import string
 import torch
 from torch import Tensor
 
-from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import broadcast_first
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import rule, with_output
@@ -49,7 +48,6 @@ def _cdist(
     x1: Tensor,
     x2: Tensor,
     p: float = 2,
-    compute_mode: int | None = None,
     *,
     out: Tensor,
 ) -> AbstractLinearMap | None:
@@ -64,8 +62,7 @@ def _cdist(
     const = const.expand(tuple(out.shape) + tuple(own.shape[-1:]))
     near = letters + "ij"[which] + "m"
     contract = Contract(full, tuple(out.shape), near, letters + "ijm", letters + "ij", const)
-    shape = tuple(own.shape)
-    return contract if shape == full else compose(Expand(shape, full), contract)
+    return broadcast_first(tuple(own.shape), contract)
 
 
 rule(

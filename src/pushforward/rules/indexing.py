@@ -58,6 +58,12 @@ def vector_shape(shape: Shape) -> Shape:
     return shape or (1,)
 
 
+def vector_axis(x: Tensor, dim: int) -> tuple[Shape, int]:
+    """Return the shape, a 0-d one as that of one element, and the axis of it that ``dim`` names."""
+    shape = vector_shape(shape_of(x))
+    return shape, normalize_axis(dim, len(shape))
+
+
 def along_axis(
     shape: Shape,
     axis: int,
@@ -196,16 +202,14 @@ rule(aten._index_put_impl, _index_put_self, None, index_put_values_map, like=0)
 
 @with_output
 def _index_select(x: Tensor, dim: int, index: Tensor, *, out: Tensor) -> AbstractLinearMap:
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     return between(along_axis(shape, axis, index.reshape(-1)), shape_of(x), shape_of(out))
 
 
 def _index_add_source(
     x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: complex = 1
 ) -> AbstractLinearMap:
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     added = transpose(along_axis(shape, axis, index.reshape(-1)))
     scaled = compose(Scale(added.in_shape, added.in_shape, alpha), added)
     return between(scaled, shape_of(source), shape_of(x))
@@ -217,34 +221,27 @@ def _winner_along(n: int, index: Tensor) -> Tensor:
     return torch.index_copy(empty, 0, index.reshape(-1), place_along(index.numel(), index))
 
 
-def _index_copy_self(x: Tensor, dim: int, index: Tensor, source: Tensor) -> AbstractLinearMap:
-    return _index_fill_self(x, dim, index)
-
-
 def _index_copy_source(x: Tensor, dim: int, index: Tensor, source: Tensor) -> AbstractLinearMap:
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     in_shape = with_size(shape, axis, index.numel())
     written = along_axis(in_shape, axis, _winner_along(shape[axis], index), is_total=False)
     return between(written, shape_of(source), shape_of(x))
 
 
 def _index_fill_self(x: Tensor, dim: int, index: Tensor, *_: Any) -> AbstractLinearMap:
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     return one_axis_mask(x, axis, _winner_along(shape[axis], index) < 0)
 
 
 def _index_fill_value(x: Tensor, dim: int, index: Tensor, value: Tensor) -> AbstractLinearMap:
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     filled = one_axis_mask(x, axis, _winner_along(shape[axis], index) >= 0)
     return compose(Expand(shape_of(value), shape_of(x)), filled)
 
 
 rule(aten.index_select, _index_select)
 rule(aten.index_add, unchanged, None, None, _index_add_source, like=0)
-rule(aten.index_copy, _index_copy_self, None, None, _index_copy_source, like=0)
+rule(aten.index_copy, _index_fill_self, None, None, _index_copy_source, like=0)
 rule(aten.index_fill.int_Scalar, _index_fill_self, like=0)
 rule(aten.index_fill.int_Tensor, _index_fill_self, None, None, _index_fill_value, like=0)
 
@@ -262,8 +259,7 @@ def cropped_map(shape: Shape, wanted: Shape) -> AbstractLinearMap:
 
 
 def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> AbstractLinearMap:
-    shape, index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
-    axis = normalize_axis(dim, len(shape))
+    (shape, axis), index_shape = vector_axis(x, dim), vector_shape(shape_of(index))
     if 0 in index_shape:
         none = flat_gather(shape, index_shape, index.long())
         return between(none, shape_of(x), shape_of(index))
@@ -291,8 +287,7 @@ def scattered_map(
     x: Tensor, dim: int, index: Tensor, src: Tensor, *, adds: bool, coef: Tensor | None = None
 ) -> AbstractLinearMap:
     """Return the map of ``src``: crop to the index, scale, write along the axis, put that into zeros."""
-    shape, index_shape = vector_shape(shape_of(x)), vector_shape(shape_of(index))
-    axis = normalize_axis(dim, len(shape))
+    (shape, axis), index_shape = vector_axis(x, dim), vector_shape(shape_of(index))
     if 0 in index_shape:
         none = torch.full((math.prod(shape),), -1, device=x.device)
         return flat_gather(shape_of(src), shape_of(x), none)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import broadcast_first
 from pushforward.rules.factorizations import Factor, Maps, eye_like, row, singular_values
 from pushforward.rules.registry import rule, with_output
 
@@ -50,9 +49,8 @@ def _lstsq(which: int) -> Callable[..., Maps]:
             residual = _of_vectors(residual, which == 1)
         own = tuple((self if which == 0 else b).shape)
         full = tuple((a if which == 0 else rhs.squeeze(-1) if is_vector else rhs).shape)
-        spread = [Expand(own, full)] if own != full else []
         first, second = (
-            compose(*spread, factor.between(full, tuple(moved.shape), len(batch)))
+            broadcast_first(own, factor.between(full, tuple(moved.shape), len(batch)))
             for factor, moved in ((solution, out[0]), (residual, out[1]))
         )
         values = None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pushforward.linear.kinds.composed import compose
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import broadcast_first
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.factorizations import Factor, Maps, inverse_triangle, padded
@@ -145,19 +144,18 @@ def _lu_solve_rhs(
     out: Tensor,
 ) -> AbstractLinearMap:
     """Math: X = A⁻¹ B is linear in B; likewise A⁻ᴴ B, B A⁻¹ and B A⁻ᴴ."""
-    shape, own = tuple(out.shape), tuple(B.shape)
 
     def solve(rhs: Tensor, *, adjoint: bool) -> Tensor:
         solution: Tensor = torch.linalg.lu_solve(LU, pivots, rhs, left=left, adjoint=adjoint)
         return solution
 
     solution = solution_map(
-        shape,
+        tuple(out.shape),
         lambda rhs: solve(rhs, adjoint=adjoint),
         lambda rhs: solve(rhs, adjoint=not adjoint),
         left=left,
     )
-    return solution if own == shape else compose(Expand(own, shape), solution)
+    return broadcast_first(tuple(B.shape), solution)
 
 
 @with_output
@@ -202,7 +200,7 @@ def _lu_solve_factors(
         return strict.tril(-1) + other.triu()
 
     after = Factor(push, pull).between(full, shape, len(shape) - 2)
-    return after if own == full else compose(Expand(own, full), after)
+    return broadcast_first(own, after)
 
 
 rule(aten.linalg_lu_solve.default, _lu_solve_factors, None, _lu_solve_rhs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pushforward.linear.axes import Shape, kept_axes
 from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.contract import Contract
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import broadcast_first
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.general import General
 from pushforward.linear.kinds.permute import Permute
@@ -317,8 +317,7 @@ def _cross(x: Tensor, const: Tensor, dim: int, out: Tensor, *, is_left: bool) ->
         lambda seeds: times(seeds, adjoint, seeds_first=not is_left),
         kept,
     )
-    own = tuple(x.shape)
-    return cross if own == shape else compose(Expand(own, shape), cross)
+    return broadcast_first(tuple(x.shape), cross)
 
 
 rule(

@@ -25,6 +25,7 @@ from pushforward.rules.indexing import (
     index_map,
     index_put_values_map,
     scattered_map,
+    vector_axis,
     vector_shape,
 )
 from pushforward.rules.registry import rule, with_output
@@ -204,8 +205,7 @@ def _scatter_reduce_src(
 
 def _along(x: Tensor, dim: int, index: Tensor, source: Tensor) -> tuple[int, Tensor, Tensor]:
     """Return axis, index and source of the scatter that ``index_reduce`` amounts to."""
-    shape = vector_shape(shape_of(x))
-    axis = normalize_axis(dim, len(shape))
+    shape, axis = vector_axis(x, dim)
     spread = source.reshape(with_size(shape, axis, index.numel()))
     column = index.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return axis, column.long().expand(spread.shape), spread

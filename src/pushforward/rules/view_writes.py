@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape, normalize_axis
-from pushforward.linear.kinds.composed import compose
 from pushforward.linear.kinds.concat import Concat
-from pushforward.linear.kinds.expand import Expand
+from pushforward.linear.kinds.expand import Expand, broadcast_first
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.indexing import between, masked, one_axis_mask
@@ -166,9 +165,7 @@ def _unfold_backward(
     y: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
 ) -> AbstractLinearMap:
     to_input = transpose(unfold_map(y, tuple(input_sizes), dim, size, step))
-    if to_input.in_shape == shape_of(y):
-        return to_input
-    return compose(Expand(shape_of(y), to_input.in_shape), to_input)  # the kernel broadcasts
+    return broadcast_first(shape_of(y), to_input)  # as the kernel does
 
 
 rule(aten.select_backward, _select_backward)

@@ -114,6 +114,10 @@ class Arrays:
         """Return further arguments."""
         return [self.argument(value) for value in values] if values else []
 
+    def given(self, x: Any, values: Any) -> list[Any]:
+        """Return a point and further arguments."""
+        return [self.tensor(x), *self.arguments(values)]
+
     def array(self, tensor: Tensor, is_complex: bool = False) -> Array:
         """Return an array of its own, in double precision, as SciPy computes."""
         is_plain = tensor.dtype is torch.float64 and tensor.is_cpu

@@ -107,4 +107,4 @@ class Rates:
 
     def _given(self, t: float, y: Any, args: tuple[Any, ...]) -> list[Any]:
         arrays = self._arrays
-        return [arrays.tensor(t), arrays.tensor(y), *arrays.arguments(args)]
+        return [arrays.tensor(t), *arrays.given(y, args)]

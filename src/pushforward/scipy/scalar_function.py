@@ -101,7 +101,7 @@ class ScalarFunction:
         self._curvature.clear()
         key = self.pending.begin(x, args, {})
         if key is None:
-            return float(self._arrays.array(self._value(*self._given(x, args))))
+            return float(self._arrays.array(self._value(*self._arrays.given(x, args))))
         gradient, value = self._computed(x, args)
         self.pending.keep(key, gradient)
         return value
@@ -116,13 +116,13 @@ class ScalarFunction:
         with torch.no_grad():
             if self._arrays.output == "operator":
                 return self._operator(x, args).to_scipy()
-            return self._arrays.matrix(self._hessian(*self._given(x, args)))
+            return self._arrays.matrix(self._hessian(*self._arrays.given(x, args)))
 
     def hessp(self, x: Any, p: Any, /, *args: Any) -> Array:
         """Return the Hessian times ``p`` ``(n,)``."""
         arrays = self._arrays
         if arrays.is_compiled:
-            given, further = self._given(x, args), arrays.tensor(p)
+            given, further = self._arrays.given(x, args), arrays.tensor(p)
             with torch.no_grad():
                 return arrays.array(self._product(given[0], further, *given[1:]))
         key = Pending.key(x, args, {})
@@ -138,12 +138,9 @@ class ScalarFunction:
         return product
 
     def _operator(self, x: Any, args: tuple[Any, ...]) -> HessianOperator:
-        return hessian_operator(self._of_tensors, *self._given(x, args))
-
-    def _given(self, x: Any, args: tuple[Any, ...]) -> list[Any]:
-        return [self._arrays.tensor(x), *self._arrays.arguments(args)]
+        return hessian_operator(self._of_tensors, *self._arrays.given(x, args))
 
     def _computed(self, x: Any, args: tuple[Any, ...]) -> tuple[Array, float]:
-        both = functools.partial(self._both, *self._given(x, args))
+        both = functools.partial(self._both, *self._arrays.given(x, args))
         gradient, value = in_grad_mode(False, both)
         return self._arrays.array(gradient), float(self._arrays.array(value))

@@ -94,7 +94,9 @@ class VectorFunction:
         """Return the values ``(m,)``."""
         key = self.pending.begin(x, args, kwargs)
         if key is None:
-            return self._arrays.array(self._value(*self._given(x, args), **self._named(kwargs)))
+            return self._arrays.array(
+                self._value(*self._arrays.given(x, args), **self._named(kwargs))
+            )
         value, derivative = self._computed(x, args, kwargs)
         self.pending.keep(key, derivative)
         return value
@@ -111,9 +113,6 @@ class VectorFunction:
             found = self._hessian(x, weights, *self._arrays.arguments(args))
         return self._arrays.matrix(found)
 
-    def _given(self, x: Any, args: tuple[Any, ...]) -> list[Any]:
-        return [self._arrays.tensor(x), *self._arrays.arguments(args)]
-
     def _named(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if not kwargs:
             return kwargs
@@ -121,7 +120,7 @@ class VectorFunction:
 
     def _computed(self, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Any]:
         arrays = self._arrays
-        given, named = self._given(x, args), self._named(kwargs)
+        given, named = self._arrays.given(x, args), self._named(kwargs)
         value, derivative = in_grad_mode(False, functools.partial(self._both, *given, **named))
         if arrays.output == "operator":
             return arrays.array(value), derivative.to_scipy()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, with_size
+from pushforward.linear.axes import Shape, repeated_axes, with_size
 from pushforward.sparse.index import Index
 from pushforward.sparse.symbolic import Symbolic
 from pushforward.sparse.term import Term
@@ -44,10 +44,7 @@ def summed(term: Term, axes: Sequence[int], keepdim: bool) -> Term:
 def summed_to(term: Term, shape: Shape) -> Term:
     """Undo a broadcast from ``shape``."""
     added = len(term.shape) - len(shape)
-    repeated = [
-        a for a, n in enumerate(term.shape) if a < added or (shape[a - added] == 1 and n != 1)
-    ]
-    term = summed(term, repeated, keepdim=True)
+    term = summed(term, repeated_axes(shape, term.shape), keepdim=True)
     return term.with_rows(term.rows[added:], shape)
 
 

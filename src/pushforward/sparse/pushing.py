@@ -89,14 +89,9 @@ def _scale(term: Term, linear_map: Scale, symbolic: Symbolic) -> Terms:
 
 
 def _scale_back(term: Term, linear_map: Scale, symbolic: Symbolic) -> Terms:
-    coef = linear_map.coef
     if linear_map.conjugate:
         term = term.with_values(term.values.conj().resolve_conj())
-    elif isinstance(coef, Tensor):
-        coef = torch.conj_physical(coef) if coef.is_complex() else coef
-    else:
-        coef = coef.conjugate()
-    return [summed_to(_scaled(term, coef, symbolic), linear_map.in_shape)]
+    return [summed_to(_scaled(term, linear_map.adjoint_coef, symbolic), linear_map.in_shape)]
 
 
 def _masked(term: Term, mask: Tensor, symbolic: Symbolic) -> Term:

@@ -62,11 +62,7 @@ _one_of = functools.lru_cache(maxsize=1024)(_made)
 
 def unsaved_like(metadata: Any) -> Unsaved:
     """Return a stand-in for what a node's metadata describe."""
-    shape, dtype, device = tuple(metadata.shape), metadata.dtype, metadata.device
-    try:
-        return _one_of(shape, dtype, device)
-    except TypeError:  # symbolic sizes do not hash
-        return _made(shape, dtype, device)
+    return unsaved(tuple(metadata.shape), metadata.dtype, metadata.device)
 
 
 class Unknown:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
-
-from torch import Tensor
 
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
@@ -126,8 +124,8 @@ def jacfwd(
     return named_after(func, jacobian)
 
 
-def arranged(rows: list[list[Tensor]], tape: Tape, selected: Selected, argnums: Argnums) -> Any:
-    """Put Jacobians, one list for each output, into the caller's structure."""
+def arranged(rows: Sequence[list[Any]], tape: Tape, selected: Selected, argnums: Argnums) -> Any:
+    """Put Jacobians, or what there is of each, one list for each output, into the caller's structure."""
     if selected.is_lone and tape.spec is LEAF and isinstance(argnums, int):
         return rows[0][0]
     trees = [selected.arranged(row) for row in rows]

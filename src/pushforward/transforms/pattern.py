@@ -14,9 +14,9 @@ from pushforward.transforms.arguments import (
     normalize_argnums,
 )
 from pushforward.transforms.chunks import Chunks
+from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.record import Tape
 from pushforward.transforms.sparse_output import check_output, layouts_of
-from pushforward.trees import unflatten
 
 NAME = "pattern"
 
@@ -58,5 +58,4 @@ def pattern(func: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs
     with Tape(NAME, func, selected, kwargs) as tape:
         layouts = layouts_of(tape)
     rows = [[Pattern(known.shape, known.starts, known.columns) for known in row] for row in layouts]
-    trees = [selected.arranged(row) for row in rows]
-    return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
+    return arranged(rows, tape, selected, argnums)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from pushforward.linear.axes import Shape
 from pushforward.linear.block import Block
+from pushforward.linear.kinds.composed import compose
 from pushforward.linear.map import AbstractLinearMap, Pattern, broadcast_pattern
 
 
@@ -26,3 +28,10 @@ class Expand(AbstractLinearMap):
     def pattern(self) -> Pattern:
         """Every output element has one input element."""
         return broadcast_pattern(self.in_shape, self.out_shape)
+
+
+def broadcast_first(in_shape: Shape, linear_map: AbstractLinearMap) -> AbstractLinearMap:
+    """Return the map of what is broadcast from ``in_shape`` before, where that is to be."""
+    if in_shape == linear_map.in_shape:
+        return linear_map
+    return compose(Expand(in_shape, linear_map.in_shape), linear_map)

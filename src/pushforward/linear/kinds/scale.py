@@ -22,6 +22,15 @@ class Scale(AbstractLinearMap):
     coef: Tensor | complex  # a number, or broadcasts to out_shape
     conjugate: bool = False
 
+    @property
+    def adjoint_coef(self) -> Tensor | complex:
+        """What the adjoint multiplies by; both conjugate what comes in, or neither."""
+        if self.conjugate:
+            return self.coef
+        if isinstance(self.coef, Tensor):
+            return torch.conj_physical(self.coef) if self.coef.is_complex() else self.coef
+        return self.coef.conjugate()
+
     def push(self, block: Block) -> Block:
         """Scale, after broadcasting."""
         if self.in_shape != self.out_shape:
@@ -32,14 +41,9 @@ class Scale(AbstractLinearMap):
 
     def pull(self, block: Block) -> Block:
         """Scale by the conjugate, then sum what was broadcast."""
-        coef = self.coef
         if self.conjugate:
             block = block.with_values(block.values.conj().resolve_conj())
-        elif isinstance(coef, Tensor):
-            coef = torch.conj_physical(coef) if coef.is_complex() else coef
-        else:
-            coef = coef.conjugate()
-        block = _scaled(block, coef)
+        block = _scaled(block, self.adjoint_coef)
         return block if self.in_shape == self.out_shape else block.sum_to(self.in_shape)
 
     def pattern(self) -> Pattern:
