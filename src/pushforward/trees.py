@@ -71,6 +71,11 @@ def paths(tree: Any) -> list[str]:
     return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
 
 
+def is_differentiable(leaf: Any) -> bool:
+    """Tell whether a leaf is a floating or complex tensor."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """Return ``tree`` with tensors replaced."""
     if isinstance(tree, Tensor):

@@ -15,6 +15,7 @@ from pushforward.compiling.garbage import garbage_kept
 from pushforward.compiling.tracing import traced
 from pushforward.errors import UnsupportedError, message
 from pushforward.tape.private_compiler import compile_lock
+from pushforward.trees import is_differentiable
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -193,9 +194,7 @@ class _Followed(torch.autograd.Function):
         ctx.state = _random_state(tensors) if stage.is_random else None
         ctx.save_for_backward(*tensors)
         outputs = tuple(stage.compute(tensors))
-        ctx.mark_non_differentiable(
-            *[y for y in outputs if not (y.is_floating_point() or y.is_complex())]
-        )
+        ctx.mark_non_differentiable(*[y for y in outputs if not is_differentiable(y)])
         return outputs
 
     @staticmethod

@@ -37,8 +37,9 @@ from pushforward.transforms.arguments import (
 from pushforward.transforms.asked import Asked
 from pushforward.transforms.assemble import directions
 from pushforward.transforms.chunks import ChunkSize, chunks_of
+from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.jacobian import computing
-from pushforward.trees import flatten, map_tensors, unflatten
+from pushforward.trees import flatten, map_tensors
 
 NAME = "distributed.jacobian"
 SHARES = ("rows", "columns")
@@ -168,8 +169,7 @@ def jacobian(
                     for j, (x, local) in pairs
                 ]
             )
-        trees = [selected.arranged(row) for row in found]
-        result = unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, spec)
+        result = arranged(found, spec, selected, argnums)
         if not has_aux:
             return result
         return result, map_tensors(lambda t: of_first(t, mesh), aux)

@@ -116,7 +116,7 @@ def pulled(
         found = waiting.pop(variable, None) or []
         if variable in pieces:
             joined = join_groups(pieces.pop(variable))
-            found = found + [_in_dtype(b, dtypes[variable]) for b in joined]
+            found = found + [_after(b, dtypes[variable]) for b in joined]
         return add_blocks(found) if len(found) > 1 else tuple(found)
 
     for equation in backwards:
@@ -160,8 +160,8 @@ def push_blocks(blocks: Blocks, linear_map: AbstractLinearMap, dtype: torch.dtyp
     """Push each block; values come out in ``dtype``, that of the output (its real part where that is real)."""
     if len(blocks) == 1 and blocks[0].values.dtype is dtype:  # nearly always
         pushed = linear_map.push(blocks[0])
-        return [pushed if pushed.values.dtype is dtype else _in_dtype(pushed, dtype)]
-    return [_in_dtype(linear_map.push(_before(b, dtype)), dtype) for b in blocks]
+        return [pushed if pushed.values.dtype is dtype else _after(pushed, dtype)]
+    return [_after(linear_map.push(_before(b, dtype)), dtype) for b in blocks]
 
 
 def push_joined(
@@ -172,7 +172,7 @@ def push_joined(
         blocks, linear_map, _ = parts[0]
         return push_blocks(blocks, linear_map, dtype)
     pairs = [(linear_map, _before(b, dtype)) for blocks, linear_map, _ in parts for b in blocks]
-    return [_in_dtype(block, dtype) for block in join_groups(pairs)]
+    return [_after(block, dtype) for block in join_groups(pairs)]
 
 
 def pull_blocks(
@@ -181,16 +181,16 @@ def pull_blocks(
     """Pull each block; values come out in ``dtype``, that of the input."""
     if len(blocks) == 1 and blocks[0].values.dtype is dtype:  # nearly always
         pulled = linear_map.pull(blocks[0])
-        return [pulled if pulled.values.dtype is dtype else _in_dtype(pulled, dtype)]
-    return [_in_dtype(linear_map.pull(_before(b, dtype)), dtype) for b in blocks]
+        return [pulled if pulled.values.dtype is dtype else _after(pulled, dtype)]
+    return [_after(linear_map.pull(_before(b, dtype)), dtype) for b in blocks]
 
 
 def _before(block: Block, dtype: torch.dtype) -> Block:
     return _with(block, before_map(block.values, dtype))
 
 
-def _in_dtype(block: Block, dtype: torch.dtype) -> Block:
-    return _with(block, after_map(block.values, dtype))
+def _after(block: Block, dtype: torch.dtype) -> Block:
+    return _with(block, in_dtype(block.values, dtype))
 
 
 def _with(block: Block, values: Tensor) -> Block:
@@ -204,8 +204,8 @@ def before_map(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def after_map(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert to ``dtype`` after a map: the real part where that is real."""
+def in_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert to ``dtype``; of a complex tensor a real one takes the real part."""
     if values.dtype is dtype:
         return values
     if values.dtype.is_complex and not dtype.is_complex:

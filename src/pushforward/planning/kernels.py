@@ -40,6 +40,7 @@ from pushforward.planning.viewing import without_views
 from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
 from pushforward.tape.private_torch import without_frame
+from pushforward.trees import is_differentiable
 
 Replay = Callable[[Sequence[Any]], Rows]
 
@@ -149,13 +150,13 @@ def _with_dtypes(calls: list[Call], tensors: dict[Ref, Tensor]) -> list[Call]:
 
     Numbers have no dtype of their own: a product of two, or with a mask, has the default dtype. Copies have one.
     """
-    numbers = {r for r, t in tensors.items() if r.is_value and _is_float(t) and not t.dim()}
+    numbers = {r for r, t in tensors.items() if r.is_value and is_differentiable(t) and not t.dim()}
     first = 1 + max((call.result.number for call in calls), default=0)
     copies: dict[Ref, Ref] = {}
     kept = []
     for call in calls:
         found = numbers.intersection(call.refs) if numbers and call.func is not Tensor.to else None
-        if found and all(r in numbers or not _is_float(tensors.get(r)) for r in call.refs):
+        if found and all(r in numbers or not is_differentiable(tensors.get(r)) for r in call.refs):
             for ref in found - copies.keys():
                 copies[ref] = copy = Ref(first + len(copies), False)
                 tensors[copy] = tensors[ref]
@@ -163,10 +164,6 @@ def _with_dtypes(calls: list[Call], tensors: dict[Ref, Tensor]) -> list[Call]:
             call = call.renamed(copies)
         kept.append(call)
     return kept
-
-
-def _is_float(tensor: Any) -> bool:
-    return isinstance(tensor, Tensor) and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _function(

@@ -15,8 +15,6 @@ from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
-# Cholesky. Seen as a function of the Hermitian part of A, as PyTorch does.
-
 
 def _cholesky_map(a: Tensor, factor: Tensor, *, upper: bool) -> AbstractLinearMap:
     """Math: L̇ = L Φ(L⁻¹ Ȧ L⁻ᴴ), where Φ takes the lower triangle and half the diagonal."""

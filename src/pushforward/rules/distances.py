@@ -16,8 +16,6 @@ from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
-# Distances
-
 
 def _distance_slopes(x1: Tensor, x2: Tensor, p: float) -> Tensor:
     """Return ∂d(x1_i, x2_j)/∂x1_im of the p-norm distance, ``(*batch, i, j, m)``, 0 at distance 0.

@@ -15,8 +15,6 @@ from pushforward.rules.registry import elementwise, rule
 
 aten = torch.ops.aten
 
-# Smooth gates: silu, gelu, mish, glu
-
 _TANH_CUBIC = 0.044715  # of Hendrycks and Gimpel, Gaussian error linear units, 2016, section 2
 
 ONEDNN_PAYS = 4096  # numbers: from 8,000 on it is faster than two rows elsewhere

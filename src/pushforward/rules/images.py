@@ -22,8 +22,6 @@ from pushforward.rules.views import (
 
 aten = torch.ops.aten
 
-# Images: channels against pixels, windows against columns
-
 
 def _pixel_shuffle(x: Tensor, upscale_factor: int) -> AbstractLinearMap:
     return _pixel_shuffle_map(shape_of(x), upscale_factor)

@@ -22,8 +22,6 @@ from pushforward.rules.views import (
 
 aten = torch.ops.aten
 
-# Padding: axis by axis, from the last
-
 
 def _constant_pad(x: Tensor, pad: Sequence[int], value: complex = 0) -> AbstractLinearMap:
     maps = [identity_map(shape_of(x))]

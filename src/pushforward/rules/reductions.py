@@ -1,4 +1,4 @@
-"""Rules of the operators that work along axes: sums, norms, extrema, sorting, scans, softmax.
+"""Rules of the operators that work along axes: sums, products, norms, extrema, sorting.
 
 A reduction whose derivative is a weighted sum is a contraction with the weights, so that a tied
 axis becomes a free one without arithmetic. Ties of extrema go as PyTorch's autograd has it: shared

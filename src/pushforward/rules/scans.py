@@ -20,8 +20,6 @@ from pushforward.rules.registry import rule, with_output
 
 aten = torch.ops.aten
 
-# Scans
-
 
 def _cumsum(x: Tensor, dim: int, *, dtype: Any = None) -> AbstractLinearMap:
     if x.ndim == 0:

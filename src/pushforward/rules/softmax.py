@@ -20,8 +20,6 @@ from pushforward.rules.registry import rule, with_output
 aten = torch.ops.aten
 Dim = int | Sequence[int] | None
 
-# Softmax and its kin
-
 
 @with_output
 def _logsumexp(x: Tensor, dim: Dim, keepdim: bool = False, *, out: Tensor) -> AbstractLinearMap:

@@ -29,6 +29,11 @@ class Box:
     strides: tuple[int, ...]
     offset: int
 
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """Its places in the term."""
+        return tuple(slice(s, s + n) for s, n in zip(self.starts, self.lengths, strict=True))
+
 
 @dataclasses.dataclass(slots=True)
 class Piece:
@@ -118,10 +123,7 @@ class Placement:
                 continue
             if piece.box is not None:
                 box = piece.box
-                inside = tuple(
-                    slice(s, s + n) for s, n in zip(box.starts, box.lengths, strict=True)
-                )
-                whole[inside] = _progressions(box.offset, box.strides, box.lengths, rest.device)
+                whole[box.inside] = _progressions(box.offset, box.strides, box.lengths, rest.device)
             flat = whole.reshape(-1)
             flat[piece.rest] = rest
             found.append(flat)
@@ -167,8 +169,7 @@ def placements(places: Sequence[Tensor], count: int) -> Placement:
         rest = None
         if box is not None:
             outside = torch.ones(place.shape, dtype=torch.bool, device=place.device)
-            inside = tuple(slice(s, s + n) for s, n in zip(box.starts, box.lengths, strict=True))
-            outside[inside] = False
+            outside[box.inside] = False
             rest = outside.reshape(-1).nonzero().reshape(-1)
         pieces.append(Piece(tuple(place.shape), box, rest, is_added))
         rests[is_added].append(place.reshape(-1) if rest is None else place.reshape(-1)[rest])

@@ -9,7 +9,7 @@ from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.take_along import TakeAlong
 from pushforward.linear.kinds.transposed import Transposed, transpose
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.linear.program import LinearProgram, after_map, before_map
+from pushforward.linear.program import LinearProgram, before_map, in_dtype
 from pushforward.sparse.adding import added, condensed, joined
 from pushforward.sparse.pushing import push
 from pushforward.sparse.symbolic import Symbolic
@@ -46,7 +46,7 @@ def pushed(
             for term in alive.get(part.variable, ()):
                 term = term.with_values(before_map(term.values, part.in_dtype))
                 found += [
-                    t.with_values(after_map(t.values, equation.dtype))
+                    t.with_values(in_dtype(t.values, equation.dtype))
                     for t in push(term, part.linear_map, symbolic)
                 ]
         found = added(found)

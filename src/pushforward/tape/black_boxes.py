@@ -16,6 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from pushforward.errors import MissingRuleError
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.program import in_dtype
 from pushforward.linear.transposition import LinearFunction
 from pushforward.tape import custom_functions
 from pushforward.tape.private_functorch import with_functorch
@@ -144,15 +145,6 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
     if found.shape != shape:
         found = found.sum_to_size(shape)
     return in_dtype(found, x.dtype)
-
-
-def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert; of a complex tensor a real one takes the real part."""
-    if tensor.dtype is dtype:
-        return tensor
-    if tensor.is_complex() and not dtype.is_complex:
-        tensor = tensor.real
-    return tensor.to(dtype)
 
 
 def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:

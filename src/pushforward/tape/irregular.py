@@ -18,8 +18,9 @@ from pushforward.errors import UnsupportedError
 from pushforward.linear.differentiated import is_differentiated_again
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
+from pushforward.linear.program import in_dtype
 from pushforward.linear.transposition import LinearFunction
-from pushforward.tape.black_boxes import by_rows, call, in_dtype
+from pushforward.tape.black_boxes import by_rows, call
 from pushforward.tape.custom_functions import refusing
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading

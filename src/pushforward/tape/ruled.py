@@ -19,7 +19,7 @@ from pushforward.linear.program import pull_blocks, push_blocks
 from pushforward.rules.following import follow_by
 from pushforward.rules.registry import Rule, is_nondifferentiable, lookup, maps_of
 from pushforward.tape.private_functorch import functorch_level
-from pushforward.trees import TreeSpec, flatten, unflatten
+from pushforward.trees import TreeSpec, flatten, is_differentiable, unflatten
 
 Key = tuple[int | str, int | None]  # an argument, and the place in it where it is a list
 
@@ -117,7 +117,7 @@ class Ruled(torch.autograd.Function):
         ctx.call, ctx.is_single = inputs[0], not isinstance(output, tuple)
         ctx.others = [None if isinstance(out, Tensor) else out for out in outs]
         ctx.mark_non_differentiable(
-            *[o for o in outs if isinstance(o, Tensor) and not _is_differentiable(o)]
+            *[o for o in outs if isinstance(o, Tensor) and not is_differentiable(o)]
         )
         saved = (*inputs[1:], *[out for out in outs if isinstance(out, Tensor)])
         ctx.versions = [0 if tensor.is_inference() else tensor._version for tensor in saved]
@@ -140,7 +140,7 @@ class Ruled(torch.autograd.Function):
             for linear_map, y_bar, y in zip(
                 _maps(ctx.call, key, tensors, out, x), cotangents, outs, strict=True
             ):
-                if linear_map is not None and y_bar is not None and _is_differentiable(y):
+                if linear_map is not None and y_bar is not None and is_differentiable(y):
                     blocks += pull_blocks((seeds(y_bar, (), 0),), linear_map, x.dtype)
             found.append(to_rows(tuple(blocks), tuple(x.shape), (), like=x))
         return tuple(found)
@@ -157,10 +157,10 @@ class Ruled(torch.autograd.Function):
             for blocks, linear_map, y in zip(
                 pushed, _maps(ctx.call, key, tensors, out, x), outs, strict=True
             ):
-                if linear_map is not None and _is_differentiable(y):
+                if linear_map is not None and is_differentiable(y):
                     blocks += push_blocks((seeds(x_dot, (), 0),), linear_map, y.dtype)
         found = [
-            to_dense(tuple(blocks), tuple(y.shape), (), like=y) if _is_differentiable(y) else None
+            to_dense(tuple(blocks), tuple(y.shape), (), like=y) if is_differentiable(y) else None
             for blocks, y in zip(pushed, outs, strict=True)
         ]
         return found[0] if ctx.is_single else tuple(found)
@@ -204,10 +204,6 @@ def _maps(
     if key[1] is not None:
         maps = maps[key[1]]
     return maps if isinstance(maps, (tuple, list)) else (maps,)
-
-
-def _is_differentiable(value: Any) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def primitive(func: Callable[..., Any]) -> Callable[..., Any]:

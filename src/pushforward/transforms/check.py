@@ -28,7 +28,7 @@ from pushforward.transforms.jacrev import jacrev
 from pushforward.transforms.jvp import jvp
 from pushforward.transforms.record import Tape
 from pushforward.transforms.vjp import vjp
-from pushforward.trees import flatten, paths
+from pushforward.trees import flatten, is_differentiable, paths
 
 NAME = "check_derivatives"
 MAX_ENTRIES = 4096  # of a Jacobian that is compared entry by entry
@@ -128,7 +128,7 @@ def _positions(args: tuple[Any, ...]) -> tuple[int, ...]:
         position
         for position, arg in enumerate(args)
         if (leaves := [x for x in flatten(arg)[0] if isinstance(x, Tensor)])
-        and all(x.is_floating_point() or x.is_complex() for x in leaves)
+        and all(map(is_differentiable, leaves))
     )
     if not found:
         raise ArgumentTypeError(
@@ -334,7 +334,7 @@ def _alone(call: Any, tensors: Sequence[Tensor]) -> tuple[Flat, list[Tensor]]:
     active = [
         place
         for place, (t, (key, _)) in enumerate(zip(tensors, call.keys(), strict=True))
-        if (t.is_floating_point() or t.is_complex()) and rule is not None and rule.partial(key)
+        if is_differentiable(t) and rule is not None and rule.partial(key)
     ]
 
     def alone(*xs: Tensor) -> tuple[Tensor, ...]:
@@ -343,8 +343,6 @@ def _alone(call: Any, tensors: Sequence[Tensor]) -> tuple[Flat, list[Tensor]]:
             every[place] = x
         args, kwargs = call.arguments(every)
         outs = flatten(call_ruled(call.operator, call.func, args, kwargs))[0]
-        return tuple(
-            y for y in outs if isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex())
-        )
+        return tuple(filter(is_differentiable, outs))
 
     return alone, [tensors[place].detach().clone() for place in active]

@@ -23,7 +23,7 @@ from pushforward.transforms.known_call import Answer, key_of
 from pushforward.transforms.memory import sized_rows, there_before
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import learn, repeated
-from pushforward.trees import LEAF, unflatten
+from pushforward.trees import LEAF, TreeSpec, unflatten
 
 NAME = "jacfwd"
 
@@ -118,15 +118,17 @@ def jacfwd(
                 )
         if few is None or tape.finish is not None:  # else the kernels give entries
             learn(key, tape, selected, args)
-        result = arranged(rows, tape, selected, argnums)
+        result = arranged(rows, tape.spec, selected, argnums)
         return (result, tape.aux) if has_aux else result
 
     return named_after(func, jacobian)
 
 
-def arranged(rows: Sequence[list[Any]], tape: Tape, selected: Selected, argnums: Argnums) -> Any:
+def arranged(
+    rows: Sequence[list[Any]], spec: TreeSpec, selected: Selected, argnums: Argnums
+) -> Any:
     """Put Jacobians, or what there is of each, one list for each output, into the caller's structure."""
-    if selected.is_lone and tape.spec is LEAF and isinstance(argnums, int):
+    if selected.is_lone and spec is LEAF and isinstance(argnums, int):
         return rows[0][0]
     trees = [selected.arranged(row) for row in rows]
-    return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, tape.spec)
+    return unflatten([t[0] for t in trees] if isinstance(argnums, int) else trees, spec)

@@ -229,7 +229,7 @@ def _compute(
             else:
                 rows = _sized(tape, mode, chunks, there_before(func, args, kwargs))
     learn(key, tape, selected, args)
-    return arranged(rows, tape, selected, asked.argnums), tape
+    return arranged(rows, tape.spec, selected, asked.argnums), tape
 
 
 def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:

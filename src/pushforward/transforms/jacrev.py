@@ -97,7 +97,7 @@ def named_jacrev(
                 outside = there_before(func, args, kwargs)
                 rows = sized_rows(name, chunks, tape, outside, NAME, pulled_rows, is_forward=False)
         learn(key, tape, selected, args)
-        result = arranged(rows, tape, selected, argnums)
+        result = arranged(rows, tape.spec, selected, argnums)
         return (result, tape.aux) if has_aux else result
 
     return named_after(func, jacobian)

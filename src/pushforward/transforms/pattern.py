@@ -58,4 +58,4 @@ def pattern(func: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs
     with Tape(NAME, func, selected, kwargs) as tape:
         layouts = layouts_of(tape)
     rows = [[Pattern(known.shape, known.starts, known.columns) for known in row] for row in layouts]
-    return arranged(rows, tape, selected, argnums)
+    return arranged(rows, tape.spec, selected, argnums)
