@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 Shape = tuple[int, ...]
-Tied = tuple[
-    int | None, ...
-]  # for each seed axis of a block the near axis it is tied to, None where it is free
+# For each seed axis of a block the near axis it is tied to, None where it is free
+Tied = tuple[int | None, ...]
 Pairs = tuple[tuple[int, int], ...]  # (input axis, output axis)
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 

@@ -33,9 +33,8 @@ class Prediction:
 
     cost: Cost
     peak_bytes: int  # blocks alive at once
-    blocks: dict[
-        int, tuple[Block, ...]
-    ]  # shadows: forward of each variable, reverse of each cotangent
+    # Shadows: forward of each variable, reverse of each cotangent
+    blocks: dict[int, tuple[Block, ...]]
     order: tuple[int, ...] = ()  # of elimination, where it is cross-country
 
 

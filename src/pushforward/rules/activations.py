@@ -53,9 +53,8 @@ def _by_kernel(
             return _scale(x, coef(out, x, *args, **kwargs))
         shape = tuple(x.shape)
         if takes_input:
-            x = x.reshape(
-                shape
-            )  # what in-place operators did not save is missed here, and not in the sweep
+            # What in-place operators did not save is missed here, and not in the sweep
+            x = x.reshape(shape)
         return Pointwise(shape, shape, lambda x_dot: kernel(x_dot, out, x, *args, **kwargs))
 
     rule(operator, maps)

@@ -128,9 +128,8 @@ def _declare(operator: Any, read: Callable[..., tuple[Tensor | None, float, bool
             mask, dropout_p, is_causal = read(*options, **named)
             _without_dropout(str(operator), dropout_p)
             pair = attention_maps(which, query, key, value, mask, is_causal, scale)
-            same = tuple(out[1].shape) == tuple(
-                query.shape[:-1]
-            )  # some kernels pad or do without it
+            # Some kernels pad or do without it
+            same = tuple(out[1].shape) == tuple(query.shape[:-1])
             return (pair[0], pair[1] if same else None, *[None] * (len(out) - 2))
 
         return maps

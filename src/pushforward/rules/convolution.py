@@ -136,9 +136,8 @@ def convolution_weight_map(
             pulled: Tensor = aten.convolution_backward.default(
                 cotangent,
                 image,
-                torch.empty(
-                    shape, dtype=image.dtype, device=image.device
-                ),  # only its shape matters
+                # Only its shape matters
+                torch.empty(shape, dtype=image.dtype, device=image.device),
                 None,
                 stride,
                 padding,

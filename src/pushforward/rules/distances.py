@@ -29,9 +29,8 @@ def _distance_slopes(x1: Tensor, x2: Tensor, p: float) -> Tensor:
     if math.isinf(p):
         return difference.sgn() * (size == size.amax(-1, keepdim=True))
     zero = size == 0
-    size = torch.where(
-        zero, torch.ones_like(size), size
-    )  # keeps ∞ out of what is differentiated again
+    # Keeps ∞ out of what is differentiated again
+    size = torch.where(zero, torch.ones_like(size), size)
     total = torch.where(zero, torch.zeros_like(size), size**p).sum(-1, keepdim=True)
     nowhere = total == 0
     total = torch.where(nowhere, torch.ones_like(total), total)

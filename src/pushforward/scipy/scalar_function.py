@@ -86,9 +86,8 @@ class ScalarFunction:
 
     @functools.cached_property
     def _product(self) -> Callable[..., Any]:
-        value = (
-            self._of_tensors
-        )  # without what changes from call to call, which would be compiled in
+        # Without what changes from call to call, which would be compiled in
+        value = self._of_tensors
 
         def product(x: Tensor, p: Tensor, *args: Any) -> Tensor:
             found: Tensor = hvp(lambda x: value(x, *args), (x,), (p,))[1][0]

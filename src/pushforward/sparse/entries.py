@@ -9,9 +9,8 @@ from torch import Tensor
 
 from pushforward.errors import ArgumentTypeError, message
 
-Entries = tuple[
-    tuple[int, int], Tensor, Tensor
-]  # shape, rows, columns; in any order, perhaps twice
+# Shape, rows, columns; in any order, perhaps twice
+Entries = tuple[tuple[int, int], Tensor, Tensor]
 
 
 def stored_entries(matrix: Any, function: str) -> Entries:

@@ -19,9 +19,8 @@ from pushforward.tape.private_torch import bare
 
 _T = TypeVar("_T")
 
-MAX_COLUMNS = (
-    64  # in a row, for which positions are found by comparing columns; sorting is slower below
-)
+# In a row: where there are fewer, positions are found by comparing columns, faster than by sorting
+MAX_COLUMNS = 64
 MAX_FREE = 16
 
 
@@ -33,9 +32,8 @@ class Layout:
     columns: Tensor  # (nnz,), sorted within each row
     shape: tuple[int, int]  # rows and columns; exchanged where columns are compressed
     placement: Placement
-    forms: dict[object, Any] = dataclasses.field(
-        default_factory=dict
-    )  # other forms, once asked for
+    # Other forms, once asked for
+    forms: dict[object, Any] = dataclasses.field(default_factory=dict)
 
     def form(self, key: object, make: Callable[[], _T]) -> _T:
         """Return what follows from the pattern alone; it is made once."""

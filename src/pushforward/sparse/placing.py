@@ -56,13 +56,11 @@ class Placement:
 
     count: int
     pieces: list[Piece]
-    rests: tuple[
-        Tensor, Tensor
-    ]  # places of what is copied, and of what is added, one by one, in the order of the pieces
+    # Places of what is copied, and of what is added, one by one, in the order of the pieces
+    rests: tuple[Tensor, Tensor]
     places: Tensor | None = None  # of all entries: where they are few
-    order: Tensor | None = (
-        None  # the entry that stands at each place: where they are few, and none comes twice
-    )
+    # The entry that stands at each place: where they are few, and none comes twice
+    order: Tensor | None = None
     every: Tensor | None = None  # like places, once asked for
 
     def written(self, values: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ from torch import Tensor
 from pushforward.linear.differentiated import has_duals
 
 LONG = 32  # an axis along which values are laid out
-MAX_ADDED = (
-    8  # products that are added up element by element; matrices are multiplied where there are more
-)
+# Products that are added up element by element; matrices are multiplied where there are more
+MAX_ADDED = 8
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

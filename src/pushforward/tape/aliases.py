@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-Aliases = list[
-    tuple[int, int]
-]  # places of tensors that came before, each with the first at which it came
+# Places of tensors that came before, each with the first at which it came
+Aliases = list[tuple[int, int]]
 
 
 def aliases(tensors: Sequence[Tensor]) -> Aliases:

@@ -21,9 +21,8 @@ class Coordinates:
     shape: tuple[int, ...]
     layout: torch.layout = torch.sparse_coo
     is_coalesced: bool = False  # sorted, each place once
-    source: Tensor | None = (
-        None  # the dense tensor it was made from: its zeros depend on the inputs, too
-    )
+    # The dense tensor it was made from: its zeros depend on the inputs, too
+    source: Tensor | None = None
 
     @property
     def num_sparse(self) -> int:

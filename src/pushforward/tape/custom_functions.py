@@ -63,9 +63,7 @@ def what_hides(node: Node, call: Call, out_nr: int, place: int) -> str | None:
         start = leaf.view_as(leaf)
         try:
             result = call(node, out_nr, place, start)
-        except (
-            Exception
-        ) as error:  # it does not take such a cotangent; first derivatives may be right
+        except Exception as error:  # of that cotangent; first derivatives may be right
             return f"raises {type(error).__name__} ({error}) for a cotangent of ones that requires grad"
         starts = _grad_fns(start)
         if result is None or any(_leads_to(e, s) for e in _grad_fns(result) for s in starts):

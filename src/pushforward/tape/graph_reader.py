@@ -112,9 +112,8 @@ class GraphReader:
             found.tensors = map_saved(self._apart, found.tensors)
         self._bring_down(found)
         if found.sign() and self.is_watched:
-            self._watcher.has_acted = (
-                True  # scripts of trusted functions do not look for such zeros
-            )
+            # Scripts of trusted functions do not look for such zeros
+            self._watcher.has_acted = True
         if found.joined:
             found.ask()
         if self._watcher.hooks:

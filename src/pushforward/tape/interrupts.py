@@ -69,9 +69,8 @@ def finish_contexts(error: BaseException) -> None:
     for generator in reversed(found):
         if type(generator) is GeneratorType and not generator.gi_running:
             generator.close()
-    allow_requiring_grad(
-        False
-    )  # torch.func allows it for a moment, in which no function of a user's runs
+    # torch.func allows it for a moment, in which no function of a user's runs
+    allow_requiring_grad(False)
 
 
 def in_grad_mode(is_enabled: bool, compute: Callable[[], T]) -> T:

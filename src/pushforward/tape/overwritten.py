@@ -79,9 +79,8 @@ class Write:
     old: Tensor
     after: int = -1  # version after the write; -1: it was not carried out
     is_followed: bool = False  # by autograd
-    views: list[Tensor] = dataclasses.field(
-        default_factory=list
-    )  # that nodes saved before, and that were asked for their history since
+    # That nodes saved before, and that were asked for their history since
+    views: list[Tensor] = dataclasses.field(default_factory=list)
 
     def end(self) -> None:
         """Note that the write was carried out."""

@@ -40,9 +40,8 @@ is_zero_without_memory: Callable[[Tensor], bool] = methodcaller("_is_zerotensor"
 negated_view: Callable[[Tensor], Tensor] = torch._neg_view
 make_wrapper = torch.Tensor._make_wrapper_subclass
 without_frame = attrgetter("_op")  # of an overload: what it calls, 0.2 microseconds faster
-keeping_version: Any = vars(torch.autograd)[
-    "_unsafe_preserve_version_counter"
-]  # of a tensor: a context
+# A context, of a tensor
+keeping_version: Any = vars(torch.autograd)["_unsafe_preserve_version_counter"]
 
 PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
 BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction

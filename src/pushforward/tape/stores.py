@@ -22,9 +22,8 @@ from pushforward.tape.reader import Edge, Geometry, Reading
 
 MISSING: Edge = (-1, 0)
 
-Region = tuple[
-    tuple[int, ...], tuple[int, ...], int
-]  # sizes, strides and offset in the base's memory
+# Sizes, strides and offset in the base's memory
+Region = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 @dataclasses.dataclass(slots=True)

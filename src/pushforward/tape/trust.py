@@ -73,19 +73,16 @@ class Record:
     has_cells: bool = False  # of recurrent networks, so that it is watched under ``torch.func``
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
-    pieces: dict[bool, float] = dataclasses.field(
-        default_factory=dict
-    )  # the part of results that nodes save, where it is recorded in pieces, by whether tangents go in chunks
-    uncut: dict[Any, int] = dataclasses.field(
-        default_factory=dict
-    )  # bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed
+    # The part of results that nodes save, where it is recorded in pieces, by whether tangents go in chunks
+    pieces: dict[bool, float] = dataclasses.field(default_factory=dict)
+    # Bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed
+    uncut: dict[Any, int] = dataclasses.field(default_factory=dict)
     quiet: int = 0  # calls since the last that was not
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
     types: set[NodeType] = dataclasses.field(default_factory=set)  # of the nodes of all of those
-    beside: set[int] = dataclasses.field(
-        default_factory=set
-    )  # how many nodes were made beside those
+    # How many nodes were made beside those
+    beside: set[int] = dataclasses.field(default_factory=set)
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
     num_scripts: int = 0  # that were made
@@ -184,9 +181,8 @@ def _is_written(tensor: torch.Tensor, oldest: int) -> bool:
 
 
 _records: dict[Any, Record] = {}
-_numbers: dict[
-    int, tuple[int, Any]
-] = {}  # of objects that are called, by `id`, with what tells of their end
+# Of objects that are called, by `id`, with what tells of their end
+_numbers: dict[int, tuple[int, Any]] = {}
 _count = itertools.count()
 
 

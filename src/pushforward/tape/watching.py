@@ -66,9 +66,8 @@ class Watcher(TorchFunctionMode):
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
         self.has_ties = False  # whose slope is shared where no batch is taken apart
-        self.has_cells = (
-            False  # of recurrent networks, which are another thing under ``torch.func``
-        )
+        # Cells of recurrent networks, which are another thing under ``torch.func``
+        self.has_cells = False
 
     def __exit__(self, *exception: object) -> None:
         """Stop, also where an interrupt has lost the mode while it was off for a function written in Python."""

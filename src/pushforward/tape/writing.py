@@ -207,9 +207,8 @@ class Writes:
         now = functorch_level()
         if now is not None and now > max(self.level, level_of(target)):
             self.written[id(inner)] = inner
-            return (
-                target  # a transform within may refuse the write; a view made there would hide that
-            )
+            # A transform within may refuse the write; a view made there would hide that
+            return target
         new = self._anew(target, inner, base)
         if new is not target:
             self._own.add(id(new))

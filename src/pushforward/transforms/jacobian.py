@@ -288,9 +288,8 @@ def _lifetime(tape: Tape, mode: str, answered: int) -> float:
     plan = planned(tape, mode, with_cross=not tape.num_batch)
     calls = plan.lifetime(tape.program, answered)
     if plan.is_due(tape.program):
-        planned(
-            tape, mode, with_cross=not tape.num_batch
-        )  # search now: what the search calls is not to be repeated
+        # Search now: what the search calls is not to be repeated
+        planned(tape, mode, with_cross=not tape.num_batch)
     return calls
 
 

@@ -179,9 +179,8 @@ def _estimated(
         return held(lambda: sweep(shadow, widest, units(ends[widest], 0, size)))
 
     one, most = chunk(1), chunk(counts[widest])
-    state = (
-        STATE_BYTES if tape.randomness == "error" else 0
-    )  # kept until it is compared with another
+    # Kept until it is compared with another
+    state = STATE_BYTES if tape.randomness == "error" else 0
     return Need(
         tape=made + state,
         run=state,

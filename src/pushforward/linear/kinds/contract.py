@@ -92,9 +92,8 @@ class _Product:
 class _Grouping:
     """How a product becomes one of (batches of) matrices: letters in both factors and the result are batches."""
 
-    left_alone: tuple[
-        int, ...
-    ]  # axes of one factor that neither the other nor the result has: summed first
+    # Axes of one factor that neither the other nor the result has: summed first
+    left_alone: tuple[int, ...]
     right_alone: tuple[int, ...]
     num_batch: int
     num_left: int  # letters of the values and the result
@@ -179,9 +178,8 @@ def _grouped(left: str, right: str, result: str) -> _Grouping:
 
 
 _MATRIX = 2
-_MANY_SEEDS = (
-    64  # with fewer, the product whose result has the seeds as columns takes twice as long
-)
+# Seeds: with fewer, the product whose result has the seeds as columns takes twice as long
+_MANY_SEEDS = 64
 
 
 def _contract(

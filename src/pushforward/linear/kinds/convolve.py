@@ -24,9 +24,8 @@ class Convolve(AbstractLinearMap):
     batch axis stays tied.
     """
 
-    weight: (
-        Tensor  # (out channels, in channels / groups, *kernel); in and out exchanged if transposed
-    )
+    # (out channels, in channels / groups, *kernel); in and out exchanged if transposed
+    weight: Tensor
     stride: Sizes
     padding: Sizes
     dilation: Sizes

@@ -20,12 +20,10 @@ class Forest:
 
     child: Tensor  # (edges,) vertices
     parent: Tensor  # (edges,) vertices
-    above: (
-        Tensor  # (edges,) the edge from the parent to its own parent in the same tree; -1 at a root
-    )
-    is_alone: (
-        Tensor  # (edges,) bool: whether the edge is a whole tree, and could be read at either end
-    )
+    # (edges,) the edge from the parent to its own parent in the same tree; -1 at a root
+    above: Tensor
+    # (edges,) bool: whether the edge is a whole tree, and could be read at either end
+    is_alone: Tensor
 
 
 def two_colored_forest(graph: Graph, colors: Tensor) -> Forest:
