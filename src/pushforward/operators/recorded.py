@@ -14,12 +14,7 @@ from pushforward.operators.spaces import Space
 from pushforward.tape.copies import owned
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import bare
-from pushforward.transforms.arguments import (
-    Argnums,
-    Selected,
-    check_function,
-    normalize_argnums,
-)
+from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.jacobian import dense_rows
 from pushforward.transforms.known_call import TapeKey
 from pushforward.transforms.record import Tape

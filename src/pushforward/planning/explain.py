@@ -192,16 +192,7 @@ def explain_plan(
         line = lines[equation.place] if 0 <= equation.place < len(lines) else None
         sources = tuple(t.variable for t in equation.terms)
         rows.append(
-            Row(
-                equation.variable,
-                operator,
-                source,
-                kinds,
-                _shown(shadows),
-                line,
-                sources,
-                shadows,
-            )
+            Row(equation.variable, operator, source, kinds, _shown(shadows), line, sources, shadows)
         )
     return Explanation(rows, plan, residual_bytes, prediction.peak_bytes, need, memory_limit)
 

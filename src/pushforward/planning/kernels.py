@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.planning.calls import (
-    MAKERS,
-    Call,
-    Ref,
-    reached,
-    refs_in,
-    replaced,
-)
+from pushforward.planning.calls import MAKERS, Call, Ref, reached, refs_in, replaced
 from pushforward.planning.noting import Noted, Rows, noted
 from pushforward.planning.numbers import later
 from pushforward.planning.sharing import Sharing, parted

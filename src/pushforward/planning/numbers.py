@@ -97,10 +97,7 @@ class _UnsuitableError(Exception):
 
 
 def in_numbers(
-    calls: Sequence[Call],
-    rows: Any,
-    constants: dict[Ref, Tensor],
-    tensors: dict[Ref, Tensor],
+    calls: Sequence[Call], rows: Any, constants: dict[Ref, Tensor], tensors: dict[Ref, Tensor]
 ) -> Replay | None:
     """Return the calls as code of numbers, None where that is impossible, or takes longer."""
     try:

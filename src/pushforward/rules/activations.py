@@ -82,11 +82,7 @@ _by_kernel(
     takes_input=False,
 )
 rule(aten.threshold, lambda x, threshold, value: _mask(x, ~(x <= threshold)))
-rule(
-    aten.threshold_backward,
-    lambda y_bar, x, threshold: _mask(y_bar, ~(x <= threshold)),
-    no_map,
-)
+rule(aten.threshold_backward, lambda y_bar, x, threshold: _mask(y_bar, ~(x <= threshold)), no_map)
 _by_kernel(
     aten.leaky_relu,
     lambda x_dot, y, x, negative_slope=0.01: aten.leaky_relu_backward.default(
@@ -180,12 +176,7 @@ def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) 
 
 
 def _elu_backward(
-    y_bar: Tensor,
-    alpha: float,
-    scale: float,
-    input_scale: float,
-    is_result: bool,
-    x: Tensor,
+    y_bar: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor
 ) -> Tensor:
     if is_result:
         return torch.where(x > 0, scale, input_scale * (x + scale * alpha))
@@ -193,12 +184,7 @@ def _elu_backward(
 
 
 def _elu_twice(
-    y_bar: Tensor,
-    alpha: float,
-    scale: float,
-    input_scale: float,
-    is_result: bool,
-    x: Tensor,
+    y_bar: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor
 ) -> Tensor:
     if is_result:
         return torch.where(x > 0, 0, y_bar * input_scale)
@@ -300,7 +286,4 @@ def _dropout(x: Tensor, p: float, train: bool | None, *, out: Any) -> tuple[Scal
 
 
 rule(aten.native_dropout, _dropout)
-elementwise(
-    aten.native_dropout_backward,
-    lambda y_bar, mask, scale: mask * scale,
-)
+elementwise(aten.native_dropout_backward, lambda y_bar, mask, scale: mask * scale)

@@ -16,12 +16,7 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.tables import table
 from pushforward.rules.indexing import along_axis, between
 from pushforward.rules.registry import rule, with_output
-from pushforward.rules.views import (
-    identity_map,
-    place_along,
-    shape_of,
-    transpose_map,
-)
+from pushforward.rules.views import identity_map, place_along, shape_of, transpose_map
 
 aten = torch.ops.aten
 

@@ -174,8 +174,7 @@ for _num_space in (1, 2, 3):
         getattr(aten, f"reflection_pad{_num_space}d_backward").default, padding.reflection_pad_map
     )
     _declare_padding(
-        getattr(aten, f"replication_pad{_num_space}d_backward").default,
-        padding.replication_pad_map,
+        getattr(aten, f"replication_pad{_num_space}d_backward").default, padding.replication_pad_map
     )
 
 

@@ -83,10 +83,7 @@ if SHARES_TIES:
     rule(aten.clamp.Tensor, _argument, _lower, _upper)
     rule(aten.clamp_min.default, _inside)
     rule(aten.clamp_min.Tensor, _argument, _lower)
-    rule(
-        aten.clamp_max.default,
-        with_output(lambda x, max, *, out: _inside(x, None, max, out=out)),
-    )
+    rule(aten.clamp_max.default, with_output(lambda x, max, *, out: _inside(x, None, max, out=out)))
     rule(
         aten.clamp_max.Tensor,
         with_output(lambda x, max, *, out: _argument(x, None, max, out=out)),

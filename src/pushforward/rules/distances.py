@@ -41,12 +41,7 @@ def _distance_slopes(x1: Tensor, x2: Tensor, p: float) -> Tensor:
 
 
 def _cdist(
-    which: int,
-    x1: Tensor,
-    x2: Tensor,
-    p: float = 2,
-    *,
-    out: Tensor,
+    which: int, x1: Tensor, x2: Tensor, p: float = 2, *, out: Tensor
 ) -> AbstractLinearMap | None:
     if p == 0:  # a count
         return None

@@ -176,26 +176,14 @@ elementwise(aten.log, lambda x: x.reciprocal())
 elementwise(aten.log2, lambda x: 1 / (x * math.log(2)))
 elementwise(aten.log10, lambda x: 1 / (x * math.log(10)))
 elementwise(aten.log1p, lambda x: 1 / (x + 1))
-elementwise(
-    aten.logaddexp,
-    lambda x, y: torch.sigmoid(x - y),
-    lambda x, y: torch.sigmoid(y - x),
-)
+elementwise(aten.logaddexp, lambda x, y: torch.sigmoid(x - y), lambda x, y: torch.sigmoid(y - x))
 elementwise(
     aten.logaddexp2,
     lambda x, y: torch.sigmoid((x - y) * math.log(2)),
     lambda x, y: torch.sigmoid((y - x) * math.log(2)),
 )
-elementwise(
-    aten.xlogy,
-    _log,
-    lambda x, y: x / y,
-)
-elementwise(
-    aten.special_xlog1py,
-    _log1p,
-    lambda x, y: x / (y + 1),
-)
+elementwise(aten.xlogy, _log, lambda x, y: x / y)
+elementwise(aten.special_xlog1py, _log1p, lambda x, y: x / (y + 1))
 elementwise(
     aten.ldexp,
     lambda x, y: torch.pow(2.0, y),
@@ -281,11 +269,7 @@ elementwise(
     ),
     no_map,
 )
-rule(
-    aten.heaviside,
-    no_map,
-    with_output(lambda x, values, *, out: mask_map(values, out, x == 0)),
-)
+rule(aten.heaviside, no_map, with_output(lambda x, values, *, out: mask_map(values, out, x == 0)))
 
 # The next number towards y moves with x, unless it is y: PyTorch's convention.
 rule(aten.nextafter, with_output(lambda x, y, *, out: mask_map(x, out, x != y)), no_map)
@@ -346,25 +330,10 @@ elementwise(aten.lgamma, lambda x: torch.digamma(x))
 elementwise(aten.digamma, lambda x: torch.polygamma(1, x))
 elementwise(aten.polygamma, None, lambda n, x: torch.polygamma(n + 1, x))
 elementwise(aten.polygamma_.default, lambda x, n: torch.polygamma(n + 1, x))
-elementwise(
-    aten.mvlgamma,
-    lambda x, p: torch.digamma(x.unsqueeze(-1) - 0.5 * _count(p, x)).sum(-1),
-)
-elementwise(
-    aten.igamma,
-    None,
-    lambda a, x: torch.exp((a - 1) * x.log() - x - torch.lgamma(a)),
-)
-elementwise(
-    aten.igammac,
-    None,
-    lambda a, x: -torch.exp((a - 1) * x.log() - x - torch.lgamma(a)),
-)
-elementwise(
-    aten.special_zeta,
-    None,
-    lambda s, q: -s * torch.special.zeta(s + 1, q),
-)
+elementwise(aten.mvlgamma, lambda x, p: torch.digamma(x.unsqueeze(-1) - 0.5 * _count(p, x)).sum(-1))
+elementwise(aten.igamma, None, lambda a, x: torch.exp((a - 1) * x.log() - x - torch.lgamma(a)))
+elementwise(aten.igammac, None, lambda a, x: -torch.exp((a - 1) * x.log() - x - torch.lgamma(a)))
+elementwise(aten.special_zeta, None, lambda s, q: -s * torch.special.zeta(s + 1, q))
 
 
 def _count(n: int, like: Tensor) -> Tensor:

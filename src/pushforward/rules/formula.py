@@ -31,10 +31,7 @@ def formula_map(function: Callable[[Tensor], Tensor], x: Tensor, out: Tensor) ->
 
 
 def rule_by_formula(
-    operator: Any,
-    formula: Formula,
-    names: Sequence[str],
-    constants: Sequence[str] = (),
+    operator: Any, formula: Formula, names: Sequence[str], constants: Sequence[str] = ()
 ) -> None:
     """Declare the derivatives of ``operator`` in its arguments ``names`` from a formula for it.
 

@@ -14,11 +14,7 @@ from pushforward.linear.kinds.reshape import Reshape
 from pushforward.linear.kinds.transposed import transpose
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.rules.registry import rule, with_output
-from pushforward.rules.views import (
-    permute_map,
-    shape_of,
-    transpose_map,
-)
+from pushforward.rules.views import permute_map, shape_of, transpose_map
 
 aten = torch.ops.aten
 

@@ -94,11 +94,7 @@ def _cross_entropy_target(
     return _reduced(target, _weighted(coef, weight), reduction)
 
 
-rule(
-    aten.binary_cross_entropy,
-    _cross_entropy_prediction,
-    _cross_entropy_target,
-)
+rule(aten.binary_cross_entropy, _cross_entropy_prediction, _cross_entropy_target)
 
 
 def _logits_slope(self: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tensor:
@@ -136,11 +132,7 @@ def _log_sigmoid(x: Tensor) -> Tensor:
     return torch.minimum(x, torch.zeros_like(x)) - torch.log1p(torch.exp(-x.abs()))
 
 
-rule(
-    aten.binary_cross_entropy_with_logits,
-    _logits,
-    _logits_target,
-)
+rule(aten.binary_cross_entropy_with_logits, _logits, _logits_target)
 rule(
     aten.soft_margin_loss,
     lambda self, target, reduction=MEAN: _reduced(

@@ -90,11 +90,7 @@ def _lu(A: Tensor, *, pivot: bool = True, out: tuple[Tensor, Tensor, Tensor]) ->
 
 @with_output
 def _lu_factor(
-    A: Tensor,
-    *,
-    pivot: bool = True,
-    check_errors: bool = False,
-    out: tuple[Tensor, Tensor, Tensor],
+    A: Tensor, *, pivot: bool = True, check_errors: bool = False, out: tuple[Tensor, Tensor, Tensor]
 ) -> Maps:
     """The same, L and U stored in one matrix."""
     lu, pivots, _ = out
@@ -135,13 +131,7 @@ rule(aten.lu_unpack.default, _lu_unpack)
 
 @with_output
 def _lu_solve_rhs(
-    LU: Tensor,
-    pivots: Tensor,
-    B: Tensor,
-    *,
-    left: bool = True,
-    adjoint: bool = False,
-    out: Tensor,
+    LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False, out: Tensor
 ) -> AbstractLinearMap:
     """Math: X = A⁻¹ B is linear in B; likewise A⁻ᴴ B, B A⁻¹ and B A⁻ᴴ."""
 
@@ -160,13 +150,7 @@ def _lu_solve_rhs(
 
 @with_output
 def _lu_solve_factors(
-    LU: Tensor,
-    pivots: Tensor,
-    B: Tensor,
-    *,
-    left: bool = True,
-    adjoint: bool = False,
-    out: Tensor,
+    LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False, out: Tensor
 ) -> AbstractLinearMap:
     """Math: A = P L U, so Ẋ = -A⁻¹ P (L̇ U + L U̇) X; for Aᴴ likewise, and X A = B is Aᴴ Xᴴ = Bᴴ."""
     shape, own = tuple(out.shape), tuple(LU.shape)

@@ -14,11 +14,7 @@ from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.tables import table
 from pushforward.rules.indexing import along_axis
 from pushforward.rules.registry import rule
-from pushforward.rules.views import (
-    identity_map,
-    shape_of,
-    slice_map,
-)
+from pushforward.rules.views import identity_map, shape_of, slice_map
 
 aten = torch.ops.aten
 

@@ -82,10 +82,7 @@ def all_nondifferentiable() -> list[Operator]:
 
 
 def rule(
-    operator: Operator,
-    *partials: Partial | None,
-    like: int | None = None,
-    **named: Partial,
+    operator: Operator, *partials: Partial | None, like: int | None = None, **named: Partial
 ) -> None:
     """Declare the linear maps of ``operator``.
 
@@ -110,8 +107,7 @@ def rule(
 
 
 def elementwise(
-    operator: Operator,
-    *coefs: Callable[..., Tensor | complex | AbstractLinearMap | None] | None,
+    operator: Operator, *coefs: Callable[..., Tensor | complex | AbstractLinearMap | None] | None
 ) -> None:
     """Declare an elementwise operator by its partial derivatives, one function for each argument.
 

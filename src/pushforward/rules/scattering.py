@@ -37,12 +37,7 @@ aten = torch.ops.aten
 
 
 def _slopes(
-    reduce: str,
-    values: Tensor,
-    index: Tensor,
-    axis: int,
-    cells: Tensor,
-    start: Tensor | None,
+    reduce: str, values: Tensor, index: Tensor, axis: int, cells: Tensor, start: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the slope of the reduction in every value, and in every cell's ``start``.
 
@@ -346,11 +341,4 @@ def _masked_put_values(
 
 
 rule(aten._unsafe_masked_index, _masked_index)
-rule(
-    aten._unsafe_masked_index_put_accumulate,
-    unchanged,
-    None,
-    None,
-    _masked_put_values,
-    like=0,
-)
+rule(aten._unsafe_masked_index_put_accumulate, unchanged, None, None, _masked_put_values, like=0)

@@ -146,8 +146,7 @@ elementwise(
     with_output(lambda x, *, out: torch.special.i0(x) - _over_x(x, out)),
 )
 elementwise(
-    aten.special_modified_bessel_k0,
-    lambda x: -followed(aten.special_modified_bessel_k1, x),
+    aten.special_modified_bessel_k0, lambda x: -followed(aten.special_modified_bessel_k1, x)
 )
 elementwise(
     aten.special_modified_bessel_k1,

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from pushforward.compiling.backends import Backend
 from pushforward.compiling.compiled import compile as compile_function
-from pushforward.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    MissingPackageError,
-    message,
-)
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, MissingPackageError, message
 from pushforward.trees import flatten
 
 try:
@@ -86,11 +81,7 @@ class Arrays:
             if copied.dtype.kind not in "iub":
                 raise ArgumentTypeError(
                     message(
-                        self.name,
-                        "an array's dtype",
-                        copied.dtype,
-                        "numbers",
-                        "Use astype(float).",
+                        self.name, "an array's dtype", copied.dtype, "numbers", "Use astype(float)."
                     )
                 )
             copied = copied.astype(np.float64)

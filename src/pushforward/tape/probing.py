@@ -13,12 +13,7 @@ from pushforward.linear.axes import Shape
 from pushforward.linear.kinds.gather import Gather
 from pushforward.linear.kinds.mask import Mask
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.tape.private_torch import (
-    Node,
-    in_backward_pass,
-    output_metadata,
-    without_modes,
-)
+from pushforward.tape.private_torch import Node, in_backward_pass, output_metadata, without_modes
 
 Edge = tuple[int, int]
 

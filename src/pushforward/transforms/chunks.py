@@ -13,12 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pushforward.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    MissingPackageError,
-    message,
-)
+from pushforward.errors import ArgumentTypeError, ArgumentValueError, MissingPackageError, message
 from pushforward.linear.axes import Shape
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import Blocks, to_rows

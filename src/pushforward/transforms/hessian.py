@@ -6,12 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.transforms.arguments import (
-    Argnums,
-    P,
-    check_function,
-    named_after,
-)
+from pushforward.transforms.arguments import Argnums, P, check_function, named_after
 from pushforward.transforms.asked import Asked
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.compressed import Symmetric

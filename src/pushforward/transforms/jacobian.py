@@ -316,10 +316,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     def ends() -> list[Block]:
         return [start(y, i, tape.num_batch) for i, y in enumerate(tape.outputs)]
 
-    signature = (
-        tape.num_batch,
-        *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)],
-    )
+    signature = (tape.num_batch, *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
     is_uniform = len({y.dtype for y in _dependent(tape)}) == 1
     if tape.reading.is_distributed:  # only sweeps are the same in every process
         with_cross = False

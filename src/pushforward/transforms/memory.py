@@ -29,14 +29,7 @@ from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.tape.randomness import STATE_BYTES
 from pushforward.transforms.assemble import directions, result_bytes
 from pushforward.transforms.by_entries import by_entries, num_known
-from pushforward.transforms.chunks import (
-    Chunks,
-    in_chunks,
-    num_seeds,
-    pull_from,
-    push_from,
-    units,
-)
+from pushforward.transforms.chunks import Chunks, in_chunks, num_seeds, pull_from, push_from, units
 from pushforward.transforms.record import Tape
 from pushforward.trees import flatten
 

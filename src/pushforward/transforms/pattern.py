@@ -7,12 +7,7 @@ from typing import Any
 
 from pushforward.sparse.pattern import Pattern
 from pushforward.tape.private_torch import left_alone_by_dynamo
-from pushforward.transforms.arguments import (
-    Argnums,
-    Selected,
-    check_function,
-    normalize_argnums,
-)
+from pushforward.transforms.arguments import Argnums, Selected, check_function, normalize_argnums
 from pushforward.transforms.chunks import Chunks
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.record import Tape

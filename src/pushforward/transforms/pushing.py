@@ -24,11 +24,7 @@ Structure = tuple[tuple[tuple[Shape, Shape, Shape, Tied, int], ...], ...]
 
 
 def push_tangents(
-    name: str,
-    reading: Reading,
-    variables: Sequence[Tensor],
-    tangents: list[Tensor],
-    axes: Axes,
+    name: str, reading: Reading, variables: Sequence[Tensor], tangents: list[Tensor], axes: Axes
 ) -> list[Tensor]:
     """Push tangents ``(*axes, *shape)`` through a piece of a tape."""
     with torch.no_grad():

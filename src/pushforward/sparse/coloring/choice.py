@@ -23,11 +23,7 @@ RECOVERIES = ("direct", "substitution")
 
 
 def coloring(
-    pattern: Any,
-    *,
-    structure: str = "column",
-    recovery: str = "direct",
-    order: str = "best",
+    pattern: Any, *, structure: str = "column", recovery: str = "direct", order: str = "best"
 ) -> Coloring:
     """Colour the columns, the rows or both of a sparse matrix, so that few products tell all its entries.
 
