@@ -9,19 +9,11 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pushforward as pf
-from pushforward.compiling import backends, number_code
+from pushforward.compiling import number_code
 from pushforward.compiling.numbers import Numbers
 from pushforward.compiling.straight import straight
 
 f64 = torch.float64
-
-
-@pytest.fixture
-def without_inductor(monkeypatch):
-    def refuse(*args):
-        raise AssertionError("the program was not taken apart")
-
-    monkeypatch.setattr(backends, "inductor", refuse)
 
 
 def points(*shape, seed=0, dtype=f64):

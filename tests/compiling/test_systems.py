@@ -6,7 +6,7 @@ import torch.func as tf
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pushforward as pf
-from pushforward.compiling import backends, systems
+from pushforward.compiling import systems
 from pushforward.compiling.straight import straight
 
 f64 = torch.float64
@@ -18,14 +18,6 @@ MATRICES = [
     torch.tensor([[0.0, 0.0, 1.0], [0.0, 2.0, 0.0], [1e-20, 0.0, 0.0]], dtype=f64),
 ]
 B = torch.tensor([[1.0, -2.0], [0.5, 3.0], [2.0, 1.0]], dtype=f64)
-
-
-@pytest.fixture
-def without_inductor(monkeypatch):
-    def refuse(*args):
-        raise AssertionError("the program was not taken apart")
-
-    monkeypatch.setattr(backends, "inductor", refuse)
 
 
 def by_factors(a, left, adjoint):

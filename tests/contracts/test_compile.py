@@ -5,11 +5,10 @@ import sys
 
 import pytest
 import torch
-from torch import Tensor, nn
+from doubles import close, randn
+from torch import nn
 
 import pushforward
-
-F64 = torch.float64
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +16,6 @@ def _fresh_dynamo():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 def test_compiled_functions_can_be_differentiated_eagerly(api):

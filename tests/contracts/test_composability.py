@@ -5,18 +5,9 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor, nn
+from doubles import F64, close, randn
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 def test_grad_of_grad(api):

@@ -2,17 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
+from doubles import F64, close, randn
 
 
 def test_an_input_that_is_not_differentiated_is_reported_as_not_needed(api):

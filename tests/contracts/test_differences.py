@@ -5,21 +5,13 @@ The table for users is docs/reference/differences.md. If PyTorch changes one of 
 
 import pytest
 import torch
+from doubles import F64, close, randn
 from torch import Tensor
 
 import pushforward
 
-F64 = torch.float64
 REVERSE = ["grad", "grad_and_value", "jacrev"]
 JACOBIANS = ["jacfwd", "jacrev", "jacobian"]
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected, **options):
-    torch.testing.assert_close(actual, expected, **options)
 
 
 def raises(func, *args, match: str | None = None, **kwargs) -> None:

@@ -5,17 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from doubles import F64, close, randn
 from torch import Tensor, nn
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 def state(net: nn.Module) -> dict[str, Tensor]:

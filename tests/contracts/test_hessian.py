@@ -2,18 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
-
+from doubles import F64, close, randn
 
 REFERENCES = {
     "one input with axes": (lambda x: (3 * x**2).sum(), [(2, 3, 5)]),

@@ -5,20 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from doubles import F64, close, randn
 
 import pushforward
 
-F64 = torch.float64
 Pair = namedtuple("Pair", ["a", "b"])
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 # ---- Values and shapes ----

@@ -4,18 +4,8 @@ import functools
 
 import pytest
 import torch
-from torch import Tensor
+from doubles import F64, close, randn
 from torch.autograd import forward_ad
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 def test_returns_output_and_tangent_as_a_tuple(api):

@@ -2,17 +2,8 @@
 
 import pytest
 import torch
+from doubles import F64, close, randn
 from torch import Tensor
-
-F64 = torch.float64
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected)
 
 
 def test_returns_the_output_and_a_function_of_cotangents(api):

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, central_jacobian
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -11,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 import pushforward
 from pushforward import grad, hessian, jacfwd, jacrev, jvp, linearize, value_and_jacobian, vjp, vmap
 
-F64 = torch.float64
 FUNCTIONS = {
     "product": lambda x, w: (x * w).sin() * x.sum(),
     "matrix": lambda x, w: torch.tanh(torch.outer(w, x) @ x),
@@ -39,10 +39,6 @@ def _write_beside_a_view(x):
     return y * last
 
 
-def rand(*shape):
-    return torch.randn(shape, dtype=F64)
-
-
 X = torch.tensor([0.3, -0.7, 1.2], dtype=F64)
 V = torch.tensor([1.1, 0.4, -0.6], dtype=F64)
 
@@ -50,7 +46,7 @@ V = torch.tensor([1.1, 0.4, -0.6], dtype=F64)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_backpropagation_through_the_jacobian_reaches_input_and_captured_parameter(name):
     f = FUNCTIONS[name]
-    x, w = rand(3).requires_grad_(), rand(3).requires_grad_()
+    x, w = randn(3).requires_grad_(), randn(3).requires_grad_()
     jac = jacfwd(lambda x: f(x, w))(x)
     weights = torch.randn_like(jac).detach()
     gx, gw = torch.autograd.grad((weights * jac).sum(), (x, w), allow_unused=True)
@@ -65,7 +61,7 @@ def test_backpropagation_through_the_jacobian_reaches_input_and_captured_paramet
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_chunks_keep_the_autograd_history(name):
-    f, x, w = FUNCTIONS[name], rand(3), rand(3).requires_grad_()
+    f, x, w = FUNCTIONS[name], randn(3), randn(3).requires_grad_()
     whole = jacfwd(lambda x: f(x, w))(x)
     chunked = jacfwd(lambda x: f(x, w), chunk_size=2)(x)
     expected = torch.autograd.grad((whole**2).sum(), w)[0]
@@ -74,7 +70,7 @@ def test_chunks_keep_the_autograd_history(name):
 
 def test_a_training_step_on_the_norm_of_the_jacobian_lowers_it():
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-    x = rand(3)
+    x = randn(3)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     losses = []
     for _ in range(5):
@@ -89,7 +85,7 @@ def test_a_training_step_on_the_norm_of_the_jacobian_lowers_it():
 
 def test_gradients_of_a_jacobian_penalty_equal_those_by_reverse_mode_alone():
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    x = rand(3)
+    x = randn(3)
     ours = torch.autograd.grad((jacfwd(net)(x) ** 3).sum(), net.parameters(), allow_unused=True)
     reference = torch.autograd.functional.jacobian(net, x, create_graph=True)
     theirs = torch.autograd.grad((reference**3).sum(), net.parameters(), allow_unused=True)
@@ -100,25 +96,25 @@ def test_gradients_of_a_jacobian_penalty_equal_those_by_reverse_mode_alone():
 
 
 def test_gradgradcheck_passes_through_the_jacobian():
-    w = rand(3).requires_grad_()
-    x = rand(3).requires_grad_()
+    w = randn(3).requires_grad_()
+    x = randn(3).requires_grad_()
     f = lambda x, w: jacfwd(lambda x: (w * x).sin() * x.sum())(x)  # noqa: E731
     assert torch.autograd.gradcheck(f, (x, w))
     assert torch.autograd.gradgradcheck(f, (x, w))
 
 
 def test_a_plain_input_and_plain_parameters_give_a_jacobian_without_history():
-    assert not jacfwd(lambda x: x.sin())(rand(3)).requires_grad
+    assert not jacfwd(lambda x: x.sin())(randn(3)).requires_grad
 
 
 def test_no_grad_outside_gives_a_jacobian_without_history():
-    x = rand(3).requires_grad_()
+    x = randn(3).requires_grad_()
     with torch.no_grad():
         assert not jacfwd(lambda x: x.sin())(x).requires_grad
 
 
 def test_outer_torch_func_grad_reaches_input_and_captured_tensor():
-    x, w = rand(3), rand(3)
+    x, w = randn(3), randn(3)
 
     def scalar(x, w):
         return (jacfwd(lambda x: (w * x).sin())(x) ** 2).sum()
@@ -140,7 +136,7 @@ def test_autograd_grad_inside_with_requires_grad_set_inside():
         x.requires_grad_()
         return torch.autograd.grad(energy(x), x, create_graph=True)[0]
 
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(force)(x), central_jacobian(torch.func.grad(energy), x))
     assert not x.requires_grad
 
@@ -150,7 +146,7 @@ def test_autograd_grad_inside_on_an_intermediate():
         y = (2 * x).requires_grad_()
         return torch.autograd.grad(energy(y), y, create_graph=True)[0]
 
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(force)(x), central_jacobian(lambda x: torch.func.grad(energy)(2 * x), x))
 
 
@@ -160,7 +156,7 @@ def test_autograd_grad_inside_by_the_argument_itself(transform, is_leaf):
     def force(x):
         return torch.autograd.grad(energy(x), x, create_graph=True)[0]
 
-    x = rand(3)
+    x = randn(3)
     expected = central_jacobian(torch.func.grad(energy), x)
     assert_close(transform(force)(x.clone().requires_grad_(is_leaf)), expected)
 
@@ -170,31 +166,31 @@ def test_autograd_grad_inside_without_a_graph_gives_a_constant(transform):
     def f(x):
         return torch.autograd.grad(energy(x), x)[0] * x
 
-    x = rand(3)
+    x = randn(3)
     assert_close(transform(f)(x), torch.diag(torch.func.grad(energy)(x)))
 
 
 @pytest.mark.parametrize("transform", [jacfwd, jacrev])
 def test_autograd_grad_inside_for_a_captured_parameter(transform):
-    w = rand(3).requires_grad_()
+    w = randn(3).requires_grad_()
 
     def f(x):
         return torch.autograd.grad((w * x).sin().sum(), w, create_graph=True)[0]
 
-    x = rand(3)
+    x = randn(3)
     expected = torch.func.jacfwd(lambda x: (w.detach() * x).cos() * x)(x)
     assert_close(transform(f)(x), expected)
 
 
 @pytest.mark.parametrize("transform", [jacfwd, jacrev])
 def test_backward_inside_accumulates_as_the_plain_call_does(transform):
-    w = rand(3).requires_grad_()
+    w = randn(3).requires_grad_()
 
     def f(x):
         (w * x).sin().sum().backward()
         return x * w.grad
 
-    x = rand(3)
+    x = randn(3)
     jac = transform(f)(x)
     gradient, w.grad = w.grad, None
     assert_close(jac, torch.diag(gradient))
@@ -212,7 +208,7 @@ def test_backward_inside_with_a_graph_to_a_retained_gradient(transform):
         torch.autograd.backward(energy(y), create_graph=True, inputs=[y])
         return y.grad
 
-    x = rand(3)
+    x = randn(3)
     assert_close(transform(f)(x), central_jacobian(torch.func.grad(energy), x))
 
 
@@ -229,7 +225,7 @@ def test_backpropagation_where_the_function_itself_cannot_be_is_right_or_refused
         y = x * w
         return torch.cat([y, y[:1] * y[1:2]])
 
-    x, w = rand(3).requires_grad_(), rand(3).requires_grad_()
+    x, w = randn(3).requires_grad_(), randn(3).requires_grad_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         f(x, w).sum().backward()
     jac = jacfwd(lambda x: f(x, w))(x)
@@ -269,7 +265,7 @@ def test_autograd_functional_inside(transform, name):
 
 
 def test_torch_func_grad_vjp_and_jvp_inside():
-    x, t = rand(3), rand(3)
+    x, t = randn(3), randn(3)
     expected = central_jacobian(torch.func.grad(energy), x)
     assert_close(jacfwd(torch.func.grad(energy))(x), expected)
     assert_close(
@@ -280,7 +276,7 @@ def test_torch_func_grad_vjp_and_jvp_inside():
 
 
 def test_vmap_of_grad_inside():
-    x = rand(2, 3)
+    x = randn(2, 3)
 
     def f(x):
         return vmap(torch.func.grad(energy))(x)
@@ -315,8 +311,8 @@ OUTER = {
 @pytest.mark.parametrize("outer", OUTER)
 @pytest.mark.parametrize("inner", INNER)
 def test_nested_results_require_grad_only_if_somebody_can_go_back(inner, outer):
-    point = {"u": rand(3)}
-    c = rand(3)
+    point = {"u": randn(3)}
+    c = randn(3)
 
     def func(c):
         return INNER[inner](pushforward, point["u"], c)

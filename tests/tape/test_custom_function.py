@@ -2,16 +2,11 @@
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
 from pushforward import MissingRuleError, hessian, jacfwd, jacobian, jacrev, jvp, linearize, vmap
-
-F64 = torch.float64
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
 
 
 class WithJvp(torch.autograd.Function):
@@ -160,7 +155,7 @@ SHAPE_KEEPING = {
 
 @pytest.mark.parametrize("name", SHAPE_KEEPING)
 def test_first_derivative_is_right(name):
-    f, x, t = SHAPE_KEEPING[name], rand(3), rand(3)
+    f, x, t = SHAPE_KEEPING[name], randn(3), randn(3)
     assert_close(jacfwd(f)(x), torch.diag(3 * x**2))
     out, out_dot = jvp(f, (x,), (t,))
     assert_close(out, x**3)
@@ -170,7 +165,7 @@ def test_first_derivative_is_right(name):
 
 @pytest.mark.parametrize("name", SHAPE_KEEPING)
 def test_second_derivative_is_right_and_not_zero(name):
-    f, x = SHAPE_KEEPING[name], rand(3)
+    f, x = SHAPE_KEEPING[name], randn(3)
     expected = torch.zeros(3, 3, 3, dtype=F64)
     for i in range(3):
         expected[i, i, i] = 6 * x[i]
@@ -179,7 +174,7 @@ def test_second_derivative_is_right_and_not_zero(name):
 
 @pytest.mark.parametrize("name", SHAPE_KEEPING)
 def test_derivative_inside_a_chain_is_right(name):
-    f, x = SHAPE_KEEPING[name], rand(2, 3)
+    f, x = SHAPE_KEEPING[name], randn(2, 3)
 
     def chain(g):
         return lambda x: g(x.sin() * x.sum()).cumsum(1)
@@ -192,7 +187,7 @@ def test_vmap_over_jacfwd_equals_a_loop(name):
     class Vmapped(WithJvp if name == "with a jvp" else OnlyBackward):
         generate_vmap_rule = True
 
-    x = rand(4, 3)
+    x = randn(4, 3)
     assert_close(vmap(jacfwd(Vmapped.apply))(x), torch.diag_embed(3 * x**2))
 
 
@@ -229,7 +224,7 @@ BESIDE = {
 @pytest.mark.parametrize("name", BESIDE)
 @pytest.mark.parametrize("transform", [jacfwd, jacobian, linearize, jvp])
 def test_a_jvp_beside_what_has_no_forward_derivative(transform, name):
-    f, x = BESIDE[name], rand(3)
+    f, x = BESIDE[name], randn(3)
     expected = central_jacobian(f, x)
     for _ in range(3):
         if transform in (jacfwd, jacobian):
@@ -269,7 +264,7 @@ def test_a_jvp_within_forward_mode_of_torch_func(transform, inner):
             (x,) = ctx.saved_tensors
             return 3 * x**2 * t
 
-    x = rand(3)
+    x = randn(3)
     f, plain = inner(lambda x: Cubed.apply(x.sin()).exp()), inner(lambda x: (x.sin() ** 3).exp())
     for _ in range(3):
         if transform in (jacfwd, jacobian):
@@ -289,7 +284,7 @@ def test_a_function_with_a_jvp_writes_and_draws_once(transform):
             counts.add_(1)
         return Tripled.apply(x * counts) * torch.rand(())
 
-    x = rand(3)
+    x = randn(3)
     for number in range(1, 4):
         torch.manual_seed(5)
         actual = transform(f, randomness="same")(x)
@@ -327,7 +322,7 @@ def test_a_jvp_beside_what_pytorch_differentiates_wrongly_twice(name):
     def f(x):
         return Tripled.apply(WRONG_TWICE[name](x)).sin()
 
-    x, t = rand(3, 3), rand(3, 3)
+    x, t = randn(3, 3), randn(3, 3)
 
     def first(x):
         return jacrev(f)(x).flatten(-2) @ t.flatten()
@@ -343,19 +338,19 @@ def test_a_jvp_beside_what_pytorch_differentiates_wrongly_twice(name):
 
 
 def test_a_jvp_that_differs_from_the_forward_is_honoured():
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(LyingJvp.apply)(x), 10 * torch.eye(3, dtype=F64))
     assert torch.equal(jvp(LyingJvp.apply, (x,), (x,))[0], torch.round(x) + x**2)
 
 
 def test_a_backward_that_differs_from_the_forward_is_honoured():
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(LyingBackward.apply)(x), 7 * torch.eye(3, dtype=F64))
     assert_close(linearize(LyingBackward.apply, x)[1](x), 7 * x)
 
 
 def test_several_inputs_and_outputs_go_by_the_transpose_of_backward():
-    a, v = rand(2, 3), rand(3)
+    a, v = randn(2, 3), randn(3)
     jac = jacfwd(TwoInTwoOut.apply, argnums=(0, 1))(a, v)
     assert_close(jac[0][0], torch.einsum("ij,k->ijk", torch.eye(2, dtype=F64), v))
     assert_close(jac[0][1], a)
@@ -364,7 +359,7 @@ def test_several_inputs_and_outputs_go_by_the_transpose_of_backward():
 
 
 def test_only_one_of_several_inputs_active_is_right():
-    a, v = rand(2, 3), rand(3)
+    a, v = randn(2, 3), randn(3)
     assert_close(jacfwd(lambda v: TwoInTwoOut.apply(a, v)[0])(v), a)
     assert_close(
         jacfwd(lambda a: TwoInTwoOut.apply(a, v)[1] * a.sum())(a), (v * v).sum().expand(2, 3)
@@ -406,7 +401,7 @@ def test_forward_is_not_recorded():
         def backward(ctx, g):
             return ctx.saved_tensors[0].cos() * g
 
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(NumpySin.apply)(x), torch.diag(x.cos()))
 
 
@@ -425,15 +420,15 @@ def test_needs_input_grad_tells_the_active_inputs():
             x, y = ctx.saved_tensors
             return g * y, (g * x if ctx.needs_input_grad[1] else None)
 
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     assert_close(jacfwd(Product.apply)(x, y), torch.diag(y))
     assert all(flags[0] for flags in seen)
     assert seen
 
 
 def test_a_plain_call_of_the_function_with_constants_inside_is_a_constant():
-    c = rand(3)
-    assert_close(jacfwd(lambda x: x * OnlyBackward.apply(c))(rand(3)), torch.diag(c**3))
+    c = randn(3)
+    assert_close(jacfwd(lambda x: x * OnlyBackward.apply(c))(randn(3)), torch.diag(c**3))
 
 
 def test_a_backward_that_uses_none_as_zero_is_accepted():
@@ -446,7 +441,7 @@ def test_a_backward_that_uses_none_as_zero_is_accepted():
         def backward(ctx, g):
             return g * 2, None
 
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     jx, jy = jacfwd(First.apply, argnums=(0, 1))(x, y)
     assert_close(jx, 2 * torch.eye(3, dtype=F64))
     assert torch.equal(jy, torch.zeros(3, 3, dtype=F64))
@@ -482,18 +477,18 @@ def no_derivative(x: Tensor) -> Tensor:
 
 
 def test_a_library_operator_with_register_autograd_is_right():
-    x = rand(2, 3)
+    x = randn(2, 3)
     jac = jacfwd(lambda x: cube_sum(x, 2.0))(x)
     assert_close(jac, central_jacobian(lambda x: 2 * (x**3).sum(-1), x))
 
 
 def test_a_library_operator_with_register_autograd_is_right_at_second_order():
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(jacfwd(lambda x: cube_sum(x, 2.0)))(x), torch.diag(12 * x))
 
 
 def test_a_library_operator_called_through_torch_ops_is_right():
-    x, t = rand(3), rand(3)
+    x, t = randn(3), randn(3)
     f = lambda x: torch.ops.pushforward_tests.cube_sum(x.sin(), 1.0)  # noqa: E731
     _, out_dot = jvp(f, (x,), (t,))
     assert_close(out_dot, (3 * x.sin() ** 2 * x.cos() * t).sum())
@@ -503,17 +498,17 @@ def test_a_library_operator_without_any_derivative_is_refused_by_name():
     with pytest.raises(
         (NotImplementedError, RuntimeError), match=r"pushforward_tests\W+no_derivative"
     ):
-        jacfwd(lambda x: no_derivative(x))(rand(3))
+        jacfwd(lambda x: no_derivative(x))(randn(3))
 
 
 def test_the_refusal_says_how_to_declare_a_rule():
     with pytest.raises((NotImplementedError, RuntimeError), match=r"(?i)rule"):
-        jvp(lambda x: no_derivative(x), (rand(3),), (rand(3),))
+        jvp(lambda x: no_derivative(x), (randn(3),), (randn(3),))
 
 
 def test_a_library_operator_without_derivative_may_be_used_on_constants():
-    c = rand(3)
-    assert_close(jacfwd(lambda x: x * no_derivative(c))(rand(3)), torch.diag(c**3))
+    c = randn(3)
+    assert_close(jacfwd(lambda x: x * no_derivative(c))(randn(3)), torch.diag(c**3))
 
 
 class OwnError(Exception):

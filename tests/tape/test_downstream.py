@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close
 from torch import func, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,12 +16,6 @@ import pushforward
 
 # PyTorch's vmap says so of operators that torch.func's own transforms call.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-F64 = torch.float64
-
-
-def randn(*shape):
-    return torch.randn(shape, dtype=F64)
 
 
 # ---- Batched parameters and subclasses ----

@@ -2,18 +2,14 @@
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, central_jacobian
 from torch import Tensor
 
 import pushforward
 from pushforward import jacfwd, jacobian, jacrev, jvp, linearize
 
-F64 = torch.float64
 MASK = torch.tensor([True, False, True, False])
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
 
 
 def add_to_clone(x):
@@ -382,7 +378,7 @@ def test_layouts_of_inputs_changed_in_place_in_nested_transforms(inner, layout):
 def test_writing_the_input_in_jvp_and_linearize_changes_the_callers_tensor_once(func):
     expected_after = POINT.clone()
     expected_out = func(expected_after)
-    t = rand(4)
+    t = randn(4)
     expected_dot = central_jacobian(func, POINT) @ t
     x = POINT.clone()
     out, out_dot = jvp(func, (x,), (t,))
@@ -407,7 +403,7 @@ def test_writing_an_argument_that_is_not_differentiated_works_as_the_plain_call(
         y.mul_(2)
         return x * y
 
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     before = y.clone()
     assert_close(jacfwd(f)(x, y), torch.diag(2 * before))
     assert torch.equal(y, 2 * before)
@@ -418,7 +414,7 @@ def test_writing_a_derivative_into_an_argument_that_is_not_differentiated_carrie
         y.add_(x**2)
         return y * 3
 
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     before = y.clone()
     assert_close(jacfwd(f)(x, y), torch.diag(6 * x))
     assert_close(y, before + x**2)
@@ -486,7 +482,7 @@ def test_an_alias_made_by_detach_shares_values_but_no_derivative():
 
 def test_views_of_the_result_do_not_alias_the_input():
     x = POINT.clone()
-    out, _ = jvp(lambda x: (x * 1).view(2, 2), (x,), (rand(4),))
+    out, _ = jvp(lambda x: (x * 1).view(2, 2), (x,), (randn(4),))
     out.zero_()
     assert torch.equal(x, POINT)
 
@@ -499,7 +495,7 @@ def test_views_and_strides_inside_are_those_of_the_plain_call():
         seen.append((y.shape, y.stride(), y.is_contiguous(), y[0].storage_offset()))
         return y.contiguous()
 
-    x = rand(2, 3)
+    x = randn(2, 3)
     f(x)
     jacfwd(f)(x)
     assert seen[0] == seen[1]
@@ -507,7 +503,7 @@ def test_views_and_strides_inside_are_those_of_the_plain_call():
 
 def test_writing_an_expanded_view_raises_as_the_plain_call_does():
     with pytest.raises(RuntimeError):
-        jacfwd(lambda x: x.expand(3, 4).add_(1))(rand(4))
+        jacfwd(lambda x: x.expand(3, 4).add_(1))(randn(4))
 
 
 WRITES_TO_ALL = {

@@ -7,53 +7,48 @@ import sys
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, assert_owned, central_jacobian
 from torch import Tensor, nn
 
 import pushforward
 from pushforward import jacfwd, jvp, linearize
 
-F64 = torch.float64
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
 
 def test_argnums_minus_one_is_the_last_argument_and_not_zeros():
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     assert_close(jacfwd(lambda x, y: x * y**2, argnums=-1)(x, y), torch.diag(2 * x * y))
     assert_close(jacfwd(torch.sin, -1)(x), torch.diag(x.cos()))
 
 
 def test_negative_entries_of_an_argnums_tuple_are_right():
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
     jy, jx = jacfwd(lambda x, y: x * y**2, argnums=(-1, -2))(x, y)
     assert_close(jy, torch.diag(2 * x * y))
     assert_close(jx, torch.diag(y**2))
 
 
 def test_argnums_minus_one_of_a_hessian_is_right():
-    x = rand(3)
+    x = randn(3)
     hessian = jacfwd(torch.func.jacrev(lambda x: (x**3).sum()), argnums=-1)(x)
     assert_close(hessian, torch.diag(6 * x))
 
 
 def test_an_expanded_input_is_differentiated_entry_by_entry():
-    x = rand(1).expand(3)
+    x = randn(1).expand(3)
     jac = jacfwd(lambda x: x**2)(x)
     assert_close(jac, torch.diag(2 * x))
     assert_owned(jac)
 
 
 def test_an_expanded_input_works_in_jvp_and_linearize():
-    x, t = rand(2, 1).expand(2, 3), rand(2, 3)
+    x, t = randn(2, 1).expand(2, 3), randn(2, 3)
     assert_close(jvp(torch.sin, (x,), (t,))[1], x.cos() * t)
     assert_close(linearize(torch.sin, x)[1](t), x.cos() * t)
 
 
 def test_an_overlapping_input_is_differentiated_entry_by_entry():
-    x = rand(5).unfold(0, 3, 1)
+    x = randn(5).unfold(0, 3, 1)
     jac = jacfwd(lambda x: (x**2).sum(1))(x)
     assert_close(jac, central_jacobian(lambda x: (x**2).sum(1), x))
 
@@ -85,10 +80,10 @@ def test_the_dtype_of_mixed_arguments_is_the_promoted_type_of_output_and_input()
 
 
 def test_results_are_contiguous_own_their_storage_and_are_writable():
-    jac = jacfwd(lambda x, y: x.sum() * y, argnums=(0, 1))(rand(3), rand(5))
+    jac = jacfwd(lambda x, y: x.sum() * y, argnums=(0, 1))(randn(3), randn(5))
     for block in jac:
         assert_owned(block)
-    assert_owned(jacfwd(lambda x: torch.zeros(4, dtype=F64))(rand(3)))
+    assert_owned(jacfwd(lambda x: torch.zeros(4, dtype=F64))(randn(3)))
 
 
 def test_a_custom_operator_with_register_autograd_is_not_zero():
@@ -100,7 +95,7 @@ def test_a_custom_operator_with_register_autograd_is_not_zero():
         ctx.save_for_backward(inputs[0])
 
     cube.register_autograd(lambda ctx, g: 3 * ctx.saved_tensors[0] ** 2 * g, setup_context=setup)
-    x, t = rand(3), rand(3)
+    x, t = randn(3), randn(3)
     assert_close(jacfwd(cube)(x), torch.diag(3 * x**2))
     assert_close(jvp(cube, (x,), (t,))[1], 3 * x**2 * t)
     assert_close(linearize(cube, x)[1](t), 3 * x**2 * t)
@@ -136,9 +131,9 @@ def test_the_second_and_third_derivative_of_a_custom_function_are_not_zero():
 
 def test_an_integer_output_is_refused_and_not_given_zeros():
     with pytest.raises((TypeError, ValueError, RuntimeError), match=r"torch\.int64"):
-        jacfwd(lambda x: x.long())(rand(3))
+        jacfwd(lambda x: x.long())(randn(3))
     with pytest.raises((TypeError, ValueError, RuntimeError), match=r"torch\.bool"):
-        jacfwd(lambda x: (x, x > 0))(rand(3))
+        jacfwd(lambda x: (x, x > 0))(randn(3))
 
 
 def test_has_aux_with_any_leaf_and_an_empty_input():
@@ -148,19 +143,19 @@ def test_has_aux_with_any_leaf_and_an_empty_input():
 
 
 def test_keyword_arguments_are_accepted():
-    x = rand(2)
+    x = randn(2)
     assert_close(jacfwd(lambda x, k=1: k * x)(x, k=3), 3 * torch.eye(2, dtype=F64))
 
 
 def test_a_list_is_accepted_as_argnums():
-    x, y = rand(2), rand(2)
+    x, y = randn(2), randn(2)
     jac = jacfwd(lambda x, y: x * y, argnums=[1])(x, y)
     assert type(jac) is tuple
     assert_close(jac[0], torch.diag(x))
 
 
 def test_a_leaf_that_is_no_tensor_passes_as_a_constant_or_is_refused_with_its_path():
-    tree = {"x": rand(2), "power": 3}
+    tree = {"x": randn(2), "power": 3}
     try:
         jac = jacfwd(lambda p: p["x"] ** p["power"])(tree)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -186,7 +181,7 @@ def _under(context, x):
 
 @pytest.mark.parametrize("name", CUTS)
 def test_no_grad_and_detach_inside_cut_the_derivative_in_every_mode(name):
-    f, x, t = CUTS[name], rand(3), rand(3)
+    f, x, t = CUTS[name], randn(3), randn(3)
     assert_close(jacfwd(f)(x), torch.eye(3, dtype=F64))
     assert_close(jvp(f, (x,), (t,))[1], t)
     assert_close(linearize(f, x)[1](t), t)
@@ -197,7 +192,7 @@ def test_no_grad_and_detach_inside_cut_the_derivative_in_every_mode(name):
 
 
 def test_a_cut_inside_a_second_derivative_is_a_constant():
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(jacfwd(lambda x: x.detach() * x**2))(x)
     expected = torch.zeros(3, 3, 3, dtype=F64)
     for i in range(3):
@@ -207,8 +202,8 @@ def test_a_cut_inside_a_second_derivative_is_a_constant():
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_no_grad_outside_does_not_touch_our_derivative(context):
-    x = rand(3)
-    w = rand(3).requires_grad_()
+    x = randn(3)
+    w = randn(3).requires_grad_()
     with context():
         jac = jacfwd(lambda x: (w * x).sin())(x)
         _, lin = linearize(lambda x: (w * x).sin(), x)
@@ -221,7 +216,7 @@ def test_no_grad_outside_does_not_touch_our_derivative(context):
 
 def test_batch_norm_in_training_mode_leaves_the_running_statistics_of_the_plain_call():
     plain, ours = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
-    x = rand(4, 3)
+    x = randn(4, 3)
     plain(x)
     jac = jacfwd(ours)(x)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -237,7 +232,7 @@ def test_a_captured_buffer_that_is_written_and_read_again_carries_the_derivative
         buffer.copy_(x**2)
         return buffer * x
 
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(f)(x)
     assert_close(jac, torch.diag(3 * x**2))
     assert torch.equal(buffer, x**2)
@@ -251,7 +246,7 @@ def test_a_sum_accumulated_in_a_captured_buffer_carries_the_derivative():
         total.mul_(2)
         return total
 
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(f)(x)
     assert_close(jac, torch.diag(2 * x.cos()))
     assert_close(total, 2 * (1 + x.sin()))
@@ -265,8 +260,8 @@ def test_a_captured_buffer_does_not_remember_a_derivative_after_the_call():
         buffer.copy_(x)
         return x * 2
 
-    jacfwd(write)(rand(3))
-    assert torch.equal(jacfwd(lambda x: buffer * 1 + 0 * x)(rand(3)), torch.zeros(3, 3, dtype=F64))
+    jacfwd(write)(randn(3))
+    assert torch.equal(jacfwd(lambda x: buffer * 1 + 0 * x)(randn(3)), torch.zeros(3, 3, dtype=F64))
 
 
 def test_randomness_same_draws_the_numbers_of_the_plain_call_and_leaves_its_state():
@@ -305,7 +300,7 @@ def test_no_warning_is_raised_when_warnings_are_errors():
 
 
 def test_running_statistics_of_batch_norm_read_again_carry_the_derivative():
-    x = rand(4, 2)
+    x = randn(4, 2)
     start = torch.zeros(2, dtype=F64)
 
     def f(x):

@@ -5,17 +5,13 @@ from collections import OrderedDict, namedtuple
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, assert_owned, central_jacobian
 from torch import Tensor, nn
 
 from pushforward import jacfwd, vmap
 
 Point = namedtuple("Point", ["a", "b"])
-F64 = torch.float64
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
 
 
 # ---- The examples of PyTorch's documentation, only the import changed ----
@@ -121,7 +117,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_jacobian_equals_central_differences(name):
     func, shape = FUNCTIONS[name]
-    x = rand(*shape)
+    x = randn(*shape)
     jac = jacfwd(func)(x)
     expected = central_jacobian(func, x)
     assert jac.shape == expected.shape
@@ -131,14 +127,14 @@ def test_jacobian_equals_central_differences(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_second_derivative_equals_central_differences_of_the_first(name):
     func, shape = FUNCTIONS[name]
-    x = rand(*shape)
+    x = randn(*shape)
     assert_close(jacfwd(jacfwd(func))(x), central_jacobian(jacfwd(func), x))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_result_is_contiguous_owned_and_writable(name):
     func, shape = FUNCTIONS[name]
-    x = rand(*shape)
+    x = randn(*shape)
     before = x.clone()
     assert_owned(jacfwd(func)(x))
     assert torch.equal(x, before)
@@ -148,7 +144,7 @@ def test_result_is_contiguous_owned_and_writable(name):
 @pytest.mark.parametrize("chunk_size", [1, 2, 1000])
 def test_chunk_size_gives_the_same_numbers(name, chunk_size):
     func, shape = FUNCTIONS[name]
-    x = rand(*shape)
+    x = randn(*shape)
     chunked = jacfwd(func, chunk_size=chunk_size)(x)
     whole = jacfwd(func)(x)
     assert chunked.shape == whole.shape
@@ -157,14 +153,14 @@ def test_chunk_size_gives_the_same_numbers(name, chunk_size):
 
 
 def test_chunked_results_are_contiguous_owned_and_writable():
-    assert_owned(jacfwd(lambda x: torch.tanh(x @ W.T), chunk_size=4)(rand(2, 3)))
+    assert_owned(jacfwd(lambda x: torch.tanh(x @ W.T), chunk_size=4)(randn(2, 3)))
 
 
 def test_chunk_size_with_two_arguments_and_two_outputs_gives_the_same_numbers():
     def f(x, y):
         return {"p": x @ y, "s": x.sin().sum() + y.cumsum(0).sum()}
 
-    x, y = rand(2, 3), rand(3, 2)
+    x, y = randn(2, 3), randn(3, 2)
     chunked = jacfwd(f, argnums=(0, 1), chunk_size=2)(x, y)
     whole = jacfwd(f, argnums=(0, 1))(x, y)
     for key in ("p", "s"):
@@ -179,7 +175,7 @@ def test_the_function_is_called_once_without_chunks():
         calls.append(1)
         return x.sin().cumsum(0) @ torch.ones(3, 2, dtype=F64)
 
-    jacfwd(f)(rand(3))
+    jacfwd(f)(randn(3))
     assert len(calls) == 1
 
 
@@ -202,7 +198,7 @@ def test_empty_input_gives_an_empty_jacobian(shape):
 
 
 def test_empty_output_gives_an_empty_jacobian():
-    assert jacfwd(lambda x: x[:0])(rand(3)).shape == (0, 3)
+    assert jacfwd(lambda x: x[:0])(randn(3)).shape == (0, 3)
 
 
 def test_sum_of_an_empty_input_has_a_jacobian_of_the_input_shape():
@@ -216,7 +212,7 @@ def test_nondifferentiable_steps_give_zero():
 
 
 def test_noncontiguous_and_strided_inputs_work():
-    base = rand(4, 6)
+    base = randn(4, 6)
     x = base.T[::2]
     assert not x.is_contiguous()
     jac = jacfwd(lambda x: (x * x).sum(1))(x)
@@ -225,13 +221,13 @@ def test_noncontiguous_and_strided_inputs_work():
 
 
 def test_a_view_of_a_larger_tensor_is_differentiated_alone():
-    base = rand(6)
+    base = randn(6)
     jac = jacfwd(lambda x: x**2)(base[2:5])
     assert_close(jac, torch.diag(2 * base[2:5]))
 
 
 def test_parameter_as_input_gives_a_plain_tensor():
-    p = nn.Parameter(rand(3))
+    p = nn.Parameter(randn(3))
     jac = jacfwd(lambda p: p**2)(p)
     assert type(jac) is Tensor
     assert_close(jac, torch.diag(2 * p.detach()))
@@ -248,7 +244,7 @@ def test_torch_func_transforms_keep_name_and_wrapped():
 
 
 def test_callables_without_a_name_are_accepted():
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(functools.partial(torch.mul, 2.0))(x), 2 * torch.eye(3, dtype=F64))
     assert_close(jacfwd(nn.Tanh())(x), torch.diag(1 - x.tanh() ** 2))
 
@@ -265,7 +261,7 @@ EXPECTED_ARGNUMS = [0, 1, 2, -1, -2, -3]
 
 @pytest.mark.parametrize("argnum", EXPECTED_ARGNUMS)
 def test_each_argnum_positive_or_negative_gives_that_arguments_jacobian(argnum):
-    args = (rand(2), rand(3), rand(4))
+    args = (randn(2), randn(3), randn(4))
     jac = jacfwd(weighted, argnums=argnum)(*args)
     assert_close(jac, central_jacobian(weighted, *args, argnum=argnum % 3))
 
@@ -273,7 +269,7 @@ def test_each_argnum_positive_or_negative_gives_that_arguments_jacobian(argnum):
 @pytest.mark.parametrize("argnums", [(0,), (1, 0), (0, 2), (-1, 0), (2, 1, 0), (0, -1, 1)])
 @pytest.mark.parametrize("container", [tuple, list])
 def test_several_argnums_give_a_tuple_in_the_order_asked(argnums, container):
-    args = (rand(2), rand(3), rand(4))
+    args = (randn(2), randn(3), randn(4))
     jac = jacfwd(weighted, argnums=container(argnums))(*args)
     assert type(jac) is tuple
     assert len(jac) == len(argnums)
@@ -282,20 +278,20 @@ def test_several_argnums_give_a_tuple_in_the_order_asked(argnums, container):
 
 
 def test_an_argument_that_is_not_used_has_a_zero_jacobian():
-    x, y = rand(2), rand(3)
+    x, y = randn(2), randn(3)
     jac = jacfwd(lambda x, y: x.sin(), argnums=1)(x, y)
     assert torch.equal(jac, torch.zeros(2, 3, dtype=F64))
     assert_owned(jac)
 
 
 def test_the_same_tensor_in_two_arguments_is_two_variables():
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(lambda a, b: a * b**2, argnums=0)(x, x)
     assert_close(jac, torch.diag(x**2))
 
 
 def test_other_arguments_may_be_anything():
-    x = rand(3)
+    x = randn(3)
 
     def f(n, x, name, net, none):
         assert name == "relu"
@@ -307,7 +303,7 @@ def test_other_arguments_may_be_anything():
 
 
 def test_keyword_arguments_are_passed_through():
-    x, y = rand(3), rand(3)
+    x, y = randn(3), randn(3)
 
     def f(x, *, power, scale=None):
         return x**power * scale
@@ -316,7 +312,7 @@ def test_keyword_arguments_are_passed_through():
 
 
 def test_a_default_argument_stays_a_default():
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(lambda x, k=2.0: x * k)(x)
     assert_close(jac, 2 * torch.eye(3, dtype=F64))
 
@@ -325,7 +321,7 @@ def test_a_default_argument_stays_a_default():
 
 
 def test_output_tuple_is_outside_and_argnums_inside():
-    x, y = rand(2), rand(3)
+    x, y = randn(2), randn(3)
     jac = jacfwd(lambda x, y: (x.sin(), y * x.sum()), argnums=(0, 1))(x, y)
     assert type(jac) is tuple
     assert [type(row) for row in jac] == [tuple, tuple]
@@ -336,7 +332,7 @@ def test_output_tuple_is_outside_and_argnums_inside():
 
 
 def test_dict_output_gives_dict_of_jacobians():
-    x = rand(3)
+    x = randn(3)
     jac = jacfwd(lambda x: {"s": x.sin(), "t": x.sum()})(x)
     assert set(jac) == {"s", "t"}
     assert_close(jac["s"], torch.diag(x.cos()))
@@ -344,8 +340,8 @@ def test_dict_output_gives_dict_of_jacobians():
 
 
 def test_dict_input_gives_dict_of_jacobians():
-    params = {"w": rand(2, 3), "b": rand(2)}
-    x = rand(3)
+    params = {"w": randn(2, 3), "b": randn(2)}
+    x = randn(3)
     jac = jacfwd(lambda p: p["w"] @ x + p["b"])(params)
     assert set(jac) == {"w", "b"}
     eye = torch.eye(2, dtype=F64)
@@ -354,7 +350,7 @@ def test_dict_input_gives_dict_of_jacobians():
 
 
 def test_input_tree_is_inside_the_argnums_tuple():
-    p, x = {"w": rand(2)}, rand(2)
+    p, x = {"w": randn(2)}, randn(2)
     jac = jacfwd(lambda p, x: [p["w"] * x], argnums=(0, 1))(p, x)
     assert type(jac) is list
     assert type(jac[0]) is tuple
@@ -363,7 +359,7 @@ def test_input_tree_is_inside_the_argnums_tuple():
 
 
 def test_namedtuple_is_kept_on_both_sides():
-    jac = jacfwd(lambda p: Point(a=p.a * p.b.sum(), b=p.b.sin()))(Point(rand(2), rand(3)))
+    jac = jacfwd(lambda p: Point(a=p.a * p.b.sum(), b=p.b.sin()))(Point(randn(2), randn(3)))
     assert type(jac) is Point
     assert type(jac.a) is Point
     assert jac.a.b.shape == (2, 3)
@@ -372,7 +368,7 @@ def test_namedtuple_is_kept_on_both_sides():
 
 
 def test_ordered_dict_is_kept_on_both_sides_in_order():
-    p = OrderedDict([("z", rand(2)), ("a", rand(3))])
+    p = OrderedDict([("z", randn(2)), ("a", randn(3))])
     jac = jacfwd(lambda p: OrderedDict([("y", p["z"] * 2), ("b", p["a"].sum())]))(p)
     assert type(jac) is OrderedDict
     assert list(jac) == ["y", "b"]
@@ -383,7 +379,7 @@ def test_ordered_dict_is_kept_on_both_sides_in_order():
 
 
 def test_deeply_nested_trees_keep_their_structure():
-    tree = [{"a": (rand(2), [rand(1)])}, rand(3)]
+    tree = [{"a": (randn(2), [randn(1)])}, randn(3)]
     jac = jacfwd(lambda t: {"o": [t[0]["a"][0].sum() * t[1]]})(tree)
     block = jac["o"][0]
     assert type(block) is list
@@ -393,7 +389,7 @@ def test_deeply_nested_trees_keep_their_structure():
 
 
 def test_blocks_of_several_arguments_own_their_storages_separately():
-    jac = jacfwd(lambda x, y: (x.sin(), x[:, None] * y), argnums=(0, 1))(rand(2), rand(3))
+    jac = jacfwd(lambda x, y: (x.sin(), x[:, None] * y), argnums=(0, 1))(randn(2), randn(3))
     blocks = [b for row in jac for b in row]
     for block in blocks:
         assert_owned(block)
@@ -405,14 +401,14 @@ def test_the_same_output_twice_gives_two_independent_jacobians():
         y = x.sin()
         return y, y
 
-    first, second = jacfwd(f)(rand(3))
+    first, second = jacfwd(f)(randn(3))
     expected = second.clone()
     first.zero_()
     assert torch.equal(second, expected)
 
 
 def test_outputs_that_are_the_input_do_not_share_memory_with_it():
-    x = rand(2, 3)
+    x = randn(2, 3)
     before = x.clone()
     jac = jacfwd(lambda x: x)(x)
     jac.zero_()
@@ -421,7 +417,7 @@ def test_outputs_that_are_the_input_do_not_share_memory_with_it():
 
 def test_writing_the_result_changes_no_captured_tensor_and_no_later_result():
     """The Jacobian of W @ x has the values of W, and must not be W."""
-    matrix, x = rand(4, 3), rand(3)
+    matrix, x = randn(4, 3), randn(3)
     before = matrix.clone()
     for func in (lambda x: matrix @ x, lambda x: x @ matrix.T, lambda x: matrix[0] * x):
         first = jacfwd(func)(x)
@@ -435,7 +431,7 @@ def test_writing_the_result_changes_no_captured_tensor_and_no_later_result():
 
 
 def test_aux_values_are_plain_tensors_and_right():
-    x = rand(3)
+    x = randn(3)
     jac, aux = jacfwd(lambda x: (x.sin(), {"twice": 2 * x, "n": x.sum()}), has_aux=True)(x)
     assert_close(jac, torch.diag(x.cos()))
     assert type(aux["twice"]) is Tensor
@@ -445,7 +441,7 @@ def test_aux_values_are_plain_tensors_and_right():
 
 @pytest.mark.parametrize("leaf", [1, 2.5, "name", None, True, nn.Identity(), torch.float32])
 def test_aux_may_hold_any_leaf(leaf):
-    x = rand(2)
+    x = randn(2)
     jac, aux = jacfwd(lambda x: (x * 2, (leaf, x)), has_aux=True)(x)
     assert aux[0] is leaf
     assert torch.equal(aux[1], x)
@@ -453,14 +449,14 @@ def test_aux_may_hold_any_leaf(leaf):
 
 
 def test_aux_of_integer_and_complex_tensors_is_returned():
-    x = rand(3)
+    x = randn(3)
     _, (i, z) = jacfwd(lambda x: (x, (x.argmax(), torch.complex(x, x))), has_aux=True)(x)
     assert i == x.argmax()
     assert torch.equal(z, torch.complex(x, x))
 
 
 def test_aux_keeps_its_autograd_history():
-    x = rand(3).requires_grad_()
+    x = randn(3).requires_grad_()
     _, aux = jacfwd(lambda x: (x, x**2), has_aux=True)(x)
     (g,) = torch.autograd.grad(aux.sum(), x)
     assert_close(g, 2 * x.detach())
@@ -473,7 +469,7 @@ def test_aux_works_with_an_empty_input():
 
 
 def test_aux_works_with_chunks_argnums_and_pytrees():
-    x, y = rand(2), rand(3)
+    x, y = randn(2), randn(3)
 
     def f(x, y):
         return {"o": torch.outer(x, y)}, ["aux", x]
@@ -485,7 +481,7 @@ def test_aux_works_with_chunks_argnums_and_pytrees():
 
 
 def test_has_aux_is_also_the_third_positional_parameter():
-    jac, aux = jacfwd(lambda x: (x, "a"), 0, True)(rand(2))
+    jac, aux = jacfwd(lambda x: (x, "a"), 0, True)(randn(2))
     assert aux == "a"
     assert torch.equal(jac, torch.eye(2, dtype=F64))
 
@@ -548,7 +544,7 @@ def test_randomness_error_refuses_every_random_operator(func):
 
 
 def test_randomness_error_is_the_default_and_allows_deterministic_functions():
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(torch.sin, randomness="error")(x), torch.diag(x.cos()))
 
 
@@ -557,7 +553,7 @@ def test_random_draws_are_those_of_the_plain_call(randomness):
     def f(x):
         return x * torch.rand(3, dtype=F64) + torch.dropout(x, 0.5, True)
 
-    x = rand(3)
+    x = randn(3)
     torch.manual_seed(7)
     plain = f(x)
     after = torch.get_rng_state()
@@ -569,7 +565,7 @@ def test_random_draws_are_those_of_the_plain_call(randomness):
 
 
 def test_random_draws_are_the_same_in_every_chunk_and_leave_the_same_state():
-    x = rand(5)
+    x = randn(5)
     torch.manual_seed(8)
     whole = jacfwd(lambda x: torch.dropout(x, 0.5, True).cumsum(0), randomness="same")(x)
     state = torch.get_rng_state()
@@ -613,13 +609,13 @@ def test_an_explicit_generator_is_used_and_advanced_as_by_the_plain_call():
 
 
 def test_vmap_outside_equals_a_loop():
-    x = rand(5, 3)
+    x = randn(5, 3)
     f = jacfwd(lambda x: torch.tanh(W @ x))
     assert_close(vmap(f)(x), torch.stack([f(row) for row in x]))
 
 
 def test_vmap_outside_with_in_dims_and_out_dims_equals_a_loop():
-    x, y = rand(3, 5), rand(3)
+    x, y = randn(3, 5), randn(3)
     f = jacfwd(lambda x, y: x.sin() * y.sum(), argnums=1)
     out = vmap(f, in_dims=(1, None), out_dims=2)(x, y)
     assert_close(out, torch.stack([f(c, y) for c in x.unbind(1)], dim=2))
@@ -629,17 +625,17 @@ def test_vmap_inside_equals_central_differences():
     def f(x):
         return vmap(lambda row: torch.tanh(W @ row) * row.sum())(x)
 
-    x = rand(2, 3)
+    x = randn(2, 3)
     assert_close(jacfwd(f)(x), central_jacobian(f, x))
 
 
 def test_vmap_inside_with_a_captured_tracer_equals_central_differences():
-    y = rand(4, 3)
+    y = randn(4, 3)
 
     def f(x):
         return vmap(lambda row: (row * x).sin().sum())(y)
 
-    x = rand(3)
+    x = randn(3)
     assert_close(jacfwd(f)(x), central_jacobian(f, x))
 
 

@@ -2,16 +2,11 @@
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close, central_jvp
 from torch import Tensor, nn
 
 from pushforward import jacfwd, jvp, vmap
-
-F64 = torch.float64
-
-
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
 
 
 def test_documentation_scalar_to_vector():
@@ -42,7 +37,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_output_and_tangent_equal_the_plain_call_and_central_differences(name):
     func = FUNCTIONS[name]
-    x, y, x_dot, y_dot = rand(2), rand(3), rand(2), rand(3)
+    x, y, x_dot, y_dot = randn(2), randn(3), randn(2), randn(3)
     out, out_dot = jvp(func, (x, y), (x_dot, y_dot))
     assert torch.equal(out, func(x, y))
     assert out_dot.shape == out.shape
@@ -52,28 +47,28 @@ def test_output_and_tangent_equal_the_plain_call_and_central_differences(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_tangent_equals_the_jacobian_times_the_direction(name):
     func = FUNCTIONS[name]
-    x, y, x_dot, y_dot = rand(2), rand(3), rand(2), rand(3)
+    x, y, x_dot, y_dot = randn(2), randn(3), randn(2), randn(3)
     _, out_dot = jvp(func, (x, y), (x_dot, y_dot))
     jx, jy = jacfwd(func, argnums=(0, 1))(x, y)
     assert_close(out_dot, jx @ x_dot + jy @ y_dot)
 
 
 def test_output_and_tangent_are_plain_tensors():
-    out, out_dot = jvp(torch.sin, (rand(3),), (rand(3),))
+    out, out_dot = jvp(torch.sin, (randn(3),), (randn(3),))
     assert type(out) is Tensor
     assert type(out_dot) is Tensor
 
 
 def test_pytrees_of_primals_and_outputs_keep_their_structure():
-    p, t = {"w": rand(2, 3), "b": rand(2)}, {"w": rand(2, 3), "b": rand(2)}
-    x, x_dot = rand(3), rand(3)
+    p, t = {"w": randn(2, 3), "b": randn(2)}, {"w": randn(2, 3), "b": randn(2)}
+    x, x_dot = randn(3), randn(3)
     out, out_dot = jvp(lambda p, x: {"y": (p["w"] @ x + p["b"],)}, (p, x), (t, x_dot))
     assert torch.equal(out["y"][0], p["w"] @ x + p["b"])
     assert_close(out_dot["y"][0], t["w"] @ x + p["w"] @ x_dot + t["b"])
 
 
 def test_aux_is_the_third_result_and_may_hold_any_leaf():
-    x, t = rand(3), rand(3)
+    x, t = randn(3), randn(3)
     out, out_dot, aux = jvp(lambda x: (x.sin(), {"s": "a", "x": x * 2}), (x,), (t,), has_aux=True)
     assert torch.equal(out, x.sin())
     assert_close(out_dot, x.cos() * t)
@@ -83,8 +78,8 @@ def test_aux_is_the_third_result_and_may_hold_any_leaf():
 
 
 def test_constant_output_has_a_zero_tangent_that_can_be_written():
-    c = rand(2)
-    out, out_dot = jvp(lambda x: c, (rand(3),), (rand(3),))
+    c = randn(2)
+    out, out_dot = jvp(lambda x: c, (randn(3),), (randn(3),))
     assert torch.equal(out, c)
     assert torch.equal(out_dot, torch.zeros(2, dtype=F64))
     out_dot.add_(1)
@@ -96,7 +91,7 @@ def test_strict_refuses_an_output_that_does_not_depend_on_the_inputs():
 
 
 def test_strict_accepts_outputs_that_depend_on_the_inputs():
-    x, t = rand(3), rand(3)
+    x, t = randn(3), randn(3)
     _, out_dot = jvp(torch.sin, (x,), (t,), strict=True)
     assert_close(out_dot, x.cos() * t)
 
@@ -116,16 +111,16 @@ def test_tangent_of_the_output_has_the_outputs_dtype():
 
 
 def test_strided_and_expanded_tangents_are_accepted():
-    x = rand(2, 3)
+    x = randn(2, 3)
     _, a = jvp(lambda x: x**2, (x,), (torch.ones((), dtype=F64).expand(2, 3),))
     assert_close(a, 2 * x)
-    t = rand(3, 2).T
+    t = randn(3, 2).T
     _, b = jvp(lambda x: x.view(6), (x,), (t,))
     assert_close(b, t.reshape(6))
 
 
 def test_the_callers_tangents_are_never_written():
-    t = rand(3)
+    t = randn(3)
     before = t.clone()
 
     def f(x):
@@ -133,22 +128,22 @@ def test_the_callers_tangents_are_never_written():
         y.mul_(3)
         return x.mul_(2) + y
 
-    x = rand(3)
+    x = randn(3)
     _, out_dot = jvp(f, (x,), (t,))
     assert torch.equal(t, before)
     assert_close(out_dot, 5 * t)
 
 
 def test_identity_does_not_return_memory_shared_with_the_callers_tangent():
-    t = rand(3)
+    t = randn(3)
     before = t.clone()
-    _, out_dot = jvp(lambda x: x * 1, (rand(3),), (t,))
+    _, out_dot = jvp(lambda x: x * 1, (randn(3),), (t,))
     out_dot.zero_()
     assert torch.equal(t, before)
 
 
 def test_second_order_by_nesting_equals_the_closed_form():
-    x, t, u = rand(3), rand(3), rand(3)
+    x, t, u = randn(3), randn(3), randn(3)
     _, second = jvp(lambda x: jvp(torch.sin, (x,), (t,))[1], (x,), (u,))
     assert_close(second, -x.sin() * t * u)
 
@@ -165,13 +160,13 @@ def test_nested_directions_are_not_confused():
 
 
 def test_vmap_over_tangents_gives_the_rows_of_the_jacobian():
-    x = rand(3)
+    x = randn(3)
     rows = vmap(lambda t: jvp(lambda x: x.sin() * x.sum(), (x,), (t,))[1])(torch.eye(3, dtype=F64))
     assert_close(rows.T, jacfwd(lambda x: x.sin() * x.sum())(x))
 
 
 def test_vmap_over_primals_equals_a_loop():
-    x, t = rand(4, 3), rand(4, 3)
+    x, t = randn(4, 3), randn(4, 3)
     out, out_dot = vmap(lambda x, t: jvp(lambda x: x.softmax(0), (x,), (t,)))(x, t)
     assert_close(out, x.softmax(1))
     for i in range(4):
@@ -179,7 +174,7 @@ def test_vmap_over_primals_equals_a_loop():
 
 
 def test_backpropagation_through_the_tangent_reaches_primal_tangent_and_parameters():
-    x, t, w = (rand(3).requires_grad_() for _ in range(3))
+    x, t, w = (randn(3).requires_grad_() for _ in range(3))
     _, out_dot = jvp(lambda x: (w * x).sin(), (x,), (t,))
     gx, gt, gw = torch.autograd.grad(out_dot.sum(), (x, t, w))
     x, t, w = x.detach(), t.detach(), w.detach()
@@ -208,14 +203,14 @@ def test_module_parameters_as_primals():
     net = nn.Linear(3, 2).double()
     params = dict(net.named_parameters())
     tangents = {k: torch.ones_like(p) for k, p in params.items()}
-    x = rand(3)
+    x = randn(3)
     _, out_dot = jvp(lambda p: torch.func.functional_call(net, p, (x,)), (params,), (tangents,))
     assert_close(out_dot, x.sum().expand(2) + 1)
 
 
 def test_random_operators_follow_the_plain_call():
     """jvp evaluates the function once, as torch.func.jvp does: random operators simply run."""
-    x, t = rand(5), rand(5)
+    x, t = randn(5), randn(5)
     torch.manual_seed(3)
     plain = torch.dropout(x, 0.5, True)
     torch.manual_seed(3)

@@ -2,21 +2,17 @@
 
 import pytest
 import torch
+from doubles import F64, randn
 from oracles import assert_close
 from torch import Tensor
 
 import pushforward as pf
 from pushforward.errors import UnsupportedError
 
-F64 = torch.float64
 SIZE = 4
 
 
-def rand(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=F64)
-
-
-MATRIX = rand(2, 3)
+MATRIX = randn(2, 3)
 
 
 def function(x: Tensor) -> Tensor:
@@ -48,7 +44,7 @@ def push(x: Tensor, tangent: Tensor) -> Tensor:
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("repeat", [1, 4], ids=["once", "replayed"])
 def test_batched_directions_wherever_their_axis(axis, repeat):
-    x, w, v = rand(SIZE, 3), rand(SIZE, 2, 3), rand(SIZE, 3)
+    x, w, v = randn(SIZE, 3), randn(SIZE, 2, 3), randn(SIZE, 3)
     for _ in range(repeat):
         pulled = torch.vmap(pull, in_dims=(axis, axis), out_dims=axis)(
             x.movedim(0, axis), w.movedim(0, axis)
@@ -60,21 +56,21 @@ def test_batched_directions_wherever_their_axis(axis, repeat):
 
 @pytest.mark.parametrize("repeat", [1, 4], ids=["once", "replayed"])
 def test_directions_that_are_the_same_for_all(repeat):
-    x, w, v = rand(SIZE, 3), rand(2, 3), rand(3)
+    x, w, v = randn(SIZE, 3), randn(2, 3), randn(3)
     for _ in range(repeat):
         assert_close(torch.vmap(pull, (0, None))(x, w), pulled_by_hand(x, w.expand(SIZE, 2, 3)))
         assert_close(torch.vmap(push, (0, None))(x, v), pushed_by_hand(x, v.expand(SIZE, 3)))
 
 
 def test_primals_that_are_the_same_for_all():
-    x, w, v = rand(3), rand(SIZE, 2, 3), rand(SIZE, 3)
+    x, w, v = randn(3), randn(SIZE, 2, 3), randn(SIZE, 3)
     points = x.expand(SIZE, 3)
     assert_close(torch.vmap(pull, (None, 0))(x, w), pulled_by_hand(points, w))
     assert_close(torch.vmap(push, (None, 0))(x, v), pushed_by_hand(points, v))
 
 
 def test_batches_of_directions_in_the_batch():
-    x, w, v = rand(SIZE, 3), rand(SIZE, 5, 2, 3), rand(SIZE, 5, 3)
+    x, w, v = randn(SIZE, 3), randn(SIZE, 5, 2, 3), randn(SIZE, 5, 3)
     pulled = torch.vmap(lambda x, w: pf.vjp(function, x)[1].batched(w)[0])(x, w)
     assert_close(pulled, torch.stack([pulled_by_hand(x, w[:, i]) for i in range(5)], 1))
     pushed = torch.vmap(lambda x, v: pf.linearize(function, x)[1].batched(v))(x, v)
@@ -84,9 +80,9 @@ def test_batches_of_directions_in_the_batch():
 @pytest.mark.parametrize("is_direction_batched", [True, False])
 def test_a_second_vmap_inside(is_direction_batched):
     """The directions have the inner batch, and the outer one or not."""
-    x = rand(SIZE, 3)
+    x = randn(SIZE, 3)
     shape = (SIZE, 5) if is_direction_batched else (5,)
-    w, v = rand(*shape, 2, 3), rand(*shape, 3)
+    w, v = randn(*shape, 2, 3), randn(*shape, 3)
     axis = 0 if is_direction_batched else None
 
     def pull_many(x: Tensor, w: Tensor) -> Tensor:
@@ -106,7 +102,7 @@ def test_a_second_vmap_inside(is_direction_batched):
 
 
 def test_three_vmaps_and_batches_at_the_end_of_each():
-    x, w = rand(SIZE, 3), rand(SIZE, 5, 6, 2, 3)
+    x, w = randn(SIZE, 3), randn(SIZE, 5, 6, 2, 3)
 
     def pull_many(x: Tensor, w: Tensor) -> Tensor:
         pullback = pf.vjp(function, x)[1]
@@ -124,7 +120,7 @@ def test_three_vmaps_and_batches_at_the_end_of_each():
 @pytest.mark.parametrize("transform", ["jacfwd", "jacrev", "hessian"])
 def test_transforms_of_the_pullback_inside(library, transform):
     """The pullback of the squares of a cotangent: its derivative is 2 J' diag(w)."""
-    x, w = rand(SIZE, 3), rand(SIZE, 2, 3)
+    x, w = randn(SIZE, 3), randn(SIZE, 2, 3)
 
     def derivative(x: Tensor, w: Tensor) -> Tensor:
         pullback = pf.vjp(function, x)[1]
@@ -142,7 +138,7 @@ def test_transforms_of_the_pullback_inside(library, transform):
 
 @pytest.mark.parametrize("library", [torch.func, pf], ids=["torch.func", "pushforward"])
 def test_transforms_of_the_linear_function_inside(library):
-    x, v = rand(SIZE, 3), rand(SIZE, 3)
+    x, v = randn(SIZE, 3), randn(SIZE, 3)
 
     def gradient(x: Tensor, v: Tensor) -> Tensor:
         linear = pf.linearize(function, x)[1]
@@ -158,8 +154,8 @@ def test_transforms_of_the_linear_function_inside(library):
 @pytest.mark.parametrize("inner", [pull, push], ids=["vjp", "linearize"])
 def test_transforms_around_both_under_vmap(outer, inner):
     """By the point: second derivatives."""
-    x = rand(SIZE, 3)
-    given = rand(SIZE, 2, 3) if inner is pull else rand(SIZE, 3)
+    x = randn(SIZE, 3)
+    given = randn(SIZE, 2, 3) if inner is pull else randn(SIZE, 3)
     expected = torch.stack(
         [
             torch.autograd.functional.jacobian(
@@ -179,8 +175,8 @@ def test_transforms_around_both_under_vmap(outer, inner):
 
 @pytest.mark.parametrize("inner", [pull, push], ids=["vjp", "linearize"])
 def test_autograd_flows_to_points_directions_and_captured(inner):
-    x, weight = rand(SIZE, 3).requires_grad_(), rand(3).requires_grad_()
-    given = (rand(SIZE, 2, 3) if inner is pull else rand(SIZE, 3)).requires_grad_()
+    x, weight = randn(SIZE, 3).requires_grad_(), randn(3).requires_grad_()
+    given = (randn(SIZE, 2, 3) if inner is pull else randn(SIZE, 3)).requires_grad_()
 
     def loss(derivative) -> Tensor:
         return derivative.square().sum()
@@ -203,7 +199,7 @@ def test_autograd_flows_to_points_directions_and_captured(inner):
 
 
 def test_autograd_flows_through_a_second_vmap_inside():
-    x, w = rand(SIZE, 3).requires_grad_(), rand(SIZE, 5, 2, 3).requires_grad_()
+    x, w = randn(SIZE, 3).requires_grad_(), randn(SIZE, 5, 2, 3).requires_grad_()
 
     def pull_many(library):
         def inside(x: Tensor, w: Tensor) -> Tensor:
@@ -227,21 +223,21 @@ def test_a_call_after_the_vmap_has_ended_raises(name):
         kept.append(derivative)
         return output
 
-    torch.vmap(keep)(rand(SIZE, 3))
+    torch.vmap(keep)(randn(SIZE, 3))
     expected = f"{name}: .* got a call after that vmap has ended, expected one inside it"
     with pytest.raises(UnsupportedError, match=expected):
-        kept[0](rand(3))
+        kept[0](randn(3))
     with pytest.raises(UnsupportedError, match=expected):
-        kept[0].batched(rand(SIZE, 3))
+        kept[0].batched(randn(SIZE, 3))
     with pytest.raises(UnsupportedError, match=expected):
-        torch.vmap(kept[0])(rand(SIZE + 1, 3))
+        torch.vmap(kept[0])(randn(SIZE + 1, 3))
     with pytest.raises(UnsupportedError, match=expected):
-        torch.func.grad(lambda x: kept[0](x)[0].sum())(rand(3))
+        torch.func.grad(lambda x: kept[0](x)[0].sum())(randn(3))
 
 
 @pytest.mark.parametrize("randomness", ["same", "different"])
 def test_random_numbers_are_those_of_the_one_evaluation(randomness):
-    x, w = rand(SIZE, 3), rand(SIZE, 3)
+    x, w = randn(SIZE, 3), randn(SIZE, 3)
 
     def noisy(x: Tensor) -> Tensor:
         return x.square() * torch.randn(3, dtype=F64)
@@ -260,11 +256,11 @@ def test_random_numbers_are_those_of_the_one_evaluation(randomness):
 
 def test_randomness_error_is_that_of_vmap():
     with pytest.raises(RuntimeError, match="randomness"):
-        torch.vmap(lambda x: pf.vjp(lambda x: x * torch.rand_like(x), x)[1](x)[0])(rand(SIZE, 3))
+        torch.vmap(lambda x: pf.vjp(lambda x: x * torch.rand_like(x), x)[1](x)[0])(randn(SIZE, 3))
 
 
 def test_results_share_no_memory_with_the_directions():
-    x, v = rand(SIZE, 3), rand(SIZE, 3)
+    x, v = randn(SIZE, 3), randn(SIZE, 3)
     for transform in (
         lambda x, v: pf.vjp(lambda x: x, x)[1](v)[0],
         lambda x, v: pf.linearize(lambda x: x, x)[1](v),
@@ -278,8 +274,8 @@ def test_results_share_no_memory_with_the_directions():
 
 
 def test_several_outputs_inputs_and_aux():
-    x, y = rand(SIZE, 3), rand(SIZE, 2)
-    v, w = rand(SIZE, 3, 2), rand(SIZE)
+    x, y = randn(SIZE, 3), randn(SIZE, 2)
+    v, w = randn(SIZE, 3, 2), randn(SIZE)
 
     def f(x: Tensor, y: Tensor):
         return {"outer": torch.outer(x, y).sin(), "dot": x.sum() * y.prod()}, x.sum()
@@ -299,7 +295,7 @@ def test_several_outputs_inputs_and_aux():
 
 def test_functions_that_ask_autograd_are_left_whole():
     """Their batches are not taken apart, and what is returned works all the same."""
-    x, w = rand(SIZE, 3), rand(SIZE, 3)
+    x, w = randn(SIZE, 3), randn(SIZE, 3)
 
     def force(x: Tensor) -> Tensor:
         leaf = x * 1
@@ -310,7 +306,7 @@ def test_functions_that_ask_autograd_are_left_whole():
 
 
 def test_complex_numbers_and_mixed_dtypes():
-    z, w = torch.randn(SIZE, 3, dtype=torch.complex128), rand(SIZE, 3)
+    z, w = torch.randn(SIZE, 3, dtype=torch.complex128), randn(SIZE, 3)
 
     def modulus(z: Tensor) -> Tensor:
         return (z * z.conj()).real
@@ -320,8 +316,8 @@ def test_complex_numbers_and_mixed_dtypes():
 
 
 def test_a_write_to_what_was_saved_is_refused():
-    x = rand(SIZE, 3)
-    scale = rand(3)
+    x = randn(SIZE, 3)
+    scale = randn(3)
 
     def inside(x: Tensor) -> Tensor:
         pullback = pf.vjp(lambda x: x * scale, x)[1]
@@ -335,7 +331,7 @@ def test_a_write_to_what_was_saved_is_refused():
 @pytest.mark.parametrize("first", ["plain", "vmap", "asking"])
 def test_kernels_of_plain_and_taken_apart_tapes_of_the_same_shape_are_not_mixed_up(first):
     """A batch of four numbers that is taken apart looks like four numbers."""
-    x = rand(SIZE)
+    x = randn(SIZE)
 
     def cube(x: Tensor) -> Tensor:
         return x * x * x
