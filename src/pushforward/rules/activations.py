@@ -169,7 +169,7 @@ elementwise(
 # Exponential linear units
 
 
-def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
+def _elu(x: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
     # Of the exponential's argument the positive part is cut off, lest it overflow unused.
     negative = torch.exp(torch.where(x > 0, 0, x) * input_scale)
     return torch.where(x > 0, scale, scale * alpha * input_scale * negative)
@@ -254,7 +254,7 @@ elementwise(
 )
 
 
-def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+def _softplus(x: Tensor, beta: float, threshold: float) -> Tensor:
     return torch.where(x * beta > threshold, 1, torch.sigmoid(x * beta))
 
 

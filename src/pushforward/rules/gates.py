@@ -26,7 +26,7 @@ def _silu(x: Tensor) -> Tensor:
     return gate + slope
 
 
-def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+def _gelu(x: Tensor, approximate: str) -> Tensor:
     if approximate == "none":
         density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
         return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density

@@ -105,10 +105,8 @@ def _diagonal_scatter_self(
     return masked(x, torch.diagonal_scatter(ones, zeros, offset, dim1, dim2))
 
 
-def _diagonal_scatter_src(
-    x: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
-) -> AbstractLinearMap:
-    return transpose(diagonal_map(x, shape_of(x), offset, dim1, dim2))
+def _diagonal_scatter_src(x: Tensor, src: Tensor, *diagonal: int) -> AbstractLinearMap:
+    return transpose(diagonal_map(x, shape_of(x), *diagonal))
 
 
 def _as_strided_scatter_self(
@@ -124,14 +122,8 @@ def _as_strided_scatter_self(
     return masked(x, keep.reshape(shape_of(x)))
 
 
-def _as_strided_scatter_src(
-    x: Tensor,
-    src: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int],
-    storage_offset: int | None = None,
-) -> AbstractLinearMap:
-    return transpose(as_strided_map(x, size, stride, storage_offset))
+def _as_strided_scatter_src(x: Tensor, src: Tensor, *place: Any) -> AbstractLinearMap:
+    return transpose(as_strided_map(x, *place))
 
 
 rule(aten.select_scatter, _select_scatter_self, _select_scatter_src, like=0)
