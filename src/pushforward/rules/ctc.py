@@ -128,10 +128,6 @@ def _slope(
     return torch.where(impossible, instead, -lattice.expected(log_probs))
 
 
-def _loss_map(slope: Tensor, loss: Tensor) -> AbstractLinearMap:
-    return Contract(tuple(slope.shape), tuple(loss.shape), "tnc", "tnc", "n", slope)
-
-
 @with_output
 def _ctc_loss(
     log_probs: Tensor,
@@ -148,7 +144,7 @@ def _ctc_loss(
     PyTorch's own formula has exp(log_probs) added, which is the same only after a log_softmax.
     """
     slope = _slope(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, out[0])
-    return _loss_map(slope, out[0]), None
+    return Contract(tuple(slope.shape), tuple(out[0].shape), "tnc", "tnc", "n", slope), None
 
 
 @with_output

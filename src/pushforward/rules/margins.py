@@ -91,19 +91,13 @@ def _multilabel_slope(self: Tensor, target: Tensor, is_target: Tensor) -> Tensor
     return counts.sum(1).scatter_add(1, places, -counts.sum(2))
 
 
-def _multilabel_map(
-    self: Tensor, target: Tensor, is_target: Tensor, reduction: int
-) -> AbstractLinearMap:
-    slope = _multilabel_slope(self, target, is_target)
-    shape = tuple(self.shape[:-1]) if reduction == NONE else ()
-    return _reduced(slope, tuple(self.shape), reduction, shape)
-
-
 @with_output
 def _multilabel_margin(
     self: Tensor, target: Tensor, reduction: int, *, out: tuple[Tensor, Tensor]
 ) -> tuple[AbstractLinearMap, None]:
-    return _multilabel_map(self, target, out[1], reduction), None
+    slope = _multilabel_slope(self, target, out[1])
+    shape = tuple(self.shape[:-1]) if reduction == NONE else ()
+    return _reduced(slope, tuple(self.shape), reduction, shape), None
 
 
 rule(aten.multilabel_margin_loss_forward, _multilabel_margin)

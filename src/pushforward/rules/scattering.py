@@ -261,32 +261,6 @@ def _segments(
     return torch.where(number < count, number, -1), count
 
 
-def _segment_map(
-    data: Tensor,
-    cells: Tensor,
-    reduce: str,
-    lengths: Tensor | None,
-    offsets: Tensor | None,
-    axis: int,
-    initial: complex | None,
-) -> AbstractLinearMap:
-    axis = normalize_axis(axis, data.ndim)
-    number, count = _segments(data, lengths, offsets, axis)
-    in_shape, out_shape = shape_of(data), shape_of(cells)
-    number = number.reshape(number.shape + (1,) * (data.ndim - axis - 1)).expand(in_shape)
-    written = transpose(TakeAlong(out_shape, in_shape, axis, number))
-    if reduce == "sum" or not data.numel() or not cells.numel():
-        return written
-    # One cell more takes what belongs to no segment.
-    index = torch.where(number < 0, count, number)
-    extra = [0, 0] * (data.ndim - axis - 1) + [0, 1]
-    padded = torch.nn.functional.pad(cells, extra)
-    slope, _ = _slopes(_EXTREMA.get(reduce, reduce), data, index, axis, padded, None)
-    if reduce == "prod" and initial is not None:
-        slope = slope * initial
-    return compose(Scale(in_shape, in_shape, slope), written)
-
-
 @with_output
 def _segment_reduce(
     data: Tensor,
@@ -300,7 +274,21 @@ def _segment_reduce(
     initial: complex | None = None,
     out: Tensor,
 ) -> AbstractLinearMap:
-    return _segment_map(data, out, reduce, lengths, offsets, axis, initial)
+    axis = normalize_axis(axis, data.ndim)
+    number, count = _segments(data, lengths, offsets, axis)
+    in_shape, out_shape = shape_of(data), shape_of(out)
+    number = number.reshape(number.shape + (1,) * (data.ndim - axis - 1)).expand(in_shape)
+    written = transpose(TakeAlong(out_shape, in_shape, axis, number))
+    if reduce == "sum" or not data.numel() or not out.numel():
+        return written
+    # One cell more takes what belongs to no segment.
+    index = torch.where(number < 0, count, number)
+    extra = [0, 0] * (data.ndim - axis - 1) + [0, 1]
+    padded = torch.nn.functional.pad(out, extra)
+    slope, _ = _slopes(_EXTREMA.get(reduce, reduce), data, index, axis, padded, None)
+    if reduce == "prod" and initial is not None:
+        slope = slope * initial
+    return compose(Scale(in_shape, in_shape, slope), written)
 
 
 rule(aten.segment_reduce, _segment_reduce)

@@ -135,24 +135,6 @@ rule(aten.as_strided_scatter, _as_strided_scatter_self, _as_strided_scatter_src,
 # Backward operators of views: the views, transposed
 
 
-def _select_backward(
-    y: Tensor, input_sizes: Sequence[int], dim: int, index: int
-) -> AbstractLinearMap:
-    return transpose(select_map(tuple(input_sizes), dim, index))
-
-
-def _slice_backward(
-    y: Tensor, input_sizes: Sequence[int], dim: int, start: int, end: int, step: int
-) -> AbstractLinearMap:
-    return transpose(slice_map(tuple(input_sizes), dim, start, end, step))
-
-
-def _diagonal_backward(
-    y: Tensor, input_sizes: Sequence[int], offset: int, dim1: int, dim2: int
-) -> AbstractLinearMap:
-    return transpose(diagonal_map(y, tuple(input_sizes), offset, dim1, dim2))
-
-
 def _unfold_backward(
     y: Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
 ) -> AbstractLinearMap:
@@ -160,9 +142,12 @@ def _unfold_backward(
     return broadcast_first(shape_of(y), to_input)  # as the kernel does
 
 
-rule(aten.select_backward, _select_backward)
-rule(aten.slice_backward, _slice_backward)
-rule(aten.diagonal_backward, _diagonal_backward)
+rule(aten.select_backward, lambda y, shape, *place: transpose(select_map(tuple(shape), *place)))
+rule(aten.slice_backward, lambda y, shape, *cut: transpose(slice_map(tuple(shape), *cut)))
+rule(
+    aten.diagonal_backward,
+    lambda y, shape, *diagonal: transpose(diagonal_map(y, tuple(shape), *diagonal)),
+)
 rule(aten.unfold_backward, _unfold_backward)
 
 
