@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-MAX_ITEMS = (
-    64  # of a container that are looked at one by one; longer ones count by identity and length
-)
+# Of a container that are looked at one by one; longer ones count by identity and length
+MAX_ITEMS = 64
 MAX_BYTES = 4096  # of an array that are compared
 
 VALUES = (int, float, complex, str, bytes, bool, type(None), enum.Enum)

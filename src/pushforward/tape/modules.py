@@ -90,7 +90,7 @@ def _parts(found: Any) -> Iterable[Any]:
         return found.__self__, found.__func__
     if _is(found, types.FunctionType):
         cells = (c.cell_contents for c in found.__closure__ or () if c != _EMPTY)
-        names = names_in(found.__code__)
+        names = _names(found.__code__)
         globals_ = (found.__globals__[n] for n in names if n in found.__globals__)
         return (
             *cells,
@@ -111,9 +111,8 @@ def _is(found: Any, kinds: Any) -> bool:
     return issubclass(type(found), kinds)
 
 
-def names_in(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that code asks for, of globals and attributes."""
+def _names(code: types.CodeType) -> Iterator[str]:
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):  # of a function within
-            yield from names_in(constant)
+            yield from _names(constant)
