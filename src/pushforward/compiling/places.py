@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-# Of a container that are looked at one by one; longer ones count by identity and length
+# Items of a container that are looked at one by one; longer ones count by identity and length
 MAX_ITEMS = 64
 MAX_BYTES = 4096  # of an array that are compared
 
