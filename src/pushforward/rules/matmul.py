@@ -22,7 +22,7 @@ from pushforward.linear.kinds.scale import Scale
 from pushforward.linear.kinds.sum import Sum
 from pushforward.linear.map import AbstractLinearMap, positions
 from pushforward.rules.registry import rule, with_output
-from pushforward.rules.sparse_products import sparse_contraction
+from pushforward.rules.sparse_products import scaled_summand, sparse_contraction
 
 aten = torch.ops.aten
 
@@ -153,35 +153,27 @@ rule(
 
 # Products added to something: beta · self + alpha · (x @ y)
 
-
-@with_output
-def _added(
-    self: Tensor, x: Tensor, y: Tensor, *, beta: Number = 1, alpha: Number = 1, out: Tensor
-) -> AbstractLinearMap:
-    return Scale(tuple(self.shape), tuple(out.shape), beta)
-
-
 rule(
     aten.addmm.default,
-    _added,
+    scaled_summand,
     lambda self, mat1, mat2, *, beta=1, alpha=1: contraction(mat1, "ij,jk->ik", mat2, alpha),
     lambda self, mat1, mat2, *, beta=1, alpha=1: contraction(mat2, "jk,ij->ik", mat1, alpha),
 )
 rule(
     aten.addmv,
-    _added,
+    scaled_summand,
     lambda self, mat, vec, *, beta=1, alpha=1: contraction(mat, "ij,j->i", vec, alpha),
     lambda self, mat, vec, *, beta=1, alpha=1: contraction(vec, "j,ij->i", mat, alpha),
 )
 rule(
     aten.addr,
-    _added,
+    scaled_summand,
     lambda self, vec1, vec2, *, beta=1, alpha=1: contraction(vec1, "i,j->ij", vec2, alpha),
     lambda self, vec1, vec2, *, beta=1, alpha=1: contraction(vec2, "j,i->ij", vec1, alpha),
 )
 rule(
     aten.addbmm,
-    _added,
+    scaled_summand,
     lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
         batch1, "bij,bjk->ik", batch2, alpha
     ),
@@ -191,7 +183,7 @@ rule(
 )
 rule(
     aten.baddbmm.default,
-    _added,
+    scaled_summand,
     lambda self, batch1, batch2, *, beta=1, alpha=1: contraction(
         batch1, "bij,bjk->bik", batch2, alpha
     ),

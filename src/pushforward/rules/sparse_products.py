@@ -82,14 +82,11 @@ def sparse_contraction(
     return product_along(in_shape, axis, matrix)
 
 
-def _scaled(shape: Shape, factor: complex) -> AbstractLinearMap:
-    return Scale(shape, shape, factor)
-
-
 @with_output
-def _added(
+def scaled_summand(
     self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: complex = 1, alpha: complex = 1, out: Tensor
 ) -> AbstractLinearMap:
+    """Return the map of what a product is added to: beta · self."""
     return Scale(tuple(self.shape), tuple(out.shape), beta)
 
 
@@ -97,10 +94,10 @@ def _sparse_addmm_right(
     self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> AbstractLinearMap:
     product = product_along(tuple(mat2.shape), 0, mat1)
-    return compose(product, _scaled(product.out_shape, alpha))
+    return compose(product, Scale(product.out_shape, product.out_shape, alpha))
 
 
-rule(aten._sparse_addmm, _added, None, _sparse_addmm_right)
+rule(aten._sparse_addmm, scaled_summand, None, _sparse_addmm_right)
 
 
 @with_output
