@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pushforward.sparse.entries import rows_of, starts_of
 from pushforward.transforms.sparse_output import warned_of_beta
 
 # Of matrices in compressed rows PyTorch knows few operations; of coordinates it knows those below.
@@ -14,8 +15,7 @@ def csr_of(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]
     """Return the matrix with ``values`` at distinct places, in any order."""
     warned_of_beta()
     order = (rows * max(shape[1], 1) + columns).argsort()
-    counts = torch.bincount(rows, minlength=shape[0])
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    starts = starts_of(torch.bincount(rows, minlength=shape[0]))
     return torch.sparse_csr_tensor(
         starts, columns[order], values[order], shape, check_invariants=False
     )
@@ -23,9 +23,7 @@ def csr_of(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]
 
 def coordinates(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows, columns and values of the entries of a matrix in compressed rows."""
-    counts = matrix.crow_indices().diff()
-    rows = torch.arange(len(counts), device=matrix.device).repeat_interleave(counts)
-    return rows, matrix.col_indices(), matrix.values()
+    return rows_of(matrix.crow_indices()), matrix.col_indices(), matrix.values()
 
 
 def adjoint_csr(matrix: Tensor, transposes: bool = True) -> Tensor:

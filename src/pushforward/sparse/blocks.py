@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from pushforward.sparse.entries import rows_of, starts_of
 from pushforward.sparse.layout import Layout
 
 
@@ -29,12 +30,10 @@ class Blocked:
 def blocked(known: Layout, height: int, width: int) -> Blocked:
     """Return the layout in blocks of ``height`` times ``width``, which divide rows and columns."""
     num_rows, num_columns = known.shape
-    device = known.columns.device
     wide = num_columns // width if width else 0
-    rows = torch.arange(num_rows, device=device).repeat_interleave(known.starts.diff())
+    rows = rows_of(known.starts)
     keys = rows // max(height, 1) * wide + known.columns // max(width, 1)
     present, number = torch.unique(keys, return_inverse=True)
     counts = torch.bincount(present // max(wide, 1), minlength=num_rows // max(height, 1))
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     places = (number * height + rows % max(height, 1)) * width + known.columns % max(width, 1)
-    return Blocked(starts, present % max(wide, 1), (height, width), places)
+    return Blocked(starts_of(counts), present % max(wide, 1), (height, width), places)

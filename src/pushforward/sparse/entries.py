@@ -37,9 +37,9 @@ def _torch_entries(matrix: Tensor) -> Entries:
     num_rows, num_cols = matrix.shape
     match matrix.layout:
         case torch.sparse_csr | torch.sparse_bsr:
-            rows, cols = _compressed_entries(matrix.crow_indices(), matrix.col_indices())
+            rows, cols = rows_of(matrix.crow_indices()), matrix.col_indices()
         case torch.sparse_csc | torch.sparse_bsc:
-            cols, rows = _compressed_entries(matrix.ccol_indices(), matrix.row_indices())
+            cols, rows = rows_of(matrix.ccol_indices()), matrix.row_indices()
         case torch.sparse_coo:
             rows, cols = matrix.coalesce().indices()
         case _:
@@ -52,6 +52,12 @@ def _torch_entries(matrix: Tensor) -> Entries:
     return (num_rows, num_cols), rows, cols
 
 
-def _compressed_entries(outer: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    counts = outer.diff()
-    return torch.arange(len(counts), device=outer.device).repeat_interleave(counts), inner
+def starts_of(counts: Tensor) -> Tensor:
+    """Return where rows of so many entries begin, and where the last one ends."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def rows_of(starts: Tensor) -> Tensor:
+    """Return the row of each entry, from where rows begin."""
+    counts = starts.diff()
+    return torch.arange(len(counts), device=starts.device).repeat_interleave(counts)

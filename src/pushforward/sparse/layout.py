@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Shape
+from pushforward.sparse.entries import rows_of, starts_of
 from pushforward.sparse.index import Index, flat
 from pushforward.sparse.placing import Placement, placements
 from pushforward.sparse.symbolic import Symbolic
@@ -46,11 +47,7 @@ class Layout:
     @property
     def rows(self) -> Tensor:
         """The row of each entry ``(nnz,)``."""
-        return self.form("rows", self._rows)
-
-    def _rows(self) -> Tensor:
-        numbers = torch.arange(self.shape[0], device=self.starts.device)
-        return numbers.repeat_interleave(self.starts.diff())
+        return self.form("rows", lambda: rows_of(self.starts))
 
     @property
     def flat(self) -> Tensor:
@@ -106,7 +103,7 @@ def _layout(
     groups = _overlapping(found)
     for group in groups:
         _place(group, counts, shape[1])
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    starts = starts_of(counts)
     nnz = int(starts[-1]) if shape[0] else 0
     columns = torch.empty(nnz, dtype=torch.int64, device=device)
     places = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.errors import ArgumentValueError, message
-from pushforward.sparse.entries import stored_entries
+from pushforward.sparse.entries import rows_of, starts_of, stored_entries
 from pushforward.sparse.picture import picture
 
 
@@ -132,7 +132,7 @@ class Pattern:
     @functools.cached_property
     def rows(self) -> Tensor:
         """The row of each entry."""
-        return torch.arange(self.shape[0]).repeat_interleave(self.indptr.diff())
+        return rows_of(self.indptr)
 
     @functools.cached_property
     def by_columns(self) -> Tensor:
@@ -151,8 +151,7 @@ class Pattern:
 
     def of_rows(self, kept: Tensor) -> Pattern:
         """Return the pattern with the entries of the rows in the mask ``(rows,)``; the others are empty."""
-        counts = torch.where(kept, self.indptr.diff(), 0)
-        starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+        starts = starts_of(torch.where(kept, self.indptr.diff(), 0))
         return Pattern(self.shape, starts, self.indices[kept[self.rows]])
 
     @functools.cached_property
@@ -269,5 +268,4 @@ def pattern_of(name: str, matrix: Any) -> Pattern:
 
 def _starts(sorted_index: Tensor, size: int) -> Tensor:
     """Return where each of ``size`` numbers begins in ``sorted_index``, and its length at the end."""
-    counts = torch.bincount(sorted_index, minlength=size)
-    return torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    return starts_of(torch.bincount(sorted_index, minlength=size))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.sparse.coloring.result import Coloring
+from pushforward.sparse.entries import rows_of
 from pushforward.sparse.pattern import Pattern, pattern_of
 
 FINEST = 400  # cells along an axis
@@ -101,9 +102,7 @@ def _outline(ax: Any, matrix: Tensor) -> None:
     cols = matrix.col_indices()
     if len(cols) > MOST_BLOCKS:
         return
-    rows = torch.arange(len(matrix.crow_indices()) - 1).repeat_interleave(
-        matrix.crow_indices().diff().cpu()
-    )
+    rows = rows_of(matrix.crow_indices())
     corners = zip((cols * width).tolist(), (rows * height).tolist(), strict=True)
     blocks = [Rectangle((x - 0.5, y - 0.5), width, height) for x, y in corners]
     ax.add_collection(PatchCollection(blocks, facecolor="none", edgecolor="white", linewidth=0.8))

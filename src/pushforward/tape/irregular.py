@@ -25,21 +25,25 @@ from pushforward.tape.custom_functions import refusing
 from pushforward.tape.private_torch import Node, output_metadata
 from pushforward.tape.reader import Edge, Reading
 
-# Nodes whose output is sparse though no input is, and those whose output is dense though an input is sparse.
-_MAKERS = {
+_TO_SPARSE = {
     *("SparseCooTensorWithDimsAndTensorsBackward0", "SparseCompressedTensorBackward0"),
     *("ToSparseBackward0", "ToSparseBackward1", "ToSparseCsrBackward0", "ToSparseCscBackward0"),
+}
+# Nodes whose output is sparse though no input is, and those whose output is dense though an input is sparse.
+_MAKERS = _TO_SPARSE | {
     *("ToSparseBsrBackward0", "ToSparseBscBackward0", "SparseMaskBackward0"),
     *("SparseSampledAddmmBackward0",),
 }
 _ENDS = {"ToDenseBackward0", "ValuesBackward0"}
 
 # These only move elements; of others PyTorch's second derivatives lack terms.
-_MOVING = _ENDS | {
-    *("SparseCooTensorWithDimsAndTensorsBackward0", "SparseCompressedTensorBackward0"),
-    *("ToSparseBackward0", "ToSparseBackward1", "ToSparseCsrBackward0", "ToSparseCscBackward0"),
-    *("CoalesceBackward0", "TBackward0", "TransposeBackward0", "CloneBackward0"),
-}
+_MOVING = (
+    _TO_SPARSE
+    | _ENDS
+    | {
+        *("CoalesceBackward0", "TBackward0", "TransposeBackward0", "CloneBackward0"),
+    }
+)
 _UNSAFE = (
     "pushforward: second derivatives of operators on real sparse tensors: PyTorch's lack terms, expected first ones "
     "only. Use .to_dense() before, or make the sparse tensor inside the function."

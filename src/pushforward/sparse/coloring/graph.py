@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.sparse.coloring.orders import column_order
+from pushforward.sparse.entries import starts_of
 from pushforward.sparse.pattern import Pattern
 
 
@@ -49,8 +50,7 @@ def adjacency_graph(pattern: Pattern) -> Graph:
     """Return the graph of a symmetric pattern; its diagonal is left out."""
     rows, cols = pattern.rows, pattern.cols
     below, off_diagonal = rows > cols, rows != cols
-    counts = torch.bincount(rows[off_diagonal], minlength=pattern.shape[0])
-    starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    starts = starts_of(torch.bincount(rows[off_diagonal], minlength=pattern.shape[0]))
     return Graph(pattern.shape[1], cols[below], rows[below], starts, cols[off_diagonal], False)
 
 
