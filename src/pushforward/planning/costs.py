@@ -81,6 +81,8 @@ def shadow(linear_map: AbstractLinearMap, is_recording: bool = False) -> Abstrac
     Where autograd ``is_recording`` what is done with them, it follows those that it follows in the map.
     """
     if isinstance(linear_map, General):
+        if linear_map.takes_shadows:
+            return linear_map
         return dataclasses.replace(
             linear_map,
             push_seeds=_like_shape(linear_map.out_shape, linear_map.kept, 1, is_recording),
@@ -192,6 +194,8 @@ def _flops(linear_map: AbstractLinearMap, block: Block, result: Block, forward: 
         taps = linear_map.weight.numel() // max(linear_map.weight.shape[0], 1)
         return 2 * max(block.values.numel(), result.values.numel()) * taps
     if isinstance(linear_map, General):
+        if linear_map.takes_shadows:
+            return linear_map
         return GENERAL_FLOPS_PER_NUMBER * (block.values.numel() + result.values.numel())
     return 0
 

@@ -26,6 +26,7 @@ from pushforward.planning.costs import shadow, shadow_tensor
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
 from pushforward.tape.private_torch import OperatorMode, bare, writes_out_windows
+from pushforward.trees import map_tensors
 
 aten = torch.ops.aten
 
@@ -149,7 +150,7 @@ def held_bytes(compute: Callable[[], Any], is_recording: bool = False) -> tuple[
 
     That is its result, and where autograd ``is_recording``, what that keeps.
     """
-    seen = _Allocations()
+    seen = _Allocations(on_shadows=True)
     with bare(below_autograd=not is_recording):
         result = under_modes((), (seen,), compute)
     left = seen.now
@@ -207,6 +208,7 @@ def _place(tensor: Tensor) -> int:
 
 
 _LANES = 8  # channels
+POWERS = 11  # of matrices, of one 13, their exponential takes at most, as measured
 
 
 def _scratch(
@@ -232,11 +234,31 @@ def _scratch(
     return num_windows * large.shape[1] * math.prod(weight.shape[2:]) * x.element_size()
 
 
+def _on_shadows(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments all without numbers if one is, and no device where there would be others.
+
+    Maps that take shadows hold real tensors.
+    """
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if any(t.is_meta for t in tensors) and not all(t.is_meta for t in tensors):
+        args, kwargs = map_tensors(_without_numbers, (args, kwargs))
+    return args, kwargs
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
 class _Allocations(OperatorMode):
     """Counts the bytes of the storages that operators make, for as long as they live."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_shadows: bool = False) -> None:
         super().__init__()
+        self._on_shadows = on_shadows
         self.now = self.peak = 0
         self._alive: dict[int, Any] = {}
 
@@ -248,13 +270,18 @@ class _Allocations(OperatorMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call, and look at the results."""
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self._on_shadows:
+            args, kwargs = _on_shadows(args, kwargs)
+        result = func(*args, **kwargs)
         if func is aten.convolution.default:
             self._need(result.nbytes + _scratch(result, *args))
         elif func is aten.convolution_backward.default:  # by its input, as linear maps call it
             cotangent, _, weight, _, stride, padding, dilation, _, *rest = args
             options = (stride, padding, dilation, True, *rest[:2])
             self._need(result[0].nbytes + _scratch(result[0], cotangent, weight, None, *options))
+        elif func is aten.linalg_matrix_exp.default:
+            self._need(POWERS * result.nbytes)
         given = {_place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for item in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(item, Tensor) and _place(item) not in given:

@@ -41,7 +41,9 @@ class Factor(NamedTuple):
 
     def between(self, in_shape: Shape, out_shape: Shape, num_batch: int) -> AbstractLinearMap:
         """Return the map that keeps the first ``num_batch`` axes."""
-        return General(in_shape, out_shape, self.push, self.pull, kept_axes(num_batch))
+        return General(
+            in_shape, out_shape, self.push, self.pull, kept_axes(num_batch), takes_shadows=True
+        )
 
 
 def eye_like(x: Tensor, rows: int, cols: int | None = None) -> Tensor:

@@ -99,8 +99,9 @@ def _product_map(
     out_shape = tuple((c if left else c.mH).shape)
     kept = kept_axes(a.ndim - 2)
     if which == 0:
-        return General(tuple(a.shape), out_shape, push_vectors, pull_vectors, kept)
-    return General(tuple(tau.shape), out_shape, push_tau, pull_tau, kept)
+        move = push_vectors, pull_vectors
+        return General(tuple(a.shape), out_shape, *move, kept, takes_shadows=True)
+    return General(tuple(tau.shape), out_shape, push_tau, pull_tau, kept, takes_shadows=True)
 
 
 def _householder_product(which: int) -> Callable[..., Any]:

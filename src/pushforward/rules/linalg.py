@@ -39,7 +39,7 @@ def _batch(x: Tensor) -> str:
 
 def batched(x: Tensor, out_shape: Shape, push: Function, pull: Function) -> General:
     """Return a map that acts on each matrix of ``x`` by itself."""
-    return General(tuple(x.shape), out_shape, push, pull, kept_axes(x.ndim - 2))
+    return General(tuple(x.shape), out_shape, push, pull, kept_axes(x.ndim - 2), takes_shadows=True)
 
 
 def symmetrized(x: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def solution_map(
         return apply
 
     kept = (*kept_axes(ndim - 2), (axis, axis))
-    return General(shape, shape, folded(solve), folded(solve_adjoint), kept)
+    return General(shape, shape, folded(solve), folded(solve_adjoint), kept, takes_shadows=True)
 
 
 def _system_maps(

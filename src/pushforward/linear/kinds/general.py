@@ -39,6 +39,8 @@ class General(AbstractLinearMap):
     uniform: bool = False
     # The same map as a product of one along each axis that it mixes, for who wants its entries one by one.
     factors: Callable[[], list[Resampling]] | None = None
+    # Nothing but operators whose shapes no value decides, so that tensors without numbers tell what memory it takes.
+    takes_shadows: bool = False
 
     def push(self, block: Block) -> Block:
         """Apply the forward function to all seeds at once."""
