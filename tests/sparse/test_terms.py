@@ -25,7 +25,7 @@ from pushforward.transforms import by_entries
 from pushforward.transforms.arguments import Selected
 from pushforward.transforms.assemble import directions, start
 from pushforward.transforms.record import Tape
-from pushforward.transforms.sparse_output import entries_of
+from pushforward.transforms.sparse_output import Few, entries_of
 
 # PROGRAMS=10000 runs as many as the issue asked for (four minutes).
 PROGRAMS = int(os.environ.get("PROGRAMS", "600"))
@@ -161,6 +161,6 @@ def test_many_entries_are_not_taken_for_few() -> None:
     x = torch.randn(96, dtype=torch.float64)
     with Tape("test", windows, Selected("test", (x,), (0,)), {}) as tape:
         with pytest.raises(TooManyEntriesError):
-            entries_of(tape, most=96)
+            entries_of(tape, Few(96, 96))
         values, _ = entries_of(tape)
     assert values[0][0].numel() < 96 * 96

@@ -215,6 +215,53 @@ def test_first_calls_let_go_of_what_was_added_up() -> None:
     assert ours <= 1.02 * bytes_of(lambda: torch.func.jacrev(func)(x))[0]
 
 
+def _triangle(x: Tensor) -> Tensor:
+    return torch.linalg.qr(x).R
+
+
+def _eigenvectors(x: Tensor) -> Tensor:
+    return torch.linalg.eigh(x + x.mT)[1].abs()
+
+
+@pytest.mark.parametrize("func", [torch.matrix_exp, _triangle, _eigenvectors, torch.linalg.svdvals])
+def test_decompositions_need_what_is_expected(func: Callable[..., Any]) -> None:
+    """What maps make on the way counts: the exponential takes fifty times its result."""
+    x = torch.randn(18, 18, dtype=F64) / 4
+    need = expected("jacfwd", func, x)
+    for size in (None, 1):
+        for _ in range(2):
+            call = pf.jacfwd(func, chunk_size=size)
+            peak, _ = bytes_of(lambda call=call: call(x), keeps_plans=True)
+            assert need.peak(size) / 2 <= peak <= 2 * need.peak(size)
+
+
+def _all_states(lstm: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: lstm(x)[0]
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.topk(30).values
+
+
+@pytest.mark.parametrize(
+    ("func", "shape"),
+    [
+        (_all_states(nn.LSTM(12, 16, batch_first=True).double()), (2, 8, 12)),
+        (_largest, (400,)),
+        (lambda x: x.sin().cumsum(0), (400,)),
+    ],
+)
+def test_first_calls_need_no_more_than_torch_func(
+    func: Callable[..., Any], shape: tuple[int, ...]
+) -> None:
+    """The first, and the second, which is written down."""
+    x = torch.randn(shape, dtype=F64)
+    theirs = bytes_of(lambda: torch.func.jacfwd(func)(x))[0]
+    for _ in range(3):
+        ours = bytes_of(lambda: pf.jacfwd(func)(x), keeps_plans=True)[0]
+        assert ours <= 1.02 * theirs
+
+
 def test_the_only_chunk_is_done_when_the_result_is_made() -> None:
     x = torch.randn(20_000, dtype=F64)
     call = pf.jacrev(torch.linalg.vector_norm, chunk_size=1)

@@ -17,6 +17,10 @@ from torch import Tensor
 from pushforward.linear.axes import Shape, Tied, repeated_axes, shape_text, with_size
 from pushforward.linear.regrouping import regrouping
 
+# Elements up to which constants are written out by a product with ones on a diagonal, which kernels keep: one call.
+# Beyond, that takes twice the memory of the result.
+MAX_EYE = 2**14
+
 
 @dataclasses.dataclass(slots=True)
 class Block:
@@ -163,13 +167,16 @@ class Block:
         place = self.tied[:k].count(None)
         near = num_free + axis
         values = self.values
-        if values.shape[near] == size:
-            values = _on_diagonal(values, near, near + 1, place)
-        else:
+        is_constant = values.shape[near] != size
+        if is_constant and size * size <= MAX_EYE:
             eye = _eye(size, values)
             eye_shape = [1] * (values.ndim + 1)
             eye_shape[place] = eye_shape[near + 1] = size
             values = values.unsqueeze(place) * eye.view(eye_shape)
+        else:
+            if is_constant:
+                values = values.expand(*values.shape[:near], size, *values.shape[near + 1 :])
+            values = _on_diagonal(values, near, near + 1, place)
         tied = (*self.tied[:k], None, *self.tied[k + 1 :])
         return Block(values, self.shape, self.seed_shape, tied, self.source)
 

@@ -194,8 +194,6 @@ def _flops(linear_map: AbstractLinearMap, block: Block, result: Block, forward: 
         taps = linear_map.weight.numel() // max(linear_map.weight.shape[0], 1)
         return 2 * max(block.values.numel(), result.values.numel()) * taps
     if isinstance(linear_map, General):
-        if linear_map.takes_shadows:
-            return linear_map
         return GENERAL_FLOPS_PER_NUMBER * (block.values.numel() + result.values.numel())
     return 0
 

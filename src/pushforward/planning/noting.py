@@ -63,6 +63,7 @@ class _Calls(TorchFunctionMode):
         self._tables: dict[int, Tensor] = {}  # which the plan keeps
         self._calls: list[Call] = []
         self._is_possible = True
+        self._is_in_level = functorch_level() is not None
         for number, value in enumerate(values):
             if type(value) in (tuple, list):
                 for place, part in enumerate(value):
@@ -80,13 +81,15 @@ class _Calls(TorchFunctionMode):
 
     def _name_result(self, tensor: Tensor, ref: Ref) -> None:
         """Name a result, without keeping it alive where its shape is all that is asked for later."""
-        is_plain = type(tensor) is Tensor and not (tensor.requires_grad or is_wrapped(tensor))
-        if not is_plain:
+        is_recorded = tensor.requires_grad
+        if type(tensor) is not Tensor or is_wrapped(tensor) or (is_recorded and self._is_in_level):
             self._name(tensor, ref)
             return
         self._refs[id(tensor)] = ref
         self._let_die(tensor)
-        like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        like = torch.empty(
+            tensor.shape, dtype=tensor.dtype, device="meta", requires_grad=is_recorded
+        )
         self._tensors.setdefault(ref, like)
 
     def _let_die(self, tensor: Tensor) -> None:

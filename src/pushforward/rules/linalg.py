@@ -322,9 +322,11 @@ def _matrix_exp(self: Tensor) -> AbstractLinearMap:
     def along(a: Tensor, seeds: Tensor) -> Tensor:
         n = a.shape[-1]
         a = a.expand(seeds.shape)
-        upper = torch.cat([a, seeds], -1)
-        lower = torch.cat([torch.zeros_like(a), a], -1)
-        exponential: Tensor = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))
+        rows = [a, seeds], [a.new_zeros(()).expand(seeds.shape), a]
+        # Without names: nothing of this is held while the exponential takes its memory.
+        exponential: Tensor = torch.linalg.matrix_exp(
+            torch.cat([torch.cat(row, -1) for row in rows], -2)
+        )
         return exponential[..., :n, n:]
 
     shape = tuple(self.shape)

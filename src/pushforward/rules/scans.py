@@ -117,8 +117,9 @@ def _logcumsumexp(x: Tensor, dim: int, *, out: Tensor) -> AbstractLinearMap:
     end = torch.where(out == -math.inf, 0, out)
     if _is_short(x, axis):  # ∂y_i/∂x_j = exp(x_j - y_i) for j ≤ i
         i, j = _places(x, axis)
-        exponent = x_wide.unsqueeze(axis + 1) - end.unsqueeze(axis)
-        matrix = torch.exp(torch.where(i >= j, exponent, -math.inf))
+        matrix = torch.exp(
+            torch.where(i >= j, x_wide.unsqueeze(axis + 1) - end.unsqueeze(axis), -math.inf)
+        )
         return _by_matrix(x, axis, matrix.to(x.dtype))
     # ẏ_i = exp(y_{i-1} - y_i) ẏ_{i-1} + exp(x_i - y_i) ẋ_i
     keep, add = torch.exp(_shift(out, axis, -math.inf) - end), torch.exp(x_wide - end)

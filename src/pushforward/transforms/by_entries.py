@@ -26,12 +26,13 @@ from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
 from pushforward.transforms.assemble import directions
 from pushforward.transforms.record import Tape
-from pushforward.transforms.sparse_output import SparsePlan, dense_of, entries_of
+from pushforward.transforms.sparse_output import Few, SparsePlan, dense_of, entries_of
 from pushforward.transforms.unbuilt import is_put_off
 
 MIN_ENTRIES = 2**16  # of a Jacobian, below which blocks are as fast
 MIN_COMPILED = 2**13  # where it is compiled
 MAX_DENSITY = 1 / 16
+MAX_OVERLAP = 2  # how often an entry is computed, on average
 
 FEW = "few entries"  # of a structure: how many, where they are computed one by one
 _SEEN, _NO = -1, -2
@@ -94,7 +95,7 @@ def _count(values: list[list[Tensor]]) -> int:
 def _few(tape: Tape, size: int) -> tuple[list[list[Tensor]], SparsePlan] | None:
     """Return the entries and where they stand; None where they are not few, or that depends on what is compiled."""
     try:
-        values, plan = entries_of(tape, most=size)
+        values, plan = entries_of(tape, Few(size, int(MAX_OVERLAP * MAX_DENSITY * size)))
     except (TooManyEntriesError, DependentError, UnsupportedError):
         return None
     return (values, plan) if _count(values) <= MAX_DENSITY * size else None

@@ -16,7 +16,7 @@ from pushforward.errors import ArgumentValueError, UnsupportedError, message
 from pushforward.planning.plans import PLANS
 from pushforward.sparse.blocks import blocked
 from pushforward.sparse.layout import Layout, layout
-from pushforward.sparse.sweep import pushed
+from pushforward.sparse.sweep import TooManyEntriesError, pushed
 from pushforward.sparse.symbolic import Answers, ChangedError, Symbolic
 from pushforward.sparse.term import identity
 from pushforward.tape.private_functorch import functorch_level
@@ -102,14 +102,22 @@ def sparse_rows(name: str, tape: Tape, output: Output, pattern: Any = None) -> l
     ]
 
 
-def entries_of(tape: Tape, most: int | None = None) -> tuple[list[list[Tensor]], SparsePlan]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Few:
+    """How many entries there may be, those of terms that overlap counted each, where few are hoped for."""
+
+    on_the_way: int
+    in_the_end: int
+
+
+def entries_of(tape: Tape, few: Few | None = None) -> tuple[list[list[Tensor]], SparsePlan]:
     """Return the values of the entries, by output and input, and the plan with their layouts.
 
     Raises:
-        TooManyEntriesError: There are more than ``most``, also on the way, or as many terms as few entries never have.
-        DependentError: ``most`` is given, and a graph that is compiled would depend on the elements of index tensors.
+        TooManyEntriesError: There are more than ``few``, or as many terms as few entries never have.
+        DependentError: ``few`` is given, and a graph that is compiled would depend on the elements of index tensors.
     """
-    return _values(tape, False, most)
+    return _values(tape, False, few)
 
 
 def layouts_of(tape: Tape) -> list[list[Layout]]:
@@ -118,7 +126,7 @@ def layouts_of(tape: Tape) -> list[list[Layout]]:
 
 
 def _values(
-    tape: Tape, by_columns: bool, most: int | None = None
+    tape: Tape, by_columns: bool, few: Few | None = None
 ) -> tuple[list[list[Tensor]], SparsePlan]:
     if tape.reading.is_distributed:
         raise UnsupportedError(
@@ -135,7 +143,7 @@ def _values(
     if plan is not None:
         try:
             *rows, met = tape.swept(
-                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan, most)
+                (PLAN, plan.number), functools.partial(_sweep, tape, by_columns, plan, few)
             )
             plan.answers.check(met)
         except ChangedError:
@@ -144,19 +152,21 @@ def _values(
             depend(met, plan.answers.indices)
             return rows, plan
     plan = SparsePlan()
-    *rows, met = tape.computed(functools.partial(_sweep, tape, by_columns, plan, most))
+    *rows, met = tape.computed(functools.partial(_sweep, tape, by_columns, plan, few))
     PLANS.keep(PLAN, key, plan)
     depend(met, plan.answers.indices)
     return rows, plan
 
 
 def _sweep(
-    tape: Tape, by_columns: bool, plan: SparsePlan, most: int | None = None
+    tape: Tape, by_columns: bool, plan: SparsePlan, few: Few | None = None
 ) -> list[list[Tensor]]:
     """Return the values of each matrix, and at the end the index tensors on which the plan depends."""
-    symbolic = Symbolic(plan.answers, may_depend=most is None or not is_put_off())
+    symbolic = Symbolic(plan.answers, may_depend=few is None or not is_put_off())
     starts = [identity(tuple(x.shape), x, i) for i, x in enumerate(tape.inputs)]
-    outputs = pushed(tape.program, starts, symbolic, most)
+    outputs = pushed(tape.program, starts, symbolic, few.on_the_way if few else None)
+    if few is not None and sum(t.size for terms in outputs for t in terms) > few.in_the_end:
+        raise TooManyEntriesError  # before places are worked out, which take ten times the memory
     is_new = not plan.layouts
     layouts: list[list[Layout]] = []
     rows = []

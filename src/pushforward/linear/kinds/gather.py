@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, kept_axes
+from pushforward.linear.axes import Pairs, Tied, kept_axes
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -45,7 +45,9 @@ class Slice(AbstractLinearMap):
         holder = _only_holder(block, self.axis)
         if holder is not None:
             return self._push_tied(block, holder)
-        return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+        block, near = _written_along(block, self.axis)
+        values = block.values[(slice(None),) * near + (slice(self.start, self._stop, self.step),)]
+        return Block(values, self.out_shape, block.seed_shape, block.tied, block.source)
 
     def _push_tied(self, block: Block, holder: int) -> Block:
         near, place = block.num_free + self.axis, block.tied[:holder].count(None)
@@ -103,7 +105,9 @@ class Select(AbstractLinearMap):
         holder = _only_holder(block, self.axis)
         if holder is not None:
             return self._push_tied(block, holder)
-        return block.apply(self._take, self.out_shape, self._kept, uniform=True)
+        block, near = _written_along(block, self.axis)
+        values, tied = block.values.select(near, self.index), self._tied(block.tied)
+        return Block(values, self.out_shape, block.seed_shape, tied, block.source)
 
     def pull(self, block: Block) -> Block:
         """Write into zeros."""
@@ -116,9 +120,12 @@ class Select(AbstractLinearMap):
         constant = block.values.shape[near] != size
         values = block.values.select(near, 0 if constant else self.index).unsqueeze(place)
         values = into_zeros(values, place, size, self.index, self.index + 1)
-        tied = (*block.tied[:holder], None, *block.tied[holder + 1 :])
-        tied = tuple(t - 1 if t is not None and t > self.axis else t for t in tied)
+        tied = self._tied((*block.tied[:holder], None, *block.tied[holder + 1 :]))
         return Block(values, self.out_shape, block.seed_shape, tied, block.source)
+
+    def _tied(self, tied: Tied) -> Tied:
+        """Return ties as they are without the axis."""
+        return tuple([t - 1 if t is not None and t > self.axis else t for t in tied])
 
     def _take(self, tangent: Tensor) -> Tensor:
         return tangent.select(self.axis + 1, self.index)
@@ -221,6 +228,19 @@ class Gather(AbstractLinearMap):
 def _only_holder(block: Block, axis: int) -> int | None:
     """Return the seed axis tied to ``axis`` if there is exactly one."""
     return block.tied.index(axis) if block.tied.count(axis) == 1 else None
+
+
+def _written_along(block: Block, axis: int) -> tuple[Block, int]:
+    """Return the block with one near axis untied and at its full size, and which axis of its values that is.
+
+    As a view, where `Block.apply` would copy all of it to give functions one axis of seeds.
+    """
+    block = block.untie((axis,))
+    near, values = block.num_free + axis, block.values
+    if values.shape[near] != block.shape[axis]:
+        sizes = (*values.shape[:near], block.shape[axis], *values.shape[near + 1 :])
+        block = block.with_values(values.expand(sizes))
+    return block, near
 
 
 def _mixed_last(values: Tensor, axes: tuple[int, ...]) -> Tensor:
