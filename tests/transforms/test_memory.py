@@ -19,6 +19,7 @@ from pushforward.transforms import by_entries, memory
 F64 = torch.float64
 torch.manual_seed(0)
 WEIGHT = torch.randn(60, 60, dtype=F64) / 8
+MATRIX = torch.randn(80, 80, dtype=F64) / 9
 IMAGE = torch.rand(1, 1, 18, 19, dtype=F64)
 NET = nn.Sequential(nn.Linear(30, 60), nn.Tanh(), nn.Linear(60, 20), nn.Softplus()).double()
 CONV = nn.Sequential(nn.Conv2d(2, 6, 3), nn.GELU(), nn.Conv2d(6, 3, 3, stride=2)).double()
@@ -313,6 +314,25 @@ def test_what_vmap_makes_of_it_needs_what_is_expected(name: str, size: int | Non
     peak, _ = bytes_of(lambda: call(xs), keeps_plans=True)
     assert not need.is_kept
     assert peak / 2 <= need.peak(size) <= 2 * peak, (peak, need)
+
+
+def test_a_limit_is_kept_where_more_is_held_at_later_cuts() -> None:
+    """A matrix has as many columns as the vector that it is made of, each as large as itself."""
+
+    def solves(x: Tensor) -> Tensor:
+        for _ in range(5):
+            x = torch.linalg.solve(MATRIX + torch.diag(x.cosh()), x.sin())
+        return x
+
+    x = torch.randn(80, dtype=F64)
+    limit = expected("jacfwd", solves, x).peak(1)
+    result = pf.jacfwd(solves)(x)
+    pf.clear_plans()
+    found: list[Tensor] = []
+    call = pf.jacfwd(solves, memory_limit=limit)
+    for _ in range(3):
+        assert bytes_of(lambda: found.append(call(x)), keeps_plans=True)[0] <= 1.5 * limit
+        torch.testing.assert_close(found.pop(), result)
 
 
 def test_more_memory_means_larger_chunks() -> None:

@@ -59,14 +59,13 @@ class Pushing:
         count: How many tangents each input has.
         make: Gives those of the inputs: a tensor for each, or blocks.
         axes: Those of the tensors.
-        push: Takes what was read, the variables at its end, and the tangents at its start, of which it empties the
-            list; gives those at its end.
+        push: Takes what was read, its variables, and its first tangents, of which it empties the list; gives the last.
         freed: Tells how many bytes a cut behind variables lets go of; None: as many as the results have.
         is_in_chunks: Whether few tangents are carried at once.
         is_spent: Tells whether tangents were let go of when they had been pushed, and cannot be pushed again.
         fits: Tells, before the first cut, whether what is to be pushed fits into memory; if not, there is none.
-        most: How many bytes pieces had better have at most, so that they fit.
-        least: How many they have at least.
+        still_fits: Tells, at a later place, whether the tangents of the variables there do.
+        most, least: How many bytes pieces had better have at most, so that they fit, and have at least.
     """
 
     count: int
@@ -77,6 +76,7 @@ class Pushing:
     is_in_chunks: bool = False
     is_spent: Callable[[Any], bool] = lambda _: False
     fits: Callable[[Reading, Sequence[Tensor]], bool] | None = None
+    still_fits: Callable[[Sequence[Tensor]], bool] = lambda _: True
     most: int = sys.maxsize
     least: int = 0
 
@@ -201,8 +201,9 @@ class PieceRun(Run):
 
     def fits(self, variables: Sequence[Tensor]) -> bool:
         """Tell whether the tape may be cut behind ``variables``, as far as memory goes."""
-        fits = self._pushing.fits
-        return self._was_cut or fits is None or fits(self.reading(variables), variables)
+        if self._was_cut or self._pushing.fits is None:
+            return self._pushing.still_fits(variables)
+        return self._pushing.fits(self.reading(variables), variables)
 
     def _cut(self, variables: list[Tensor], is_whole: bool) -> bool:
         """Cut the tape behind ``variables``; tell whether it may be cut again.

@@ -84,6 +84,7 @@ class InChunks(contextlib.ExitStack):
         """Prepare; ``outside`` are tensors that there were before the call, asked for if need be."""
         super().__init__()
         assert isinstance(chunks.size, int)
+        self.size = chunks.size
         self._name, self._inputs, self._chunks, self._outside = name, inputs, chunks, outside
         self._counts = [math.prod(directions(x)) for x in inputs]
         self._ranges = [
@@ -93,13 +94,16 @@ class InChunks(contextlib.ExitStack):
         ]
         self._done: Callable[[int], object] | None = None
 
+    @property
+    def count(self) -> int:
+        """How many columns there are."""
+        return sum(self._counts)
+
     def pushing(self) -> Pushing | None:
         """Return what is pushed."""
         if not self._ranges:
             return None
-        return Pushing(
-            sum(self._counts), self.units, (), self.push_piece, self._freed, True, is_spent
-        )
+        return Pushing(self.count, self.units, (), self.push_piece, self._freed, True, is_spent)
 
     def units(self) -> list[Units]:
         """Return the tangents of the inputs."""
@@ -111,7 +115,7 @@ class InChunks(contextlib.ExitStack):
 
     def _each(self) -> Iterable[tuple[int, bool]]:
         """Return the numbers of the chunks, and which is the last; show progress meanwhile."""
-        total = sum(self._counts)
+        total = self.count
         if self._done is None:
             self._done = self.enter_context(self._chunks.reporting(self._name, total))
         else:

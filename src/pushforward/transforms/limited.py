@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pushforward.planning.memory import Need
+from pushforward.tape.copies import num_bytes
 from pushforward.tape.pieces import Axes, Pushing
 from pushforward.tape.reader import Reading
 from pushforward.transforms.chunks import Chunks
@@ -50,6 +51,7 @@ class Limited(contextlib.ExitStack):
             push=self._push,
             is_spent=is_spent,
             fits=self._fits,
+            still_fits=self._still_fits,
             most=(self._chunks.limit or sys.maxsize) // PARTS,
         )
 
@@ -67,6 +69,14 @@ class Limited(contextlib.ExitStack):
             parts = InChunks(self._name, self._inputs, chunks, self._outside)
             self.in_chunks = self.enter_context(parts)
         return size != 0
+
+    def _still_fits(self, variables: Sequence[Tensor]) -> bool:
+        """Tell whether the columns of all variables may wait, if some do: there may be more than at the first cut."""
+        limit, need, within = self._chunks.limit, self._need, self.in_chunks
+        if limit is None or need is None or within is None:
+            return True
+        waiting = within.count * sum(map(num_bytes, variables))
+        return need.peak(within.size) + waiting - need.result <= limit
 
     def _make(self) -> Sequence[Any]:
         return self._at_once.make() if self.in_chunks is None else self.in_chunks.units()
