@@ -107,6 +107,24 @@ def test_nested_in_ourselves():
     assert_close(pf.jacfwd(pf.grad(doubling))(x), torch.diag(-2 * x.sin()))
 
 
+def test_runs_around_pass_by_as_in_torch_func():
+    x = rand(3)
+    for f in (clamping_the_sum, on_the_input, lambda x: doubling(x) ** 3):
+        expected = torch.func.jacrev(torch.func.grad(f))(x)
+        for _ in range(4):
+            assert_close(pf.jacrev(pf.grad(f))(x), expected)
+            assert_close(pf.jacrev(torch.func.grad(f))(x), expected)
+
+    def on_an_older_one(x):
+        def inner(z):
+            x.register_hook(lambda g: 3 * g)
+            return (z * z * x).sum()
+
+        return pf.grad(inner)(x * 2).sum()
+
+    assert_close(pf.grad(on_an_older_one)(x), by_autograd(on_an_older_one, x))
+
+
 def test_hooks_of_modules_are_called_and_may_change_gradients():
     layer, calls = nn.Linear(3, 2).double(), []
 
@@ -128,3 +146,65 @@ def test_hooks_of_modules_are_called_and_may_change_gradients():
     for _ in range(3):
         assert_close(pf.grad(f)(x).detach(), expected)
     assert calls == [(1, 1)] * 3
+
+
+def on_a_node(x):
+    y = x.sin()
+    y.grad_fn.register_hook(lambda inputs, outputs: (2 * inputs[0] + outputs[0],))
+    return (y * y).sum()
+
+
+def before_a_node(x):
+    y = x.sin()
+    y.grad_fn.register_prehook(lambda outputs: (outputs[0].clamp(max=0.5),))
+    return (y * y).sum()
+
+
+def around_a_node(x):
+    y = x.sin()
+    y.register_hook(lambda g: g + 1)
+    y.grad_fn.register_prehook(lambda outputs: (2 * outputs[0],))
+    y.grad_fn.register_hook(lambda inputs, outputs: (inputs[0] + outputs[0],))
+    return (y * y).sum()
+
+
+def on_a_node_of_two_inputs(x):
+    y = x.sin() * x.exp()
+    y.grad_fn.register_hook(lambda inputs, outputs: (2 * inputs[0], inputs[1] + outputs[0]))
+    return y.sum()
+
+
+def on_a_node_of_two_outputs(x):
+    y, z = x.sin().split([1, 2])
+    z.grad_fn.register_hook(lambda inputs, outputs: (3 * inputs[0],))
+    return y.sum() * (z * z).sum()
+
+
+ON_NODES = [
+    on_a_node,
+    before_a_node,
+    around_a_node,
+    on_a_node_of_two_inputs,
+    on_a_node_of_two_outputs,
+]
+
+
+@pytest.mark.parametrize("f", ON_NODES)
+def test_those_on_nodes_are_honoured_at_every_call(f):
+    is_on = False
+
+    def late(x):
+        return f(x) if is_on else x.sin().sum()
+
+    for _ in range(4):
+        x = rand(3)
+        expected = by_autograd(f, x)
+        assert_close(pf.grad(f)(x), expected)
+        assert_close(pf.vjp(f, x)[1](torch.ones((), dtype=F64))[0], expected)
+        assert_close(torch.func.vmap(pf.grad(f))(x[None])[0], expected)
+        second = torch.func.jacrev(torch.func.grad(f))(x)
+        assert_close(pf.jacrev(pf.grad(f))(x), second)
+        assert_close(torch.func.jacrev(pf.grad(f))(x), second)
+        pf.grad(late)(x)
+    is_on = True
+    assert_close(pf.grad(late)(x), by_autograd(f, x))

@@ -493,6 +493,11 @@ def test_what_jagged_tensors_do_on_values_is_told():
         private.jagged_function(torch.sin, nested)
 
 
+def test_branches_by_cond_leave_a_node_of_their_own():
+    assert issubclass(private.CondFunction, torch.autograd.Function)
+    assert private.CondFunction.__module__ == "torch._higher_order_ops.cond"
+
+
 def test_reentrant_checkpoints_leave_a_node_of_their_own():
     y = torch.utils.checkpoint.checkpoint(torch.sin, leaf(2), use_reentrant=True)
     assert private.function_of(y.grad_fn) is private.CheckpointFunction

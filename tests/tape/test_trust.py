@@ -164,6 +164,65 @@ def test_running_statistics_are_updated_once_when_a_function_does_something_new(
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_second_run_does_not_update_running_statistics_again(
+    name: str, is_followed: bool
+) -> None:
+    normalize = getattr(torch.nn.functional, name)
+    mean, var = torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)
+    constant, is_on = torch.rand(3, 2, 2, dtype=F64), [False]
+
+    def f(x: Tensor, mean: Tensor = mean, var: Tensor = var) -> Tensor:
+        if not is_on[0]:
+            return x.sin()
+        given = x if is_followed else constant
+        if name == "batch_norm":
+            return torch.cos(normalize(given, mean, var, training=True) * x)
+        return torch.cos(normalize(given, mean, var, use_input_stats=True) * x)
+
+    x, expected = torch.rand(3, 2, 2, dtype=F64), (mean.clone(), var.clone())
+    for _ in range(CALLS):
+        jacrev(f)(x)
+    is_on[0] = True
+    with pytest.raises(UnsupportedError, match="had to be run twice"):
+        jacrev(f)(x)
+    for _ in range(CALLS):
+        f(x, *expected)
+        torch.testing.assert_close((mean, var), expected)
+        jacrev(f)(x)
+
+
+def test_a_branch_by_cond_is_seen_where_other_functions_with_a_backward_were_trusted() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return 2 * x * cotangents[0]
+
+    is_on = [False]
+
+    def f(x: Tensor) -> Tensor:
+        y: Tensor = Square.apply(x)  # type: ignore[no-untyped-call]
+        if is_on[0]:
+            y = torch.cond(x.sum() > 0, torch.sin, torch.cos, (y,))
+        return y * y.sin()
+
+    for number in range(2 * CALLS):
+        is_on[0] = number >= CALLS
+        x = torch.rand(2, dtype=F64) - number % 2
+        y = x * x
+        branch, slope = (y.sin(), y.cos()) if x.sum() > 0 else (y.cos(), -y.sin())
+        branch, slope = (branch, slope) if is_on[0] else (y, torch.ones_like(y))
+        expected = 2 * x * slope * (branch.sin() + branch * branch.cos())
+        torch.testing.assert_close(jacrev(f)(x), expected.diag())
+
+
 @pytest.mark.parametrize("inner", [jacfwd, jacrev])
 @pytest.mark.parametrize("outer", [jacfwd, jacrev])
 def test_a_second_run_does_not_write_twice_to_what_is_followed_outside(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.hooks import hand_out
 from pushforward.tape.in_place import TWINS
 from pushforward.tape.private_functorch import batch_axis_at, level_of, unwrapped, without_functorch
 from pushforward.tape.ties import is_whole
@@ -43,7 +44,7 @@ class BatchWatcher(Watcher):
         if func in QUESTIONS:
             self.has_acted = True
             with without_functorch():
-                return func(_below_batches(args[0]))
+                return hand_out(self, func, (_below_batches(args[0]),), {})
         elif func in _NEEDING_A_LEVEL or is_whole(func, args, kwargs):
             raise AskedError(self)
         try:

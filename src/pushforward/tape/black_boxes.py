@@ -25,6 +25,7 @@ from pushforward.tape.private_torch import Node, output_metadata, sequence_numbe
 COUNTS: collections.Counter[str] = collections.Counter()  # uses by node
 
 Edge = tuple[int, int]
+Caller = Callable[[Node, Sequence[Tensor | None]], Sequence[Tensor | None]]  # of a node
 
 
 def maps(
@@ -33,6 +34,7 @@ def maps(
     edges: Sequence[Edge],
     wanted: Sequence[int],
     anchors: Sequence[Tensor] = (),
+    is_hooked: bool = False,
 ) -> list[tuple[Edge, torch.dtype, dict[int, AbstractLinearMap]]]:
     """Return (edge, dtype, maps by output) for each active input of ``node``.
 
@@ -42,6 +44,7 @@ def maps(
         edges: Where its inputs come from.
         wanted: The outputs that matter.
         anchors: Tensors that depend on all that the node's derivative may depend on.
+        is_hooked: Whether the node may have hooks, which PyTorch's engine calls.
 
     Raises:
         MissingRuleError: PyTorch has no derivative either.
@@ -60,6 +63,8 @@ def maps(
             out = output_metadata(node)[out_nr]
             push: LinearFunction = functools.partial(pushed, node, out_nr, place)
             pull: LinearFunction = functools.partial(pulled, node, out_nr, place)
+            if is_hooked:
+                pull = functools.partial(_pulled_with_hooks, node, out_nr, place)
             reason = custom_functions.what_hides(node, _called, out_nr, place)
             if reason is not None:
                 text = custom_functions.refusal(name, node, reason)
@@ -81,6 +86,13 @@ def pulled(node: Node, out_nr: int, place: int, cotangents: Tensor) -> Tensor:
         )
         return result
     return _mapped(functools.partial(_pulled_one, node, out_nr, place), cotangents)
+
+
+def _pulled_with_hooks(node: Node, out_nr: int, place: int, cotangents: Tensor) -> Tensor:
+    """Pull cotangents one by one, as hooks expect them, through one node and its hooks."""
+    pull = functools.partial(_pulled_one, node, out_nr, place, caller=_by_engine)
+    found = [pull(cotangent) for cotangent in cotangents]
+    return torch.stack(found) if found else pulled(node, out_nr, place, cotangents)
 
 
 def pushed(node: Node, out_nr: int, place: int, tangents: Tensor) -> Tensor:
@@ -128,11 +140,13 @@ def _mapped(function: Callable[[Tensor], Tensor], seeds: Tensor) -> Tensor:
     return like.new_zeros((0, *like.shape))
 
 
-def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor:
+def _pulled_one(
+    node: Node, out_nr: int, place: int, cotangent: Tensor, caller: Caller | None = None
+) -> Tensor:
     target, nr = node.next_functions[place]
     x, out = output_metadata(target)[nr], output_metadata(node)[out_nr]
     try:
-        found = _called(node, out_nr, place, in_dtype(cotangent, out.dtype))
+        found = _called(node, out_nr, place, in_dtype(cotangent, out.dtype), caller)
     except MissingRuleError:
         raise
     except (NotImplementedError, RuntimeError) as error:
@@ -147,10 +161,12 @@ def _pulled_one(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tenso
     return in_dtype(found, x.dtype)
 
 
-def _called(node: Node, out_nr: int, place: int, cotangent: Tensor) -> Tensor | None:
+def _called(
+    node: Node, out_nr: int, place: int, cotangent: Tensor, caller: Caller | None = None
+) -> Tensor | None:
     cotangents: list[Tensor | None] = [None] * len(output_metadata(node))
     cotangents[out_nr] = cotangent
-    return call(node, cotangents)[place]
+    return (caller or call)(node, cotangents)[place]
 
 
 def call(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -181,12 +197,16 @@ def _by_engine(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tens
     given = [(nr, cotangent) for nr, cotangent in enumerate(cotangents) if cotangent is not None]
     # The last one made: the engine calls what leads to it, and no other of the edges does.
     edges = [edge for edge in node.next_functions if edge[0] is not None]
-    target = max(edges, key=lambda edge: _age(edge[0]))
+    targets = {max(edges, key=lambda edge: _age(edge[0]))}
+    if callable(
+        node
+    ):  # the engine gives it cotangents of those inputs alone that are asked for, which hooks may miss
+        targets = set(edges)
     handle = node.register_hook(capture)
     try:
         torch.autograd.grad(
             [GradientEdge(node, nr) for nr, _ in given],
-            [GradientEdge(*target)],
+            [GradientEdge(*target) for target in targets],
             [cotangent for _, cotangent in given],
             retain_graph=True,
             create_graph=torch.is_grad_enabled(),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from pushforward.errors import UnsupportedError
 from pushforward.tape import distributed_tensors, hooks
@@ -28,7 +29,7 @@ from pushforward.tape.reader import (
 )
 from pushforward.tape.recomputation import RecomputingError, in_pass_of_its_own, read_at_once
 from pushforward.tape.scripts import End, Script, script_of
-from pushforward.tape.trust import UNTOLD, Record, Unwatched
+from pushforward.tape.trust import UNTOLD, AskedError, Record, Unwatched
 from pushforward.tape.watching import Watcher
 
 T = TypeVar("T")
@@ -116,8 +117,13 @@ class GraphReader:
             self._watcher.has_acted = True
         if found.joined:
             found.ask()
-        if self._watcher.hooks:
-            hooks.note(found, self._watcher.hooks)
+        watcher = self._watcher
+        if watcher.nodes and RemovableHandle.next_id != watcher.num_hooks:
+            if self.batch is not None:
+                raise AskedError(watcher)  # hooks expect members of the batch
+            hooks.note_nodes(found, watcher.nodes)
+        if watcher.hooks:
+            hooks.note(found, watcher.hooks)
         if calling_back and not calling_back.isdisjoint(found.types):
             found.calls_back = True
         distributed_tensors.note(found, self.inputs)
@@ -126,7 +132,7 @@ class GraphReader:
     def _by_script(self, ends: list[End]) -> Reading | None:
         """Read the graph by a script, if one fits."""
         watcher, is_watched = self._watcher, self.is_watched
-        if is_watched and (watcher.hooks or in_backward_pass()):
+        if is_watched and (watcher.hooks or watcher.nodes or in_backward_pass()):
             return None
         among = (self._starts, ends, self._oldest, watcher.writes.geometries)
         is_in_level = self._level is not None

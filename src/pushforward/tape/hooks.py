@@ -14,7 +14,7 @@ from pushforward.linear.kinds.general import General
 from pushforward.tape.custom_functions import is_called_by_engine
 from pushforward.tape.private_distributed import is_housekeeping
 from pushforward.tape.private_functorch import batch_axis, unwrapped, with_functorch
-from pushforward.tape.private_torch import Node, output_metadata
+from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 from pushforward.tape.reader import Reading
 
 Call = Callable[[Tensor], Tensor | None]
@@ -36,18 +36,27 @@ class Hook:
 
 
 def register(
-    func: Callable[[Tensor, Call], Any], tensor: Tensor, call: Call
+    func: Callable[[Tensor, Call], Any], tensor: Tensor, call: Call, oldest: int
 ) -> tuple[Any, Hook | None]:
-    """Register by ``func``; return the handle, and what was registered if the tensor has a derivative."""
+    """Register by ``func``; return the handle, and what was registered if the tensor has a derivative.
+
+    Runs around that whose oldest node is ``oldest`` do not see hooks on what it made: as in ``torch.func``, their
+    cotangents pass by.
+    """
     while not tensor.requires_grad and (axis := batch_axis(tensor)) is not None:
         tensor, call = (
             unwrapped(tensor),
             _per_member(call, axis),
         )  # the tape shows the tensor inside
-    handle = func(tensor, call)
-    if tensor.grad_fn is None or is_housekeeping(call):
+    with torch._C.DisableTorchFunction():
+        node, output_nr = tensor.grad_fn, tensor.output_nr
+        is_own = node is not None and sequence_number(node) >= oldest
+        handle = func(tensor, call) if is_own else None
+    if not is_own:
+        handle = func(tensor, call)
+    if node is None or is_housekeeping(call):
         return handle, None
-    return handle, Hook(tensor.grad_fn, tensor.output_nr, call, handle)
+    return handle, Hook(node, output_nr, call, handle)
 
 
 def _per_member(call: Call, axis: int) -> Call:
@@ -93,11 +102,32 @@ def _called(call: Call, cotangent: Tensor) -> Tensor:
     return cotangent if result is None else result
 
 
+def hand_out(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Answer a question about the derivative of a tensor: its node may get hooks, which nobody can look up later."""
+    with torch._C.DisableTorchFunction():
+        answer = func(*args, **kwargs)
+    if answer is None or isinstance(answer, bool):
+        return func(*args, **kwargs)
+    watcher.nodes.append(answer)
+    is_own = sequence_number(answer) >= watcher.oldest  # and of no run around, see `register`
+    return answer if is_own else func(*args, **kwargs)
+
+
+def note_nodes(reading: Reading, nodes: Sequence[Node]) -> None:
+    """Note which of the nodes that were read may have hooks of their own."""
+    places = {reading.numbers.get(node, -1) - reading.num_inputs for node in nodes}
+    reading.hooked = {place for place in places if place >= 0}
+    reading.calls_back = reading.calls_back or bool(reading.hooked)
+
+
 def note(reading: Reading, hooks: Sequence[Hook]) -> None:
     """Add to what was read the hooks that are still registered."""
     for hook in hooks:
         number = reading.numbers.get(hook.node, -1)
         if number >= 0 and hook.is_registered:
             reading.calls_back = True
-            if not is_called_by_engine(hook.node):  # the engine calls them itself
+            is_by_engine = (
+                is_called_by_engine(hook.node) or number - reading.num_inputs in reading.hooked
+            )
+            if not is_by_engine:  # the engine calls them itself
                 reading.hooks.setdefault((number, hook.output_nr), []).append(hook)

@@ -133,7 +133,8 @@ def _backwards(name: str, reading: Reading, stores: Stores) -> Iterator[Equation
         else:
             if stores.forwarded:
                 edges = [stores.at(edge) for edge in edges]
-            if len(metadata) == 1 and not inner and place not in reading.joined:
+            is_usual = len(metadata) == 1 and not inner and place not in reading.joined
+            if is_usual and place not in reading.hooked:
                 equations = prepare.equation(place, edges)
             if equations is None:
                 parts, origin = _parts(name, reading, place, edges, wanted, inner)
@@ -234,12 +235,15 @@ def _parts(
         origin = f"{node.name()} by rule"
     else:
         joined = reading.joined.get(place)
-        by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted, joined)
+        is_hooked = place in reading.hooked
+        by_rule = None
+        if not is_hooked:
+            by_rule = maps_by_rule(kind, node, edges, reading.saved(place), wanted, joined)
         if by_rule is not None:
             found, origin = by_rule, origin_of(kind)
         else:
             node = node.node if isinstance(node, RestoredNode) else node
-            found = black_boxes.maps(name, node, edges, wanted, reading.anchors)
+            found = black_boxes.maps(name, node, edges, wanted, reading.anchors, is_hooked)
             origin = f"{node.name()} by PyTorch"
     for edge, dtype, maps in found:
         for nr, linear_map in maps.items():

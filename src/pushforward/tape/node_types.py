@@ -15,6 +15,7 @@ from pushforward.tape.operators import OPERATORS, Row
 from pushforward.tape.private_distributed import boundary_kind
 from pushforward.tape.private_torch import (
     BackwardHookFunction,
+    CondFunction,
     Node,
     PythonNode,
     function_of,
@@ -162,6 +163,8 @@ def _function_type(node: Node) -> NodeType:
     if function is BackwardHookFunction:
         calling_back.add(MODULE_HOOKS)
         return MODULE_HOOKS
+    if function is CondFunction:
+        return UNSEEN
     if boundary_kind(function) is not None:
         return BOUNDARY
     if function.jvp is base.jvp or function is Refused:  # whose jvp raises, as its backward
@@ -234,6 +237,8 @@ BACKWARD_ONLY, WITH_JVP, JVP_ONLY, MODULE_HOOKS, BOUNDARY = (
         "boundary of distributed tensors",
     )
 )
+# Of what a watcher replaces: it is left where nobody watched.
+UNSEEN = NodeType("torch.cond", None, (), (), (), {}, None, _read_function, ALWAYS)
 RULED = NodeType("operator with a rule", None, (), (), (), {}, None, _read_ruled, ALWAYS)
 # Empty as long as none was read in this process, so that nobody has to look for them.
 seen_with_jvp: set[bool] = set()

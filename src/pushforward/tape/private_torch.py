@@ -45,6 +45,7 @@ keeping_version: Any = vars(torch.autograd)["_unsafe_preserve_version_counter"]
 
 PythonNode: Any = torch.autograd.function.BackwardCFunction  # of an autograd.Function
 BackwardHookFunction: Any = torch.nn.modules._functions.BackwardHookFunction
+CondFunction: Any = sys.modules["torch._higher_order_ops.cond"].CondAutogradOp
 CheckpointFunction: Any = torch.utils.checkpoint.CheckpointFunction  # the reentrant one
 
 

@@ -82,7 +82,8 @@ class Reading:
     # What depends on all that is recorded, where that may be differentiated again.
     anchors: Sequence[Tensor] = ()
     hooks: dict[Edge, list[Any]] = dataclasses.field(default_factory=dict)  # as registered
-    # Whether there are hooks, of tensors or modules: sweeps are not repeated for a plan.
+    hooked: set[int] = dataclasses.field(default_factory=set)  # places of nodes that may have some
+    # Whether there are hooks, of tensors, nodes or modules: sweeps are not repeated for a plan.
     calls_back: bool = False
     is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
     mesh: Any = None  # over which such inputs lie

@@ -137,6 +137,7 @@ class Run(GraphReader):
         self._oldest = oldest_of(tracked, self._starts)
         self._watcher = self._new_watcher() if self.is_watched else _NOBODY
         if self.is_watched:
+            self._watcher.oldest = self._oldest
             copies = self.tracked if self.batch is None else tracked
             self._watcher.inputs = list(zip(copies, self.inputs, strict=True))
 
@@ -261,8 +262,9 @@ class Run(GraphReader):
     @property
     def is_quiet(self) -> bool:
         """Whether the function did nothing that has to be seen."""
-        writes = self._watcher.writes
-        return not (self._watcher.has_acted or writes.has_helped or writes.kept)
+        watcher, writes = self._watcher, self._watcher.writes
+        has_hooked = watcher.num_hooks != RemovableHandle.next_id
+        return not (watcher.has_acted or has_hooked or writes.has_helped or writes.kept)
 
     def __exit__(self, *exception: Any) -> None:
         """Put everything back."""

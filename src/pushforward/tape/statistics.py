@@ -28,6 +28,8 @@ def batch_norm(
     if not given.get("training", False) or None in buffers:
         return handler(watcher, func, args, kwargs)
     watcher.has_acted = True
+    for buffer in buffers:
+        watcher.writes.begin_unseen(buffer)
     if (
         functorch_level() is not None
         or not torch.is_grad_enabled()
@@ -58,4 +60,6 @@ def instance_norm(
     is_updating = given.get("use_input_stats", given.get("training", True))
     if is_updating and given.get("running_mean") is not None:
         watcher.has_acted = True
+        watcher.writes.begin_unseen(given["running_mean"])
+        watcher.writes.begin_unseen(given["running_var"])
     return handler(watcher, func, args, kwargs)

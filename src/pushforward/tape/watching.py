@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from pushforward.rules.registry import listeners
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
-from pushforward.tape.hooks import Hook, register
+from pushforward.tape.hooks import Hook, hand_out, register
 from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
 from pushforward.tape.layouts import Inputs, by_numbers, lay_out_anew
 from pushforward.tape.nested_tensors import JAGGED_MAKERS
@@ -66,8 +67,9 @@ class Watcher(TorchFunctionMode):
         self.has_sparse = False  # tensors that stand for sparse ones
         self.has_acted = False  # and did not just call what was called
         self.has_ties = False  # whose slope is shared where no batch is taken apart
-        # Cells of recurrent networks, which are another thing under ``torch.func``
-        self.has_cells = False
+        self.has_cells = False  # of recurrent networks: under ``torch.func`` another thing
+        self.nodes: list[Any] = []  # that the function asked for, and may have hooked
+        self.num_hooks, self.oldest = RemovableHandle.next_id, 0  # node of the run
 
     def __exit__(self, *exception: object) -> None:
         """Stop, also where an interrupt has lost the mode while it was off for a function written in Python."""
@@ -255,7 +257,8 @@ def _draw(
 
 def _hook(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Register a hook, and remember it: reverse mode honours it."""
-    handle, hook = register(func, args[0], args[1] if len(args) > 1 else kwargs["hook"])
+    call = args[1] if len(args) > 1 else kwargs["hook"]
+    handle, hook = register(func, args[0], call, watcher.oldest)
     if hook is not None:
         watcher.hooks.append(hook)
     return handle
@@ -360,7 +363,7 @@ def _install() -> None:
     for function in SHARING:
         _HANDLERS[function] = reduced
     for function in QUESTIONS:
-        _HANDLERS[function] = _answer
+        _HANDLERS[function] = hand_out
     _HANDLERS[Tensor.data.__get__] = _data  # type: ignore[attr-defined]
     _HANDLERS[Tensor.detach] = _HANDLERS[torch.detach] = _detach
     for function in (Tensor.__float__, Tensor.__complex__):
@@ -387,10 +390,8 @@ def _install() -> None:
                     by_numbers, _HANDLERS.get(function, _answer)
                 )
                 _QUIET.add(function)
-    _QUIET.update(EQUIVALENTS)
-    _QUIET.update(CELLS)
+    _QUIET.update(EQUIVALENTS, CELLS, RANDOM_FUNCTIONS)
     _QUIET.add(torch.nn.functional.instance_norm)
-    _QUIET.update(RANDOM_FUNCTIONS)
     for function in RANDOM_FUNCTIONS:
         _HANDLERS[function] = functools.partial(_draw, _HANDLERS.get(function))
 

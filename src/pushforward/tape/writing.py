@@ -127,6 +127,13 @@ class Writes:
             return id(base) not in self._own
         return base.grad_fn is None or sequence_number(base.grad_fn) < self._first
 
+    def begin_unseen(self, target: Tensor) -> None:
+        """Note that an operator is about to write to ``target``, maybe without counting that as a version."""
+        if self.again is None:
+            return
+        if any(each is target for each in self._reached) or self._is_outside(target):
+            self.again.append(functools.partial(target.copy_, target.detach().clone()))
+
     def _is_argument(self, tensor: Tensor) -> bool:
         return any(each is given for each in wrappers(tensor) for given in self._reached)
 
