@@ -615,3 +615,30 @@ def test_arguments_may_lie_anyhow(layout, transform):
 
     compiled = pf.compile(transform(f), backend="eager")
     torch.testing.assert_close(compiled(x, y), transform(f)(x.contiguous(), y))
+
+
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double_by_default")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x / 3.0,
+        lambda x: torch.view_as_real(torch.complex(x, x) * (1 + 2j)),
+        lambda x: torch.view_as_real(torch.complex(x, x) / (1 + 2j)),
+        lambda x: torch.view_as_real(torch.exp(1j * x)),
+    ],
+    ids=["quotient", "complex product", "complex quotient", "phase"],
+)
+def test_numbers_in_the_function_where_they_have_the_default_dtype(f, dtype):
+    x = torch.tensor([0.3, 0.7], dtype=dtype)
+    for transform in (pf.jacrev, pf.jacfwd):
+        compiled = pf.compile(transform(f), backend="eager")
+        for point in (x, x + 1):
+            torch.testing.assert_close(compiled(point), tf.jacfwd(f)(point))

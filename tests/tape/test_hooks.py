@@ -180,7 +180,17 @@ def on_a_node_of_two_outputs(x):
     return y.sum() * (z * z).sum()
 
 
+def on_nodes_asked_for_before(x):
+    y = x.sin()
+    nodes = [y.grad_fn, (y * y).grad_fn]
+    z = y.exp()
+    assert z.grad_fn is not None
+    nodes[0].register_hook(lambda inputs, outputs: (2 * inputs[0],))
+    return (y * z).sum()
+
+
 ON_NODES = [
+    on_nodes_asked_for_before,
     on_a_node,
     before_a_node,
     around_a_node,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.general import General
@@ -16,6 +18,8 @@ from pushforward.tape.private_distributed import is_housekeeping
 from pushforward.tape.private_functorch import batch_axis, unwrapped, with_functorch
 from pushforward.tape.private_torch import Node, output_metadata, sequence_number
 from pushforward.tape.reader import Reading
+
+_UNHELD = next(sys.getrefcount(n) for n in [object()])  # references to what is in a list alone
 
 Call = Callable[[Tensor], Tensor | None]
 
@@ -108,7 +112,12 @@ def hand_out(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         answer = func(*args, **kwargs)
     if answer is None or isinstance(answer, bool):
         return func(*args, **kwargs)
-    watcher.nodes.append(answer)
+    if (
+        RemovableHandle.next_id == watcher.num_hooks
+    ):  # none has hooks: those that nobody holds will get none
+        watcher.nodes = [n for n in watcher.nodes if sys.getrefcount(n) > _UNHELD]
+    if all(n is not answer for n in watcher.nodes):
+        watcher.nodes.append(answer)
     is_own = sequence_number(answer) >= watcher.oldest  # and of no run around, see `register`
     return answer if is_own else func(*args, **kwargs)
 

@@ -33,6 +33,8 @@ Edge = tuple[
 Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
 
 _first = itemgetter(0)
+# By whether numbers are complex: what decides the dtype of a product with one that counts as a number alone.
+_NARROW = torch.zeros((), dtype=torch.float16), torch.zeros((), dtype=torch.complex64)
 
 
 class Signature:
@@ -304,10 +306,13 @@ def has_zeros_without_memory(saved: Iterable[Any]) -> bool:
 def _typed(tensor: Tensor) -> Tensor:
     if tensor.dim() or not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
-    if torch.result_type(tensor, 1.0) is tensor.dtype:
-        return tensor
-    # Modes get it as a number of Python's, which has no clone.
-    return tensor.to(tensor.dtype, copy=True) if num_dispatch_modes() else tensor.clone()
+    if (
+        num_dispatch_modes()
+    ):  # which get it as a number of Python's: that has no clone, whatever its dtype is
+        narrow = _NARROW[tensor.is_complex()]
+        is_number = torch.result_type(tensor, narrow) is narrow.dtype
+        return tensor.to(tensor.dtype, copy=True) if is_number else tensor
+    return tensor if torch.result_type(tensor, 1.0) is tensor.dtype else tensor.clone()
 
 
 def metadata_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Any]:
