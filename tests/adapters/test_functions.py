@@ -211,6 +211,25 @@ def test_arguments_that_are_written_to_are_other_arguments(k):
     np.testing.assert_allclose(f.jac(X, k), np.diag(6 * X))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex128])
+def test_tensors_that_numpy_writes_to_are_other_arguments(dtype):
+    f = ours.VectorFunction(lambda x, k: k[0].abs() * x**2)
+    k = torch.tensor([2.0, 1.0], dtype=dtype)
+    shared = k.view(torch.int16).numpy() if dtype is torch.bfloat16 else k.numpy()
+    for given in (k, k.conj()):
+        f.fun(X, given)
+        np.testing.assert_allclose(f.jac(X, given), np.diag(2 * X) * k[0].abs().item())
+        f.fun(X, given)
+        shared[0] = shared[1]
+        np.testing.assert_allclose(f.jac(X, given), np.diag(2 * X))
+
+
+def test_zeros_of_the_other_sign_are_other_arguments():
+    f = ours.VectorFunction(lambda x, k: x / k)
+    f.fun(X, 0.0)
+    assert f.jac(X, -0.0)[0, 0] == -np.inf
+
+
 @pytest.mark.parametrize("compile", [False, "eager"])
 def test_what_the_function_reads_may_change_between_solves(compile):
     k = torch.tensor(2.0, dtype=torch.float64)

@@ -188,9 +188,10 @@ def snapshot(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         elif isinstance(value, Tensor):
             if value.is_inference():
                 return None
-            found += (_Same(value), value._version)
+            found += (_Same(value), value._version, _shared_bytes(value))
         elif value is None or isinstance(value, (bool, int, float, complex, str, np.generic)):
-            found += (type(value), repr(value) if value != value else value)
+            is_plain = value == value and value  # 0.0 and -0.0 are equal
+            found += (type(value), value if is_plain else repr(value))
         elif isinstance(value, tuple):
             inner = snapshot(value)
             if inner is None:
@@ -199,6 +200,15 @@ def snapshot(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
         else:
             return None
     return tuple(found)
+
+
+def _shared_bytes(tensor: Tensor) -> bytes | None:
+    """Return what lies in memory that is shared with NumPy, whose writes count as no versions."""
+    is_plain = tensor.is_cpu and tensor.layout is torch.strided
+    if not is_plain or tensor.untyped_storage().resizable():
+        return None
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.flatten().view(torch.uint8).numpy().tobytes()
 
 
 class _Same:
