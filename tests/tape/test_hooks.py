@@ -148,6 +148,18 @@ def test_hooks_of_modules_are_called_and_may_change_gradients():
     assert calls == [(1, 1)] * 3
 
 
+def test_hooks_of_modules_meet_every_row_of_a_jacobian():
+    layer, is_hooked = nn.Linear(3, 3).double(), False
+    for _ in range(2):
+        for _ in range(3):
+            x = rand(3)
+            expected = layer.weight.detach() @ torch.diag(x.cos()) * (6 if is_hooked else 1)
+            assert_close(pf.jacrev(lambda x: layer(x.sin()))(x), expected)
+        layer.register_full_backward_hook(lambda module, inputs, outputs: (2 * inputs[0],))
+        layer.register_full_backward_pre_hook(lambda module, outputs: (3 * outputs[0],))
+        is_hooked = True
+
+
 def on_a_node(x):
     y = x.sin()
     y.grad_fn.register_hook(lambda inputs, outputs: (2 * inputs[0] + outputs[0],))

@@ -123,8 +123,9 @@ def hand_out(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def note_nodes(reading: Reading, nodes: Sequence[Node]) -> None:
-    """Note which of the nodes that were read may have hooks of their own."""
-    places = {reading.numbers.get(node, -1) - reading.num_inputs for node in nodes}
+    """Note which of the nodes that were read may have hooks of their own, beside those that the engine calls anyway."""
+    others = [node for node in nodes if not is_called_by_engine(node)]
+    places = {reading.numbers.get(node, -1) - reading.num_inputs for node in others}
     reading.hooked = {place for place in places if place >= 0}
     reading.calls_back = reading.calls_back or bool(reading.hooked)
 
