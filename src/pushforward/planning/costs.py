@@ -157,6 +157,8 @@ def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tup
             block, cost = push_cost(step, block, forward)
             total = total + cost
         return block, total
+    if isinstance(linear_map, General):  # whose shadows need not have its dtype
+        linear_map = shadow(dataclasses.replace(linear_map, takes_shadows=False))
     result = linear_map.push(block) if forward else linear_map.pull(block)
     moved = 0
     if not isinstance(linear_map, (Permute, Reshape)) and result.values is not block.values:
