@@ -198,9 +198,8 @@ def _by_engine(node: Node, cotangents: Sequence[Tensor | None]) -> Sequence[Tens
     # The last one made: the engine calls what leads to it, and no other of the edges does.
     edges = [edge for edge in node.next_functions if edge[0] is not None]
     targets = {max(edges, key=lambda edge: _age(edge[0]))}
-    if callable(
-        node
-    ):  # the engine gives it cotangents of those inputs alone that are asked for, which hooks may miss
+    if callable(node):
+        # The engine gives it cotangents of those inputs alone that are asked for, which hooks may miss.
         targets = set(edges)
     handle = node.register_hook(capture)
     try:

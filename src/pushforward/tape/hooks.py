@@ -48,10 +48,8 @@ def register(
     cotangents pass by.
     """
     while not tensor.requires_grad and (axis := batch_axis(tensor)) is not None:
-        tensor, call = (
-            unwrapped(tensor),
-            _per_member(call, axis),
-        )  # the tape shows the tensor inside
+        # The tape shows the tensor inside.
+        tensor, call = unwrapped(tensor), _per_member(call, axis)
     with torch._C.DisableTorchFunction():
         node, output_nr = tensor.grad_fn, tensor.output_nr
         is_own = node is not None and sequence_number(node) >= oldest
@@ -112,9 +110,8 @@ def hand_out(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         answer = func(*args, **kwargs)
     if answer is None or isinstance(answer, bool):
         return func(*args, **kwargs)
-    if (
-        RemovableHandle.next_id == watcher.num_hooks
-    ):  # none has hooks: those that nobody holds will get none
+    if RemovableHandle.next_id == watcher.num_hooks:
+        # None has hooks: those that nobody holds will get none.
         watcher.nodes = [n for n in watcher.nodes if sys.getrefcount(n) > _UNHELD]
     if all(n is not answer for n in watcher.nodes):
         watcher.nodes.append(answer)

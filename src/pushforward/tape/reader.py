@@ -26,9 +26,8 @@ from pushforward.tape.recomputation import in_pass_of_its_own
 
 # Sizes and strides of a base, and sizes, strides and offset of a view of it.
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
-Edge = tuple[
-    int, int
-]  # the number of a node (inputs first), and which of its outputs; (-1, 0): no derivative
+# The number of a node (inputs first), and which of its outputs; (-1, 0): no derivative
+Edge = tuple[int, int]
 
 Made = list[tuple[int, Node, Any]]  # sequence number, node, edges
 
@@ -306,9 +305,8 @@ def has_zeros_without_memory(saved: Iterable[Any]) -> bool:
 def _typed(tensor: Tensor) -> Tensor:
     if tensor.dim() or not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
-    if (
-        num_dispatch_modes()
-    ):  # which get it as a number of Python's: that has no clone, whatever its dtype is
+    if num_dispatch_modes():
+        # They get it as a number of Python's: that has no clone, whatever its dtype is.
         narrow = _NARROW[tensor.is_complex()]
         is_number = torch.result_type(tensor, narrow) is narrow.dtype
         return tensor.to(tensor.dtype, copy=True) if is_number else tensor

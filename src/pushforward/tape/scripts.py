@@ -183,9 +183,8 @@ class _Writer:
         }  # fmt: skip
         self._lines: list[str] = []
         self._saved: dict[int, list[str]] = {}  # by place among the reading's nodes
-        self._held: dict[
-            int, str
-        ] = {}  # what was read, by `id`: what is one object has to be one again
+        # What was read, by `id`: what is one object has to be one again
+        self._held: dict[int, str] = {}
         self._described: dict[str, Tensor] = {}  # saved tensors
         self._places = {node: place for place, node in enumerate(reading.nodes)}
         ends = [node for node, number in reading.numbers.items() if number < 0]

@@ -35,9 +35,8 @@ from pushforward.transforms.arguments import Selected
 from pushforward.transforms.known_call import Answer, Found, Key, Ran, Repeat, TapeKey
 from pushforward.transforms.record import Recall, Tape
 
-MAX_MISSES = (
-    8  # of a function whose graph is another time and again: knowing it by heart is for nothing
-)
+# Of a function whose graph is another time and again: knowing it by heart is for nothing
+MAX_MISSES = 8
 MAX_REPEATS = 2  # of one function, where two graphs come in turn
 
 

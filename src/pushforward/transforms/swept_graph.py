@@ -71,9 +71,8 @@ class SweptGraph:
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
     outputs: Sequence[Tensor]  # likewise
     reading: Reading  # the graph that autograd recorded
-    answer: (
-        tuple[Known, bool] | None
-    )  # kernels that made the last sweep, and whether autograd recorded them
+    # Kernels that made the last sweep, and whether autograd recorded them
+    answer: tuple[Known, bool] | None
     _grad_mode: bool  # when it was recorded
     _is_kept: bool  # beyond a call
     _versions: list[tuple[Tensor, int]]  # of what was saved, as it is to be
