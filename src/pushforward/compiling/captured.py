@@ -36,7 +36,7 @@ class Captured:
         self.functions: list[tuple[types.FunctionType, Any, Any]] = []  # with code and defaults
         self._seen: set[int] = set()
         self._names: set[str] = set()  # that code has
-        self._scopes: dict[int, Mapping[str, Any]] = {}  # of classes and modules, by `id`
+        self._scopes: dict[int, Mapping[str, Any]] = {}  # by the `id` of classes and modules
         self._walk(func, 0)
         self._look_up()
 
@@ -51,7 +51,7 @@ class Captured:
         if id(found) in self._seen or depth > MAX_DEPTH or len(self.values) > MAX_PLACES:
             return
         self._seen.add(id(found))
-        self._scopes.update((id(scope), scope) for scope in places.scopes(found))
+        self._scopes.update((id(each), vars(each)) for each in places.scopes(found))
         if isinstance(found, type):
             self._names |= places.MAKING
         if isinstance(found, (type, types.ModuleType)):

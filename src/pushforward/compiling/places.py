@@ -9,7 +9,7 @@ import collections
 import enum
 import functools
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,11 @@ _SETS = (set, frozenset)
 # What is called though nobody names it, beside what has two underscores around its name.
 _CALLED = frozenset(("forward", "backward", "setup_context", "jvp", "vjp", "vmap"))
 MAKING = frozenset(("__init__", "__new__", "__post_init__"))  # called by naming the class
+# For what is printed, hashed, copied or ends: no number depends on these.
+_BESIDE = frozenset((
+    "__repr__", "__str__", "__format__", "__dir__", "__sizeof__", "__hash__", "__copy__", "__deepcopy__", "__reduce__",
+    "__reduce_ex__", "__getstate__", "__setstate__", "__delattr__", "__del__", "__init_subclass__", "__class_getitem__",
+))  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -131,20 +136,20 @@ def places(found: Any) -> Iterator[Place]:
         yield from (Place(owner, name) for name in slots)
 
 
-def scopes(found: Any) -> Iterator[Mapping[str, Any]]:
-    """Return the names of the classes of an object, of a class and those that it derives from, or of a module."""
+def scopes(found: Any) -> Iterator[Any]:
+    """Return what has names: the classes of an object, a class and those that it derives from, or a module."""
     if isinstance(found, types.ModuleType):
         if not _is_of_foreign(found.__name__):
-            yield vars(found)
+            yield found
         return
     for each in (found if isinstance(found, type) else type(found)).__mro__:
         if not _is_of_foreign(each.__module__):
-            yield vars(each)
+            yield each
 
 
 def is_called(name: str, value: Any) -> bool:
     """Tell whether the member of a class is called, maybe, though nobody names it."""
-    is_special = name.startswith("__") and name not in MAKING
+    is_special = name.startswith("__") and name not in MAKING and name not in _BESIDE
     return name in _CALLED or (is_special and isinstance(value, types.FunctionType))
 
 
