@@ -85,16 +85,13 @@ class Writes:
         now = functorch_level()
         inner = target if now is None else self.inner(target)
         num_wrappers = int(inner is not target)
-        base = inner._base
-        if base is None:
-            base = inner
+        base = inner if inner._base is None else inner._base
         if self.again is not None and self._is_outside(base):
             self.again.append(functools.partial(base.copy_, base.detach().clone()))
         if not base.requires_grad and id(base) not in self._own:
             self.written[id(base)] = base
-            if (inner is not base and not is_ours) or num_holders(base) > 1 + (
-                inner is not base
-            ) + num_wrappers:
+            is_view = inner is not base
+            if (is_view and not is_ours) or num_holders(base) > 1 + is_view + num_wrappers:
                 self.has_views = True
         if self.level and now != self.level:
             return None  # what is a level deeper cannot be copied in this one
@@ -129,9 +126,8 @@ class Writes:
 
     def begin_unseen(self, target: Tensor) -> None:
         """Note that an operator is about to write to ``target``, maybe without counting that as a version."""
-        if self.again is None:
-            return
-        if any(each is target for each in self._reached) or self._is_outside(target):
+        is_reached = any(each is target for each in self._reached)
+        if self.again is not None and (is_reached or self._is_outside(target)):
             self.again.append(functools.partial(target.copy_, target.detach().clone()))
 
     def _is_argument(self, tensor: Tensor) -> bool:
@@ -371,8 +367,7 @@ def write_out(
 
 def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) -> None:
     """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
-    view = target
-    is_view = False
+    view, is_view = target, False
     is_inside = isinstance(value, Tensor) and functorch_level() is not None
     if is_inside and level_of(value) > max(writes.level, level_of(target)):
         func(target, index, value)  # its transform refuses that; a view would hide it
