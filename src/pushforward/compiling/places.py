@@ -26,7 +26,6 @@ _FOREIGN = (
     "torch", "pushforward", "numpy", "scipy", "functools", "math", "builtins", "operator", "collections", "enum",
     "typing", "abc", "types", "dataclasses",
 )  # fmt: skip
-_EMPTY = types.CellType()
 _SEQUENCES = (list, tuple, collections.deque)
 _MAPPINGS = (dict, types.MappingProxyType)
 _SETS = (set, frozenset)
@@ -103,11 +102,9 @@ def containers(found: Any) -> Iterator[Any]:
     if isinstance(found, nn.Module):
         yield from (found._parameters, found._buffers, found._modules)
         yield from _hooks(found)
-    elif isinstance(found, (list, dict, collections.deque)):
+    elif isinstance(found, (list, *_MAPPINGS, collections.deque)):
         yield found
-    if isinstance(found, types.MappingProxyType):
-        yield found
-    elif hasattr(found, "__dict__") and not isinstance(found, types.FunctionType):
+    if hasattr(found, "__dict__") and not isinstance(found, types.FunctionType):
         yield vars(found)
 
 

@@ -175,7 +175,7 @@ class Block:
             values = values.unsqueeze(place) * eye.view(eye_shape)
         else:
             if is_constant:
-                values = values.expand(*values.shape[:near], size, *values.shape[near + 1 :])
+                values = values.expand(with_size(values.shape, near, size))
             values = _on_diagonal(values, near, near + 1, place)
         tied = (*self.tied[:k], None, *self.tied[k + 1 :])
         return Block(values, self.shape, self.seed_shape, tied, self.source)

@@ -75,13 +75,16 @@ class Cost:
         return f"{_scaled(self.seconds, 's')}, {_scaled(self.flops, 'flop')}, {_scaled(self.bytes, 'B')}"
 
 
-def shadow(linear_map: AbstractLinearMap, is_recording: bool = False) -> AbstractLinearMap:
+def shadow(
+    linear_map: AbstractLinearMap, is_recording: bool = False, *, is_whole: bool = False
+) -> AbstractLinearMap:
     """Return the map with every tensor replaced by one of the meta device.
 
-    Where autograd ``is_recording`` what is done with them, it follows those that it follows in the map.
+    Where autograd ``is_recording`` what is done with them, it follows those that it follows in the map. Maps with
+    functions of their own, some of which take shadows, are outlines that tell shapes, unless the map ``is_whole``.
     """
     if isinstance(linear_map, General):
-        if linear_map.takes_shadows:
+        if is_whole and linear_map.takes_shadows:
             return linear_map
         return dataclasses.replace(
             linear_map,
@@ -100,7 +103,7 @@ def shadow(linear_map: AbstractLinearMap, is_recording: bool = False) -> Abstrac
         if isinstance(value, Tensor):
             changes[field.name] = shadow_tensor(value, is_recording)
         elif isinstance(value, AbstractLinearMap):
-            changes[field.name] = shadow(value, is_recording)
+            changes[field.name] = shadow(value, is_recording, is_whole=is_whole)
     return dataclasses.replace(linear_map, **changes) if changes else linear_map
 
 
@@ -157,8 +160,6 @@ def push_cost(linear_map: AbstractLinearMap, block: Block, forward: bool) -> tup
             block, cost = push_cost(step, block, forward)
             total = total + cost
         return block, total
-    if isinstance(linear_map, General):  # whose shadows need not have its dtype
-        linear_map = shadow(dataclasses.replace(linear_map, takes_shadows=False))
     result = linear_map.push(block) if forward else linear_map.pull(block)
     moved = 0
     if not isinstance(linear_map, (Permute, Reshape)) and result.values is not block.values:

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import shadow, shadow_tensor
-from pushforward.planning.shapes import on_shadows
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
 from pushforward.tape.private_torch import OperatorMode, bare, writes_out_windows
+from pushforward.trees import map_tensors
 
 aten = torch.ops.aten
 
@@ -124,18 +124,19 @@ def _left_in_group() -> int | None:
     return None
 
 
-def shadow_equation(equation: Equation, is_recording: bool = False) -> Equation:
-    """Return an equation of the same maps, without numbers."""
-    terms = [
-        Term(t.variable, shadow(t.linear_map, is_recording), t.in_dtype) for t in equation.terms
-    ]
-    return Equation(equation.variable, terms, equation.dtype)
+def shadow_program(
+    program: LinearProgram, is_recording: bool = False, *, is_whole: bool = False
+) -> LinearProgram:
+    """Return a program of the same maps, without numbers; the arguments are those of `costs.shadow`."""
 
+    def term(of: Term) -> Term:
+        linear_map = shadow(of.linear_map, is_recording, is_whole=is_whole)
+        return Term(of.variable, linear_map, of.in_dtype)
 
-def shadow_program(program: LinearProgram, is_recording: bool = False) -> LinearProgram:
-    """Return a program of the same maps, without numbers."""
     with bare():
-        equations = [shadow_equation(equation, is_recording) for equation in program.equations]
+        equations = [
+            Equation(e.variable, [*map(term, e.terms)], e.dtype) for e in program.equations
+        ]
     return LinearProgram(program.inputs, equations, program.outputs)
 
 
@@ -208,7 +209,7 @@ def _place(tensor: Tensor) -> int:
 
 
 _LANES = 8  # channels
-POWERS = 11  # of matrices, of one 13, their exponential takes at most, as measured
+_POWERS = 11  # of matrices, of one 13, their exponential takes at most, as measured
 
 
 def _scratch(
@@ -234,6 +235,25 @@ def _scratch(
     return num_windows * large.shape[1] * math.prod(weight.shape[2:]) * x.element_size()
 
 
+def _on_shadows(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments all without numbers if one is, and no device where there would be others.
+
+    Maps that take shadows hold real tensors.
+    """
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if any(t.is_meta for t in tensors) and not all(t.is_meta for t in tensors):
+        args, kwargs = map_tensors(_without_numbers, (args, kwargs))
+    return args, kwargs
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
 class _Allocations(OperatorMode):
     """Counts the bytes of the storages that operators make, for as long as they live."""
 
@@ -253,7 +273,7 @@ class _Allocations(OperatorMode):
         """Call, and look at the results."""
         kwargs = kwargs or {}
         if self._on_shadows:
-            args, kwargs = on_shadows(args, kwargs)
+            args, kwargs = _on_shadows(args, kwargs)
         result = func(*args, **kwargs)
         if func is aten.convolution.default:
             self._need(result.nbytes + _scratch(result, *args))
@@ -262,7 +282,7 @@ class _Allocations(OperatorMode):
             options = (stride, padding, dilation, True, *rest[:2])
             self._need(result[0].nbytes + _scratch(result[0], cotangent, weight, None, *options))
         elif func is aten.linalg_matrix_exp.default:
-            self._need(POWERS * result.nbytes)
+            self._need(_POWERS * result.nbytes)
         given = {_place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for item in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(item, Tensor) and _place(item) not in given:

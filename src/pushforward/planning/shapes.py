@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pushforward.linear.axes import broadcast
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_torch import OperatorMode, bare
-from pushforward.trees import map_tensors
 
 aten = torch.ops.aten
 _META = torch.device("meta")
@@ -42,11 +40,7 @@ class Shapes(OperatorMode):
             found = None if answer is None else answer(*args)
             if found is not None:
                 return found
-        try:
-            return func(*args, **kwargs)
-        except RuntimeError:  # some have numbers, and others none
-            args, kwargs = on_shadows(args, kwargs)
-            return func(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def of_shadows(compute: Callable[[], T]) -> T:
@@ -136,22 +130,3 @@ _ANSWERS: dict[Any, Callable[..., Tensor | None]] = {
     aten.mm.default: _product,
     aten.bmm.default: _product,
 }
-
-
-def on_shadows(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return arguments all without numbers if one is, and no device where there would be others.
-
-    Maps that take shadows hold real tensors.
-    """
-    if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("meta")}
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    if any(t.is_meta for t in tensors) and not all(t.is_meta for t in tensors):
-        args, kwargs = map_tensors(_without_numbers, (args, kwargs))
-    return args, kwargs
-
-
-def _without_numbers(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

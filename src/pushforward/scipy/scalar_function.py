@@ -121,7 +121,7 @@ class ScalarFunction:
         """Return the Hessian times ``p`` ``(n,)``."""
         arrays = self._arrays
         if arrays.is_compiled:
-            given, further = self._arrays.given(x, args), arrays.tensor(p)
+            given, further = arrays.given(x, args), arrays.tensor(p)
             with torch.no_grad():
                 return arrays.array(self._product(given[0], further, *given[1:]))
         key = Pending.key(x, args, {})

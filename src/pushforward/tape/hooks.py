@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -53,8 +54,7 @@ def register(
     with torch._C.DisableTorchFunction():
         node, output_nr = tensor.grad_fn, tensor.output_nr
         is_own = node is not None and sequence_number(node) >= oldest
-        handle = func(tensor, call) if is_own else None
-    if not is_own:
+    with torch._C.DisableTorchFunction() if is_own else contextlib.nullcontext():
         handle = func(tensor, call)
     if node is None or is_housekeeping(call):
         return handle, None

@@ -37,13 +37,8 @@ _MAKERS = _TO_SPARSE | {
 _ENDS = {"ToDenseBackward0", "ValuesBackward0"}
 
 # These only move elements; of others PyTorch's second derivatives lack terms.
-_MOVING = (
-    _TO_SPARSE
-    | _ENDS
-    | {
-        *("CoalesceBackward0", "TBackward0", "TransposeBackward0", "CloneBackward0"),
-    }
-)
+_KEPT_SPARSE = {"CoalesceBackward0", "TBackward0", "TransposeBackward0", "CloneBackward0"}
+_MOVING = _TO_SPARSE | _ENDS | _KEPT_SPARSE
 _UNSAFE = (
     "pushforward: second derivatives of operators on real sparse tensors: PyTorch's lack terms, expected first ones "
     "only. Use .to_dense() before, or make the sparse tensor inside the function."

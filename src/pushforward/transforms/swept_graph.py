@@ -100,7 +100,8 @@ class SweptGraph:
     def shadow(self, is_recording: bool = False) -> Self:
         """Return the same maps without numbers, of which sweeps can be computed, and recorded by autograd."""
         other = self.around(self.name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
-        other.batch, other._program = self.batch, shadow_program(self.program, is_recording)
+        other.batch = self.batch
+        other._program = shadow_program(self.program, is_recording, is_whole=True)
         return other
 
     def forget_maps(self) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, Tied, kept_axes
+from pushforward.linear.axes import Pairs, Tied, kept_axes, with_size
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -238,8 +238,7 @@ def _written_along(block: Block, axis: int) -> tuple[Block, int]:
     block = block.untie((axis,))
     near, values = block.num_free + axis, block.values
     if values.shape[near] != block.shape[axis]:
-        sizes = (*values.shape[:near], block.shape[axis], *values.shape[near + 1 :])
-        block = block.with_values(values.expand(sizes))
+        block = block.with_values(values.expand(with_size(values.shape, near, block.shape[axis])))
     return block, near
 
 
