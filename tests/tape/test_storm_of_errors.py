@@ -3,8 +3,6 @@
 import copy
 import pickle
 import random
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import torch.func as tf
 from ambient import process_state, thread_state
+from at_once import at_once
 from torch import Tensor
 
 from pushforward import (
@@ -210,16 +209,7 @@ def test_plans_may_be_evicted_while_other_threads_read_them(
         except BaseException as error:
             problems.append(error)
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    at_once(run, 8, interval=1e-5)
     assert not problems
     assert len(PLANS) <= 3
 

@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 import torch.func as tf
+from at_once import at_once
 
 from pushforward import jacfwd, jvp
 from pushforward.tape import trust
@@ -122,14 +123,5 @@ def test_threads_whose_functions_change_all_the_time():
             except BaseException as problem:
                 problems.append(problem)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(2e-5)
-    try:
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    at_once(work, 8, interval=2e-5)
     assert not problems
