@@ -208,7 +208,7 @@ def test_a_branch_by_cond_is_seen_where_other_functions_with_a_backward_were_tru
     is_on = [False]
 
     def f(x: Tensor) -> Tensor:
-        y: Tensor = Square.apply(x)  # type: ignore[no-untyped-call]
+        y: Tensor = Square.apply(x)
         if is_on[0]:
             y = torch.cond(x.sum() > 0, torch.sin, torch.cos, (y,))
         return y * y.sin()
