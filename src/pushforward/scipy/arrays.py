@@ -111,9 +111,12 @@ class Arrays:
 
     def array(self, tensor: Tensor, is_complex: bool = False) -> Array:
         """Return an array of its own, in double precision, as SciPy computes."""
-        is_plain = tensor.dtype is torch.float64 and tensor.is_cpu
-        if is_plain and not (tensor.requires_grad or tensor.is_neg()):  # nearly always
-            return tensor.numpy().copy()
+        try:
+            found = tensor.numpy()
+            if found.dtype is FLOAT64:  # nearly always
+                return found.copy()
+        except (RuntimeError, TypeError):  # it requires grad, is negated, or is elsewhere
+            pass
         if tensor.is_complex() and not is_complex:
             raise ArgumentTypeError(
                 message(

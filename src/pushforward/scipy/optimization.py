@@ -12,7 +12,7 @@ from pushforward.compiling.backends import Backend
 from pushforward.errors import ArgumentValueError, message
 from pushforward.scipy.arrays import Form
 from pushforward.scipy.curve import Curve
-from pushforward.scipy.given import adapted, refuse, start
+from pushforward.scipy.given import adapted, refuse, start, starting_once
 from pushforward.scipy.scalar_function import ScalarFunction
 from pushforward.scipy.vector_function import VectorFunction
 
@@ -105,10 +105,12 @@ def root(
     """
     refuse("root", options, "jac")
     f = adapted(VectorFunction, "root", fun, dtype=dtype, device=device, compile=compile)
-    jac = f.jac if method.lower() in WITH_JACOBIAN else None
+    fun, jac = f.fun, None
+    if method.lower() in WITH_JACOBIAN:
+        fun, jac = starting_once(f.fun), starting_once(f.jac)
     if method.lower() != "lm":  # the others follow Broyden
         f.pending.expect_values()
-    return optimize.root(f.fun, start(x0), args=args, method=method, jac=jac, **options)
+    return optimize.root(fun, start(x0), args=args, method=method, jac=jac, **options)
 
 
 def minimize(
