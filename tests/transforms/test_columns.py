@@ -88,6 +88,17 @@ def test_chunks_of_a_long_program_need_little_more_than_torch_func_by_hand(
     assert left < 2**16
 
 
+def test_chunks_take_no_more_memory_under_torch_compile() -> None:
+    """Where Dynamo watches calls, these hold what they are given more than once."""
+    p = _draws(12)
+    call = pf.jacfwd(_leapfrog, chunk_size=2)
+    compiled = torch.compile(call, backend="eager")
+    for _ in range(3):
+        torch.testing.assert_close(compiled(p), call(p))
+    peaks = [bytes_of(lambda c=c: c(p), keeps_plans=True)[0] for c in (call, compiled)]
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
 def test_the_memory_of_chunks_does_not_grow_with_the_steps_of_a_program() -> None:
     def steps(number: int) -> Callable[[Tensor], Tensor]:
         def func(p: Tensor) -> Tensor:

@@ -192,15 +192,14 @@ def _references_of_one_variable() -> int:
     return _passed_on(found)
 
 
-_ONE_VARIABLE = _references_of_one_variable()
-
-
 def is_held(tensor: Tensor) -> bool:
     """Tell whether Python holds a tensor, beside one variable of the caller's.
 
     Else only nodes that saved it do, or views of it: they keep the object alive, by one reference.
     """
-    return _num_references(tensor) - _ONE_VARIABLE > int(num_holders(tensor) > 1)
+    # Counted anew, as calls take more references where Dynamo watches them.
+    others = _num_references(tensor) - _references_of_one_variable()
+    return others > int(num_holders(tensor) > 1)
 
 
 def is_plain_view(view: Tensor) -> bool:
