@@ -385,6 +385,101 @@ def test_what_is_newly_written_to_loses_its_history(
             torch.testing.assert_close(target(), expected)
 
 
+NESTED: dict[str, Callable[..., Any]] = {
+    "hessian": lambda f, x: pushforward.hessian(f)(x),
+    "hvp": lambda f, x: pushforward.hvp(f, (x,), (x,))[1],
+    "forward over forward": lambda f, x: pushforward.jacfwd(pushforward.jacfwd(f))(x),
+    "reverse over forward": lambda f, x: pushforward.jacrev(pushforward.jacfwd(f))(x),
+    "gradients": lambda f, x: pushforward.grad(lambda x: pushforward.grad(f)(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("nest", NESTED.values(), ids=NESTED)
+@pytest.mark.parametrize("write", [_whole, _part])
+def test_what_is_newly_written_to_inside_another_recording_loses_its_history(
+    write: Callable[[Tensor, Tensor], None], nest: Callable[..., Any]
+) -> None:
+    x, captured, is_on = torch.tensor([0.3, 0.8], dtype=F64), torch.ones(2, dtype=F64), [False]
+
+    def f(x: Tensor) -> Tensor:
+        if is_on[0]:
+            write(captured, x)
+        return (x**3).sum()
+
+    for _ in range(2 * CALLS):
+        before = nest(f, x)
+    is_on[0] = True
+    for _ in range(CALLS):
+        expected = captured.clone()
+        write(expected, x)
+        torch.testing.assert_close(nest(f, x), before)
+        assert not captured.requires_grad
+        torch.testing.assert_close(captured, expected)
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_what_is_written_to_in_place_of_memory_of_its_own_loses_its_history(
+    is_followed: bool,
+) -> None:
+    x, captured, is_on = torch.tensor([0.3, 0.8], dtype=F64), torch.ones(2, dtype=F64), [False]
+
+    def f(x: Tensor) -> Tensor:  # leaves the same graph in either case
+        y = captured if is_on[0] else torch.zeros(2, dtype=F64)
+        return y.add_(x**2)
+
+    for i in range(4 * CALLS):
+        is_on[0] = i % CALLS == CALLS - 1
+        given = x.clone().requires_grad_(is_followed)
+        jac = pushforward.jacfwd(f)(given)
+        torch.testing.assert_close(jac, torch.diag(2 * x))
+        assert not captured.requires_grad
+        if is_followed:
+            value = pushforward.value_and_jacobian(f)(given)[0]
+            torch.testing.assert_close(torch.autograd.grad(value.sum(), given)[0], 2 * x)
+
+
+def test_what_is_newly_written_to_before_an_error_loses_its_history() -> None:
+    x, captured, is_on = torch.tensor([0.3, 0.8], dtype=F64), torch.ones(2, dtype=F64), [False]
+
+    def f(x: Tensor) -> Tensor:
+        y = x.sin()
+        if is_on[0]:
+            captured.copy_(x)
+            raise KeyError("gone")
+        return y
+
+    for _ in range(2 * CALLS):
+        pushforward.jacfwd(f)(x)
+    is_on[0] = True
+    with pytest.raises(KeyError, match="gone"):
+        pushforward.jacfwd(f)(x)
+    assert not captured.requires_grad
+    torch.testing.assert_close(captured, x)
+
+
+def test_a_function_that_had_to_be_run_twice_for_a_write_is_watched_from_then_on() -> None:
+    x, captured = torch.tensor([0.3, 0.8], dtype=F64), torch.ones(2, dtype=F64)
+    is_on, errors = [False], 0
+
+    def f(x: Tensor) -> Tensor:
+        if is_on[0]:
+            return captured.copy_(x).tanh()
+        return x.sin()
+
+    for i in range(6 * CALLS):
+        is_on[0] = i % (2 * CALLS) == 2 * CALLS - 1
+        try:
+            jac = pushforward.jacfwd(f)(x)
+        except pushforward.errors.UnsupportedError:
+            errors += 1
+        else:
+            torch.testing.assert_close(
+                jac, torch.func.jacrev(torch.tanh if is_on[0] else torch.sin)(x)
+            )
+        assert not captured.requires_grad
+    assert errors == 1
+
+
 @pytest.mark.parametrize("take", [lambda c: c.data, lambda c: c.data[:1], lambda c: c.detach()])
 @pytest.mark.parametrize("place", ["closure", "buffer"])
 def test_a_second_run_does_not_write_by_data_again(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from pushforward.errors import UnsupportedError
 
@@ -10,6 +14,20 @@ from pushforward.errors import UnsupportedError
 class _Thread(threading.local):
     depth = 0  # how many runs are on
     count = 0  # how many began
+
+    def __init__(self) -> None:
+        # What may have got a history that nobody watched: the outermost run takes that away.
+        self.written: list[weakref.ref[Tensor]] = []
+
+    def leave_written(self, tensors: Iterable[Tensor]) -> None:
+        """Leave tensors to the outermost run."""
+        self.written += map(weakref.ref, tensors)
+
+    def take_written(self) -> list[Tensor]:
+        """Return those that were left, and live."""
+        found = [tensor for ref in self.written if (tensor := ref()) is not None]
+        self.written.clear()
+        return found
 
 
 thread = _Thread()

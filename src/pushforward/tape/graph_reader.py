@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from pushforward.tape import distributed_tensors, hooks
 from pushforward.tape.aliases import aliases
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import forget_history
+from pushforward.tape.depth import thread
 from pushforward.tape.node_types import calling_back
 from pushforward.tape.overwritten import restored
 from pushforward.tape.private_functorch import unwrap_for_grad, without_functorch
@@ -29,7 +30,7 @@ from pushforward.tape.reader import (
 )
 from pushforward.tape.recomputation import RecomputingError, in_pass_of_its_own, read_at_once
 from pushforward.tape.scripts import End, Script, script_of
-from pushforward.tape.trust import UNTOLD, AskedError, Record, Unwatched
+from pushforward.tape.trust import UNTOLD, AskedError, Record, Unwatched, written_by
 from pushforward.tape.watching import Watcher
 
 T = TypeVar("T")
@@ -67,6 +68,11 @@ class GraphReader:
         return bool(self._watcher.has_ties)
 
     @property
+    def writes(self) -> bool:
+        """Whether in-place operators were called."""
+        return bool(self._watcher.has_written)
+
+    @property
     def has_cells(self) -> bool:
         """Whether cells of recurrent networks were called as they are."""
         return bool(self._watcher.has_cells)
@@ -77,10 +83,35 @@ class GraphReader:
             return UNTOLD
         return self._end - self._oldest - len(reading.nodes)
 
-    def forget(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
-        """Take the history from what the function wrote to, though it was not watched."""
-        if self.is_outermost and self._oldest:
-            forget_history(known.written(func, reading, self.num_beside(reading), self._oldest))
+    def note_written(self, func: Callable[..., Any], known: Record, reading: Reading) -> None:
+        """Learn of what the function, and those recorded inside it, gave a history, though nobody watched."""
+        if not self.is_watched and self._oldest:
+            num_beside = self.num_beside(reading)
+            thread.leave_written(known.written(func, reading, num_beside, self._oldest))
+        if not (self.is_outermost and thread.written):
+            return
+        written = thread.take_written()
+        if not self.is_watched:  # else it was seen
+            self._watcher = Watcher(self.name, 0)
+            self._watcher.writes.written = {id(t): t for t in written}
+            reading.tensors = map_saved(self._apart, reading.tensors)
+
+    def forget(self, written: Iterable[Tensor]) -> None:
+        """Take the history from what was written to, when nobody is left who may read it."""
+        if self.is_outermost:
+            forget_history(written)
+        else:  # a run around may go without a watcher
+            thread.leave_written(written)
+
+    def forget_unread(self, func: Callable[..., Any], is_again: bool) -> None:
+        """Take the history from what the function wrote to, though nobody watched, before it failed or is run again."""
+        found = [] if self.is_watched or not self._oldest else written_by(func, self._oldest)
+        if is_again:
+            forget_history(found)
+        else:
+            self.forget(found)
+        if self.is_outermost:
+            forget_history(thread.take_written())
 
     def reading(self, outputs: Sequence[Any]) -> Reading:
         """Read the graph that leads to ``outputs``."""

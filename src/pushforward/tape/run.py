@@ -14,7 +14,7 @@ from pushforward.errors import RandomnessError, UnsupportedError
 from pushforward.linear.differentiated import has_duals
 from pushforward.tape.batch import Batch, current_batch
 from pushforward.tape.batch_watching import BatchWatcher
-from pushforward.tape.copies import detached, forget_history, tracked_copy, write_back
+from pushforward.tape.copies import detached, tracked_copy, write_back
 from pushforward.tape.depth import check_depth, thread
 from pushforward.tape.graph_reader import GraphReader
 from pushforward.tape.interrupts import finish_contexts, function_modes, put_modes_back
@@ -96,7 +96,7 @@ class Run(GraphReader):
             thread.depth, functorch_level(), function_modes(),
         )  # fmt: skip
         self._level: int | None = None
-        self._is_eager = self._is_hidden = False
+        self._is_eager, self._is_hidden, self._oldest = False, False, 0
         self._inference: Any = None
         self._hiding: Any = None
         self._watcher: Any = None
@@ -278,8 +278,7 @@ class Run(GraphReader):
                 if self._random_state is not None:
                     self._put_back(is_own=is_signal)
                 end_cycles(self.cycles())
-            if self.is_outermost and self._watcher.writes.written:
-                forget_history(self._watcher.writes.written.values())
+            self.forget(self._watcher.writes.written.values())
         finally:
             self.leave()
         write_back(unwritten)

@@ -78,6 +78,8 @@ class Record:
     # Bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed
     uncut: dict[Any, int] = dataclasses.field(default_factory=dict)
     quiet: int = 0  # calls since the last that was not
+    acts: bool = False  # at times, which it had to be run a second time for
+    may_write: bool = False  # to tensors from outside it, in place of memory of its own
     modes: Modes | None = None  # of the modules that it was quiet with
     graphs: set[int] = dataclasses.field(default_factory=set)  # by the hash of their kinds of nodes
     types: set[NodeType] = dataclasses.field(default_factory=set)  # of the nodes of all of those
@@ -92,7 +94,9 @@ class Record:
     @property
     def is_trusted(self) -> bool:
         """Whether the function may run without a watcher: it was quiet, and its modules train if they did then."""
-        return self.quiet >= WATCHED_FIRST and (self.modes is None or self.modes.are_same())
+        if self.quiet < WATCHED_FIRST or self.acts:
+            return False
+        return self.modes is None or self.modes.are_same()
 
     def note(self, reason: BaseException) -> None:
         """Note why a run has to be made again; it may have come so far that it wrote something."""
@@ -113,13 +117,19 @@ class Record:
         return hash(tuple(types)) in self.graphs
 
     def learn(
-        self, func: Callable[..., Any], types: Sequence[NodeType], is_quiet: bool, num_beside: int
+        self,
+        func: Callable[..., Any],
+        types: Sequence[NodeType],
+        is_quiet: bool,
+        num_beside: int,
+        writes: bool,
     ) -> None:
-        """Note what a watched run left, and whether it did nothing that has to be seen."""
+        """Note what a watched run left, whether it did nothing that has to be seen, and whether it wrote at all."""
         if not is_quiet:
             self.quiet = 0
             return
         self.quiet += 1
+        self.may_write = self.may_write or (writes and any(map(_may_be_written, tensors_of(func))))
         if self.quiet >= WATCHED_FIRST:
             self.modes = modes_of(func)
         self._add(types)
@@ -137,12 +147,15 @@ class Record:
         """Return tensors that a run that was not watched gave a history, as far as the function reaches them.
 
         It is looked for them where the run left another graph than those before, or made nodes that are not on the way
-        to its outputs, as it did not before.
+        to its outputs, as it did not before; and where it may write to one of them what it wrote to its own.
         """
         is_usual = num_beside in self.beside or num_beside == UNTOLD
-        if is_usual and (reading.script is not None or self.has_left(reading.types)):
+        is_known = (reading.script is not None and reading.script.is_quiet) or self.has_left(
+            reading.types
+        )
+        if is_usual and is_known and not self.may_write:
             return ()
-        found = [t for t in tensors_of(func) if _is_written(t, oldest)]
+        found = written_by(func, oldest)
         if found:
             self.quiet = 0
             return found
@@ -172,12 +185,23 @@ class Record:
         del self.scripts[MAX_SCRIPTS:]
 
 
+def written_by(func: Callable[..., Any], oldest: int) -> list[torch.Tensor]:
+    """Return tensors that ``func`` reaches, and that were given a history after the node ``oldest``."""
+    return [t for t in tensors_of(func) if _is_written(t, oldest)]
+
+
 def _is_written(tensor: torch.Tensor, oldest: int) -> bool:
     """Tell whether a tensor was written to after the node ``oldest``, and followed."""
     if is_wrapped(tensor) or tensor.is_inference() or not tensor._version:
         return False
     node = tensor.grad_fn
     return node is not None and sequence_number(node) >= oldest
+
+
+def _may_be_written(tensor: torch.Tensor) -> bool:
+    """Tell whether autograd may give a tensor a history."""
+    is_floating = tensor.is_floating_point() or tensor.is_complex()
+    return is_floating and not (tensor.requires_grad or is_wrapped(tensor))
 
 
 _records: dict[Any, Record] = {}

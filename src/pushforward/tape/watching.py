@@ -65,6 +65,7 @@ class Watcher(TorchFunctionMode):
         self.inputs: Inputs = []
         self.has_drawn = False  # random numbers from a default generator
         self.has_sparse = False  # tensors that stand for sparse ones
+        self.has_written = False  # by in-place operators
         self.has_acted = False  # and did not just call what was called
         self.has_ties = False  # whose slope is shared where no batch is taken apart
         self.has_cells = False  # of recurrent networks: under ``torch.func`` another thing
@@ -140,7 +141,7 @@ def _write(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Carry out an in-place operator."""
     if not args or not isinstance(args[0], Tensor):
         return func(*args, **kwargs)
-    target = args[0]
+    target, watcher.has_written = args[0], True
     # What has a history, and is no view, autograd follows by itself.
     if target._base is not None or not (target.requires_grad or watcher.writes.owns(target)):
         watcher.has_acted = True
@@ -213,8 +214,7 @@ def _detach(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 def _data(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what ``.data`` gives, without a derivative at any level of ``torch.func``, as ``detach`` is."""
-    (tensor,) = args[:1]
-    return with_inner(tensor, func)
+    return with_inner(args[0], func)
 
 
 def _retain(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

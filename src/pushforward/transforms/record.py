@@ -128,10 +128,12 @@ class Tape(SweptGraph):
         if run.is_watched:
             known.has_ties = known.has_ties or run.has_ties
             known.has_cells = known.has_cells or run.has_cells
-            known.learn(func, reading.types, run.is_quiet, run.num_beside(reading))
-        else:
-            run.forget(func, known, reading)
-        if reading.script is not None:
+            num_beside = run.num_beside(reading)
+            known.learn(func, reading.types, run.is_quiet, num_beside, run.writes)
+        script: Script | None = reading.script
+        is_quiet = not run.is_watched or run.is_quiet
+        if script is not None:
+            script.is_quiet = script.is_quiet or is_quiet
             return
         signature = Signature(tuple(reading.signature))
         before = known.known(signature)
@@ -139,6 +141,7 @@ class Tape(SweptGraph):
         if before is not None and known.wants_scripts:
             script = run.script(reading)
             if script is not None:
+                script.is_quiet = is_quiet
                 known.keep_script(script)
 
     @classmethod
@@ -184,14 +187,18 @@ class Tape(SweptGraph):
                 leaves, self.spec = flatten(output)
                 check_outputs(self.name, output, leaves)
                 run.check_randomness()
+                if is_again and not run.is_quiet:
+                    self._known.acts = True
                 run.check_writes()
                 leaves = run.followed(leaves)
                 self.outputs = run.physical(leaves)
                 self.reading = reading = run.reading(self.outputs)
                 reading.anchors = self.outputs
-                is_known = run.is_watched or reading.script is not None
+                script: Script | None = reading.script
+                is_known = run.is_watched or (script is not None and script.is_quiet)
                 if not (is_known or self._known.knows(reading.types)):
                     raise trust.Unwatched
+                run.note_written(func, self._known, reading)
                 self.results: list[Tensor] = run.outputs(leaves, reading)
                 if has_aux:
                     aux_leaves, aux_spec = flatten(aux)
@@ -201,6 +208,7 @@ class Tape(SweptGraph):
                 self._cycles = [] if run.grad_mode and reading.is_followed else run.cycles()
         except BaseException as error:
             run.leave(error)
+            run.forget_unread(func, isinstance(error, trust.Unwatched))
             raise
 
     def _keep(self) -> None:

@@ -27,6 +27,7 @@ from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
     has_dynamo,
     next_sequence_number,
+    sequence_number,
     set_grad_enabled,
 )
 from pushforward.tape.randomness import bare_generator_state, bare_has_drawn
@@ -133,8 +134,11 @@ def _run(
         if thread.depth != depth + 1:
             check_depth(key.name, depth)
         end = next_sequence_number()
-        if RemovableHandle.next_id == num_hooks:
-            alone = end if thread.count == count else 0
+        alone = end if thread.count == count else 0
+        has_written = not alone and bool(thread.written)
+        if record.may_write and not has_written:
+            has_written = bool(trust.written_by(func, sequence_number(starts[0])))
+        if RemovableHandle.next_id == num_hooks and not has_written:
             found = repeat.found(result, tracked, starts, alone, record.beside)
             if found is None:
                 ran = (result, tracked, starts, alone, record.beside)
