@@ -190,3 +190,57 @@ def test_arguments_are_not_laid_out_or_written_twice_where_a_batch_has_to_be_lef
         for _ in range(3):
             torch.testing.assert_close(found, expected)
             found = torch.func.vmap(derivative)(x, 2 * x)
+
+
+def _saved_as_output(x):
+    y = x.sqrt()
+    y.unsqueeze_(0)
+    return y * x
+
+
+def _saved_as_input(x):
+    y = x.view(2, 2) * 1.0
+    z = y.sin()
+    y.t_()
+    w = y.cos() * z
+    y.mul_(2)
+    y.t_()
+    return z * y + w
+
+
+def _base_saved_and_view_laid_out(x):
+    y = x.clone()
+    part, total = y[1:], y.sin().sum()
+    part.unsqueeze_(0)
+    part.mul_(total)
+    return y * total
+
+
+# With what each does without writing.
+SAVED = [
+    (_saved_as_output, lambda x: x.sqrt()[None] * x),
+    (
+        _saved_as_input,
+        lambda x: 2 * (x * x.sin()).view(2, 2) + x.view(2, 2).t().cos() * x.sin().view(2, 2),
+    ),
+    (
+        _base_saved_and_view_laid_out,
+        lambda x: torch.cat([x[:1], x[1:] * x.sin().sum()]) * x.sin().sum(),
+    ),
+]
+
+
+@pytest.mark.parametrize(("func", "alike"), SAVED)
+def test_what_nodes_saved_may_be_laid_out_anew_as_forward_mode_allows(func, alike):
+    x = torch.linspace(0.5, 1.5, 4, dtype=F64)
+    for _ in range(3):
+        expected = torch.func.jacrev(alike)(x)
+        torch.testing.assert_close(jacfwd(func)(x), expected)
+        torch.testing.assert_close(jacrev(func)(x), expected)
+        torch.testing.assert_close(linearize(func, x)[1](x), expected @ x)
+        second = torch.func.jacrev(torch.func.jacrev(alike))(x)
+        torch.testing.assert_close(jacfwd(jacrev(func))(x), second)
+        batch = torch.stack([x, 2 * x])
+        batched = torch.func.vmap(torch.func.jacrev(alike))(batch)
+        torch.testing.assert_close(torch.func.vmap(jacrev(func))(batch), batched)
+        x = x + 0.1

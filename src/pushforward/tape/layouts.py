@@ -90,8 +90,12 @@ def lay_out_anew(watcher: Any, func: Any, args: tuple[Any, ...], kwargs: dict[st
         )
     if not (target.requires_grad or watcher.writes.owns(target)):
         watcher.has_acted = True
-    watcher.writes.begin_layout(target)
-    return func(*args, **kwargs)
+    begun = watcher.writes.begin_layout(target)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        if begun is not None:
+            begun.end()
 
 
 def _end(watcher: Any, func: Any, x: Tensor) -> NoReturn:

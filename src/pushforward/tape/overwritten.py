@@ -76,6 +76,7 @@ class Write:
     version: int  # of the base, before
     number: int  # the sequence number of the next node
     place: Place
+    base_place: Place  # that of the base, before
     old: Tensor
     after: int = -1  # version after the write; -1: it was not carried out
     is_followed: bool = False  # by autograd
@@ -121,8 +122,9 @@ def kept(target: Tensor, base: Tensor, num_wrappers: int) -> Write | None:
             old = target.clone()
     finally:
         set_grad_enabled(before)
-    number = next_sequence_number()
-    return Write(base, base.grad_fn, base._version, number, place_of(target), old)
+    number, place = next_sequence_number(), place_of(target)
+    base_place = place if target is base else place_of(base)
+    return Write(base, base.grad_fn, base._version, number, place, base_place, old)
 
 
 def cycles(writes: Iterable[Write]) -> list[Cycle]:
@@ -247,6 +249,7 @@ class _State:
         self._base = max(bases, key=lambda base: (base.numel(), base.requires_grad))
         self._version = self._base._version
         self._contents: Tensor | None = None  # None: as it is now
+        self._place = place_of(self._base)  # which the function may have changed
 
     def is_of(self, now: Tensor, maker: Node | None) -> bool:
         """Tell whether a saved tensor lies in this memory."""
@@ -272,7 +275,8 @@ class _State:
         if self._version != version:
             return None
         contents = self._base if self._contents is None else self._contents
-        return _view(contents, self._base, place_of(now)).clone()
+        place = self._place if now is self._base else place_of(now)
+        return _view(contents, self._base, place).clone()
 
     def _undo(self, write: Write) -> bool:
         if write.after != self._version:
@@ -283,6 +287,8 @@ class _State:
         if contents.stride() != self._base.stride():
             return False
         old = write.old
+        if write.base is self._base:
+            self._place = write.base_place
         part = _view(contents, self._base, write.place)
         if not write.is_followed and part.requires_grad:
             old = old.detach() + (part - part.detach())  # its derivative is what it was

@@ -95,6 +95,7 @@ class Run(GraphReader):
         self._depth, self._outer_level, self._modes = (
             thread.depth, functorch_level(), function_modes(),
         )  # fmt: skip
+        self.is_outermost = not self._depth
         self._level: int | None = None
         self._is_eager, self._is_hidden, self._oldest = False, False, 0
         self._inference: Any = None
@@ -118,7 +119,6 @@ class Run(GraphReader):
         if self.batch is not None:
             has_state = self.batch.can_draw  # if not, ``vmap`` refuses
         self._random_state = generator_state(self.inputs) if has_state else None
-        self.is_outermost = not self._depth
         thread.depth = self._depth + 1
         self._count = thread.count = thread.count + 1
         if self.is_inference:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from pushforward.rules.registry import listeners
+from pushforward.tape.assigning import assign, write_out
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, hand_out, register
 from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
@@ -43,10 +44,8 @@ from pushforward.tape.ties import SHARING, reduced
 from pushforward.tape.writing import (
     Taken,
     Writes,
-    assign,
     given_back,
     write,
-    write_out,
 )
 from pushforward.trees import map_tensors
 

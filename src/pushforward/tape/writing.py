@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.copies import apart_from, is_data, is_same_view
-from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING, is_basic
+from pushforward.tape.copies import apart_from, is_data
+from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_functorch import (
     add_batch_axis,
@@ -93,7 +93,11 @@ class Writes:
             is_view = inner is not base
             if (is_view and not is_ours) or num_holders(base) > 1 + is_view + num_wrappers:
                 self.has_views = True
-        if self.level and now != self.level:
+        return self._keep(inner, base, num_wrappers)
+
+    def _keep(self, inner: Tensor, base: Tensor, num_wrappers: int) -> Write | None:
+        """Keep what is about to be overwritten, or laid out anew."""
+        if self.level and functorch_level() != self.level:
             return None  # what is a level deeper cannot be copied in this one
         write = kept(inner, base, num_wrappers)
         if write is not None:
@@ -133,13 +137,19 @@ class Writes:
     def _is_argument(self, tensor: Tensor) -> bool:
         return any(each is given for each in wrappers(tensor) for given in self._reached)
 
-    def begin_layout(self, target: Tensor) -> None:
-        """Note that ``target`` is about to be laid out anew."""
+    def begin_layout(self, target: Tensor) -> Write | None:
+        """Note that ``target`` is about to be laid out anew: a node may have saved it as it lay."""
         if self.again is not None and self._is_argument(target):
             self.again.append(lambda: target)  # of which nobody can tell what it was
         elif self.again is not None and self._is_outside(target):
             place = target.shape, target.stride(), target.storage_offset()
             self.again.append(functools.partial(target.as_strided_, *place))
+        inner = self.inner(target)
+        if not inner.requires_grad:
+            return None
+        return self._keep(
+            inner, inner if inner._base is None else inner._base, int(inner is not target)
+        )
 
     def is_followed(self, tree: Any) -> bool:
         """Tell whether any tensor among arguments has a derivative."""
@@ -324,7 +334,7 @@ def write(
     try:
         if not is_view or func is not COPY:
             return func(*args, **kwargs)
-        result = _copied(target, *args[1:], **kwargs)
+        result = copied(target, *args[1:], **kwargs)
         writes.remember_place(target)
         return result
     finally:
@@ -332,69 +342,8 @@ def write(
             begun.end()
 
 
-def _copied(target: Tensor, value: Any, *rest: Any, **kwargs: Any) -> Tensor:
+def copied(target: Tensor, value: Any, *rest: Any, **kwargs: Any) -> Tensor:
+    """Copy ``value`` to all of ``target``."""
     if isinstance(value, Tensor) and value.shape != target.shape:
         value = value.expand(target.shape)
     return target.copy_(value, *rest, **kwargs)
-
-
-def write_out(
-    writes: Writes, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Carry out a function with ``out=``, which autograd does not follow: as copies of its result."""
-    out = kwargs["out"]
-    targets = out if isinstance(out, (tuple, list)) else (out,)
-    if not torch.is_grad_enabled() or not writes.is_followed((args, kwargs)):
-        begun = [writes.begin(target) for target in targets]
-        result = func(*args, **kwargs)
-        for each in begun:
-            if each is not None:
-                each.end()
-        return result
-    result = func(*args, **{key: value for key, value in kwargs.items() if key != "out"})
-    values = (result,) if isinstance(result, Tensor) else result
-    for target, value in zip(targets, values, strict=True):
-        if not torch.can_cast(value.dtype, target.dtype):
-            raise RuntimeError(
-                f"{name}: out= of {func.__name__}: got a tensor of {target.dtype}, expected one that {value.dtype} "
-                "can be cast to."
-            )
-        if target.shape != value.shape:
-            target.resize_(value.shape)
-        write(writes, target, COPY, None, (target, value), {})
-    return out if isinstance(result, Tensor) else type(result)(targets)
-
-
-def assign(writes: Writes, func: Any, target: Tensor, index: Any, value: Any) -> None:
-    """Carry out ``target[index] = value``: by integers and slices, as a copy into the view that they take."""
-    view, is_view = target, False
-    is_inside = isinstance(value, Tensor) and functorch_level() is not None
-    if is_inside and level_of(value) > max(writes.level, level_of(target)):
-        func(target, index, value)  # its transform refuses that; a view would hide it
-        return
-    is_followed = (
-        isinstance(value, Tensor)
-        and torch.is_grad_enabled()
-        and (writes.is_followed(value) or writes.is_followed(target))
-    )
-    if is_followed:
-        target = writes.stand_in(target)
-    if is_followed and is_basic(index):
-        view = target[index]
-        inner = writes.inner(view)
-        is_view = inner._base is not None
-        if is_view and is_same_view(inner, writes.inner(value)):
-            return
-    is_whole = is_view and writes.inner(target)._base is None
-    begun = writes.begin(view, is_whole) if is_view else writes.begin(target)
-    try:
-        if is_view:
-            while value.dim() > view.dim() and value.shape[0] == 1:
-                value = value[0]
-            _copied(view, value)
-            writes.remember_place(view)
-        else:
-            func(target, index, value)
-    finally:
-        if begun is not None:
-            begun.end()
