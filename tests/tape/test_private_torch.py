@@ -452,6 +452,21 @@ def test_hooks_on_what_is_saved_are_known():
         assert private.has_saving_hooks()
 
 
+def test_hooks_on_what_is_saved_are_taken_away_and_put_back():
+    outer, inner = (lambda t: t, lambda t: t), (lambda t: t + 1, lambda t: t - 1)
+    top = torch._C._autograd._top_saved_tensors_default_hooks
+    hooked = torch.autograd.graph.saved_tensors_hooks
+    with hooked(*outer), hooked(*inner):
+        with private.NoSavingHooks():
+            assert not private.has_saving_hooks()
+            torch._C._autograd._push_saved_tensors_default_hooks(*outer)  # and left there
+        assert top(False) == inner
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        assert top(False) == outer
+        torch._C._autograd._push_saved_tensors_default_hooks(*inner)
+    assert not private.has_saving_hooks()
+
+
 def test_a_node_called_in_a_pass_for_certain_inputs_gives_nothing_for_others():
     y, x = leaf(2).sin(), leaf(2)
     z, found = x.clone(), []

@@ -222,7 +222,7 @@ class GraphReader:
             self._watcher.has_acted = True
         try:
             if self._level is None:
-                return in_pass_of_its_own(reading)
+                return in_pass_of_its_own(functools.partial(self._watching, reading))
             cause = None
         except RuntimeError as error:
             if self.batch is None:
@@ -232,6 +232,11 @@ class GraphReader:
             f"{self.name}: torch.utils.checkpoint below a transform of torch.func: got values that are computed again "
             "out of its sight, expected saved ones. Use pushforward's transform outside, or leave the checkpoint out."
         ) from cause
+
+    def _watching(self, reading: Callable[[], T]) -> T:
+        """Return ``reading()``; what it computes again is done as it was done in the run."""
+        with torch._C._EnableTorchFunction(), self._watcher:
+            return reading()
 
     def _apart(self, tensor: Tensor) -> Tensor:
         """Return a tensor whose history stays when the one that the function wrote to is detached."""

@@ -19,6 +19,7 @@ from pushforward.tape.private_functorch import (
     pop_levels_above,
 )
 from pushforward.tape.private_torch import (
+    NoSavingHooks,
     function_mode_at,
     num_dispatch_modes,
     num_function_modes,
@@ -74,11 +75,15 @@ def finish_contexts(error: BaseException) -> None:
 
 
 def in_grad_mode(is_enabled: bool, compute: Callable[[], T]) -> T:
-    """Return ``compute()`` with autograd on or off."""
+    """Return ``compute()`` with autograd on or off, and out of sight of hooks on what it saves.
+
+    A checkpoint counts that, and computes again: the second time it may be computed otherwise.
+    """
     before, modes, level = torch.is_grad_enabled(), function_modes(), functorch_level()
     try:
         set_grad_enabled(is_enabled)
-        return compute()
+        with NoSavingHooks():
+            return compute()
     except BaseException as error:
         finish_contexts(error)
         put_modes_back(modes, level)

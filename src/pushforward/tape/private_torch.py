@@ -246,6 +246,31 @@ def has_saving_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
+class NoSavingHooks:
+    """While it is on, autograd saves what it saves as it is."""
+
+    __slots__ = ("_hooks",)
+
+    def __enter__(self) -> NoSavingHooks:
+        """Take the hooks away, the innermost first."""
+        self._hooks = _take_saving_hooks()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Put them back, in place of those that are there."""
+        _take_saving_hooks()
+        while self._hooks:
+            torch._C._autograd._push_saved_tensors_default_hooks(*self._hooks.pop())
+
+
+def _take_saving_hooks() -> list[Any]:
+    found = []
+    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(False)) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        found.append(hooks)
+    return found
+
+
 def run_backward(tensor: Tensor, cotangent: Tensor) -> None:
     """Run a backward pass, also where a transform of ``torch.func`` forbids that to its function."""
     torch.autograd.Variable._execution_engine.run_backward(

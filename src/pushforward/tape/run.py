@@ -32,6 +32,7 @@ from pushforward.tape.private_functorch import (
 )
 from pushforward.tape.private_torch import (
     InferenceMode,
+    NoSavingHooks,
     compiled_functions_run_eagerly,
     has_dynamo,
     next_sequence_number,
@@ -54,7 +55,7 @@ class Run(GraphReader):
     """
 
     __slots__ = (
-        "_count", "_depth", "_given", "_hiding", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
+        "_count", "_depth", "_given", "_hiding", "_hooks", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
         "_may_repeat", "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode",
         "is_inference", "name", "tracked",
     )  # fmt: skip
@@ -98,6 +99,7 @@ class Run(GraphReader):
         self.is_outermost = not self._depth
         self._level: int | None = None
         self._is_eager, self._is_hidden, self._oldest = False, False, 0
+        self._hooks: NoSavingHooks | None = None
         self._inference: Any = None
         self._hiding: Any = None
         self._watcher: Any = None
@@ -115,6 +117,7 @@ class Run(GraphReader):
     def _start(self) -> None:
         if self._modes:
             self._hide()
+        self._hooks = NoSavingHooks().__enter__()  # what is saved here is read at once
         has_state = self._randomness == "error" or not self.is_watched
         if self.batch is not None:
             has_state = self.batch.can_draw  # if not, ``vmap`` refuses
@@ -296,10 +299,10 @@ class Run(GraphReader):
             try:
                 if self._is_eager:
                     compiled_functions_run_eagerly.end(id(self))
-                for entered in (self._inference, self._hiding):
+                for entered in (self._inference, self._hiding, self._hooks):
                     if entered is not None:
                         entered.__exit__(None, None, None)
-                self._inference = self._hiding = None
+                self._inference = self._hiding = self._hooks = None
             finally:
                 if not has_outer_left:
                     set_grad_enabled(self.grad_mode)

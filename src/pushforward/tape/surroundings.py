@@ -8,6 +8,7 @@ from pushforward.linear.differentiated import has_duals
 from pushforward.tape.batch import Batch, lone_batch
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
+    has_saving_hooks,
     in_backward_pass,
     is_autocasting,
     num_dispatch_modes,
@@ -20,7 +21,7 @@ Surroundings = tuple[bool, torch.dtype, bool, Batch | None]
 
 def surroundings(*, may_be_batched: bool = False) -> Surroundings | None:
     """Return what a call depends on; None where somebody around sees, or changes, what it does."""
-    if num_function_modes() or num_dispatch_modes():
+    if num_function_modes() or num_dispatch_modes() or has_saving_hooks():
         return None
     batch: Batch | None = None
     if functorch_level() is not None:
