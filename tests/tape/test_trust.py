@@ -525,3 +525,22 @@ def test_a_second_run_may_write_to_its_own() -> None:
         jacrev(f)(x)
     is_on[0] = True
     torch.testing.assert_close(jacrev(f)(x), torch.diag(x.cos() * 4 * x))
+
+
+def test_zeros_without_memory_are_seen_in_a_function_trusted_inside_torch_func() -> None:
+    """Forward mode of ``torch.func`` leaves such zeros, which it hides from what is inside its own transforms."""
+    factors, x = torch.tensor([0.5, 2.0], dtype=F64), torch.tensor([0.3, 0.8], dtype=F64)
+    directions, matrix = torch.eye(2, dtype=F64), torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=F64)
+
+    def f(x: Tensor) -> Tensor:
+        return (matrix @ x).tanh() * factors
+
+    def inner(x: Tensor) -> Tensor:
+        return torch.func.vmap(lambda v: torch.func.jvp(f, (x,), (v,))[1])(directions)
+
+    expected = torch.func.jacrev(torch.func.jacrev(f))(x).movedim(1, 0)
+    for _ in range(3):
+        for _ in range(2 * CALLS):
+            torch.func.jacrev(pushforward.jacrev(inner))(x)
+        for _ in range(2 * CALLS):
+            torch.testing.assert_close(pushforward.jacrev(inner)(x), expected)

@@ -144,7 +144,7 @@ class GraphReader:
             found.tensors = map_saved(self._apart, found.tensors)
         self._bring_down(found)
         if found.sign() and self.is_watched:
-            # Scripts of trusted functions do not look for such zeros
+            # Calls known by heart do not look for such zeros
             self._watcher.has_acted = True
         if found.joined:
             found.ask()
@@ -178,8 +178,8 @@ class GraphReader:
                 raise Unwatched from error
             if found is None:
                 continue
-            if is_watched and has_zeros_without_memory(found.tensors):
-                return None  # scripts do not look for such zeros
+            if has_zeros_without_memory(found.tensors):
+                return None  # which are to get memory
             if self.is_outermost and watcher.writes.written:
                 found.tensors = map_saved(self._apart, found.tensors)
             self._bring_down(found)
