@@ -230,3 +230,18 @@ def test_those_on_nodes_are_honoured_at_every_call(f):
         pf.grad(late)(x)
     is_on = True
     assert_close(pf.grad(late)(x), by_autograd(f, x))
+
+
+def test_hooks_on_any_of_several_tensors_are_called_for_each():
+    x, seen = torch.linspace(0.3, 0.9, 3, dtype=torch.float64), []
+
+    def f(x):
+        y, z = x.sin(), x.cos()
+        torch.autograd.graph.register_multi_grad_hook((y, z), seen.append, mode="any")
+        return (y * z).sum()
+
+    for _ in range(3):
+        seen.clear()
+        torch.testing.assert_close(pf.grad(f)(x), (2 * x).cos())
+        assert len(seen) == 2
+        torch.testing.assert_close(sum(seen), x.sin() + x.cos())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,14 @@ from pushforward.linear.kinds.general import General
 from pushforward.tape.custom_functions import is_called_by_engine
 from pushforward.tape.private_distributed import is_housekeeping
 from pushforward.tape.private_functorch import batch_axis, unwrapped, with_functorch
-from pushforward.tape.private_torch import Node, output_metadata, sequence_number
+from pushforward.tape.private_torch import (
+    Node,
+    in_backward_pass,
+    output_metadata,
+    sequence_number,
+)
 from pushforward.tape.reader import Reading
+from pushforward.tape.recomputation import in_pass_of_its_own
 
 _UNHELD = next(sys.getrefcount(n) for n in [object()])  # references to what is in a list alone
 
@@ -95,7 +102,11 @@ def _same(tangents: Tensor) -> Tensor:
 
 def _pulled(call: Call, cotangents: Tensor) -> Tensor:
     """Call a hook on cotangents, seeds first, one by one as it expects them."""
-    found = [_called(call, cotangent) for cotangent in cotangents]
+    if getattr(call, "__globals__", None) is vars(torch.autograd.graph) and not in_backward_pass():
+        # A part of a hook on several tensors, which asks for the backward pass that it is called in.
+        found = [in_pass_of_its_own(functools.partial(_called, call, c)) for c in cotangents]
+    else:
+        found = [_called(call, cotangent) for cotangent in cotangents]
     return torch.stack(found) if found else cotangents
 
 
