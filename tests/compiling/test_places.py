@@ -1,11 +1,14 @@
 """compile: what a function refers to is compared at each call, wherever it stands."""
 
 import collections
+import contextvars
 import dataclasses
+import enum
 import functools
 import types
 import typing
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -69,6 +72,10 @@ class Derived(Model):
 
 class Net(torch.nn.Module):
     k = 2.0
+    _k = 2.0
+
+    def by_private(self, x):
+        return x * self._k
 
     def within(self, x):
         return x * self.k * FACTOR
@@ -99,7 +106,94 @@ def attribute(x):
     return x * attribute.k
 
 
+class Meta(type):
+    k = 2.0
+
+    @property
+    def scale(cls):
+        return cls.k
+
+
+class WithMeta(metaclass=Meta):
+    pass
+
+
+class Twice:
+    k = 2.0
+
+
+class Thrice:
+    k = 3.0
+
+
+class Empty:
+    pass
+
+
+class Based(Twice, Empty):
+    pass
+
+
+class Kind(enum.Enum):
+    HELD = ("held",)
+
+
+class Listed(list):
+    pass
+
+
+def by_keyword(x, *, k=2.0):
+    return x * k
+
+
+def hooked(value):
+    """Let all modules return 3 / 2 times as much while the value is 3."""
+    for handle in hooks:
+        handle.remove()
+    register = torch.nn.modules.module.register_module_forward_hook
+    hooks[:] = [register(lambda module, args, y: y * 1.5)] if value == 3 else []
+
+
+def other_class(value):
+    swapped.__class__ = Thrice if value == 3 else Twice
+
+
+def other_bases(value):
+    Based.__bases__ = (Thrice if value == 3 else Twice, Empty)
+
+
+def hiding(value):
+    if value == 3:
+        Derived.k = 3.0
+    elif "k" in vars(Derived):
+        del Derived.k
+
+
+def filled_slot(value):
+    if value == 3:
+        empty.k = 3.0
+    elif hasattr(empty, "k"):
+        del empty.k
+
+
+def hidden_builtin(value):
+    if value == 3:
+        globals()["abs"] = lambda x: 3.0
+    else:
+        globals().pop("abs", None)
+
+
+def keyword_default(value):
+    by_keyword.__kwdefaults__ = {"k": value}
+
+
 UNRELATED = 0
+hooks, swapped, empty, based = [], Twice(), Slots(), Based()
+listed, partial, variable = Listed(), functools.partial(abs), contextvars.ContextVar("variable")
+listed.k = partial.k = Kind.HELD.k = 2.0
+variable.set(2.0)
+referred = Twice()
+reference = weakref.ref(referred)
 model, derived, net, slots = Model(), Derived(), Net(), Slots()
 named, counts, ordered = Named({"k": 2.0}), collections.Counter(k=2), collections.OrderedDict(k=2.0)
 queue, numbers, array, raw = collections.deque([2.0]), {2.0}, np.array([2.0]), bytearray([2])
@@ -107,7 +201,7 @@ default, keys = collections.defaultdict(float, k=2.0), {(0, 1): 2.0, None: 2.0}
 proxied = {"k": 2.0}
 proxy = types.MappingProxyType(proxied)
 weights = {"a": 1.0, "b": 2.0}
-attribute.k = slots.k = 2.0
+attribute.k = slots.k = net._k = 2.0
 
 
 def attribute_of(owner, name="k"):
@@ -170,6 +264,20 @@ CASES = {
     "set": (lambda x: x * sum(numbers), member),
     "array": (lambda x: x * float(array[0]), item_of(array, 0)),
     "bytes": (lambda x: x * raw[0], item_of(raw, 0)),
+    "module's private attribute": (net.by_private, attribute_of(net, "_k")),
+    "hooks of all modules": (lambda x: net(x), hooked),
+    "class of an object": (lambda x: x * swapped.k, other_class),
+    "bases of a class": (lambda x: x * based.k, other_bases),
+    "class hides its base": (lambda x: x * derived.k, hiding),
+    "slot that was empty": (lambda x: x * getattr(empty, "k", 2.0), filled_slot),
+    "keyword defaults": (lambda x: by_keyword(x), keyword_default),
+    "attribute of a list": (lambda x: x * listed.k, attribute_of(listed)),
+    "attribute of a partial": (lambda x: x * partial.k, attribute_of(partial)),
+    "attribute of a member": (lambda x: x * Kind.HELD.k, attribute_of(Kind.HELD)),
+    "weak reference": (lambda x: x * reference().k, attribute_of(referred)),
+    "context variable": (lambda x: x * variable.get(), variable.set),
+    "metaclass": (lambda x: x * WithMeta.scale, attribute_of(Meta)),
+    "builtin hidden by a global": (lambda x: x * abs(-2.0), hidden_builtin),
 }
 
 

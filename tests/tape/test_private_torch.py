@@ -564,6 +564,21 @@ def test_the_compiler_leaves_marked_functions_alone():
     assert compiling == [False]
 
 
+def test_hooks_of_all_modules_are_where_they_are_registered():
+    registered = torch.nn.modules.module
+    kinds = (
+        registered.register_module_forward_hook,
+        registered.register_module_forward_pre_hook,
+        registered.register_module_full_backward_hook,
+        registered.register_module_full_backward_pre_hook,
+    )
+    for found, register in zip(private.hooks_of_all_modules(), kinds, strict=True):
+        handle = register(print)
+        assert [*found.values()] == [print]
+        handle.remove()
+        assert not found
+
+
 # ---- All of them ----
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pushforward.compiling import places
-from pushforward.compiling.places import OPAQUE, VALUES, Place
+from pushforward.compiling.places import OPAQUE, PRIMITIVES, VALUES, Place
 from pushforward.compiling.signature import PLAIN
 from pushforward.tape.private_compiler import alike
 
@@ -32,8 +32,9 @@ class Captured:
         """Look for it."""
         self.tensors: list[tuple[Place, Tensor]] = []
         self.values: list[tuple[Place, Any]] = []
+        self.absent: list[Place] = []  # where nothing stands
         self.states: list[tuple[Any, int | list[Any]]] = []  # of containers
-        self.functions: list[tuple[types.FunctionType, Any, Any]] = []  # with code and defaults
+        self.attributes: list[tuple[Any, str, Any]] = []  # of functions, classes and objects
         self._seen: set[int] = set()
         self._names: set[str] = set()  # that code has
         self._scopes: dict[int, Mapping[str, Any]] = {}  # by the `id` of classes and modules
@@ -43,7 +44,9 @@ class Captured:
     def without_changed(self) -> Captured:
         """Leave out what is not any more as it was found: the function itself writes it."""
         self.values = [(p, v) for p, v in self.values if is_same(_now(p), v)]
+        self.absent = [p for p in self.absent if _now(p) is _EMPTY]
         self.states = [(c, s) for c, s in self.states if places.state(c, type(s) is list) == s]
+        self.attributes = [(o, n, v) for o, n, v in self.attributes if getattr(o, n) is v]
         return self
 
     def _walk(self, found: Any, depth: int) -> None:
@@ -51,13 +54,16 @@ class Captured:
         if id(found) in self._seen or depth > MAX_DEPTH or len(self.values) > MAX_PLACES:
             return
         self._seen.add(id(found))
-        self._scopes.update((id(each), vars(each)) for each in places.scopes(found))
+        for scope in places.scopes(found):
+            self._note_scope(scope)
+        self.attributes += [
+            (found, name, getattr(found, name)) for name in places.attributes(found)
+        ]
         if isinstance(found, type):
             self._names |= places.MAKING
         if isinstance(found, (type, types.ModuleType)):
             return
         if isinstance(found, types.FunctionType) and not places.is_foreign(found):
-            self.functions.append((found, found.__code__, found.__defaults__))
             self._names.update(places.names(found.__code__))
         for part in places.fixed_parts(found):
             self._walk(part, depth + 1)
@@ -65,18 +71,27 @@ class Captured:
             self._note(place, depth)
         self.states += [(c, places.state(c, c is found)) for c in places.containers(found)]
 
+    def _note_scope(self, scope: Any) -> None:
+        """Note what has names; of a class, that it gets no new ones, which would hide those of its bases."""
+        if id(scope) not in self._scopes:
+            self._scopes[id(scope)] = vars(scope)
+            if isinstance(scope, type):
+                self.states.append((vars(scope), len(vars(scope))))
+                self.attributes.append((scope, "__mro__", scope.__mro__))
+
     def _note(self, place: Place, depth: int) -> None:
         """Note what stands at a place, and look into it."""
         try:
             value = place.value()
         except (ValueError, LookupError):  # an empty cell, a name of Python's own
+            self.absent.append(place)
             return
         if type(value) in PLAIN:
             self.tensors.append((place, value))
             return
         if not isinstance(place.owner, tuple):
             self.values.append((place, value))
-        if not issubclass(type(value), (*VALUES, *OPAQUE, Tensor)):
+        if not issubclass(type(value), (*PRIMITIVES, *OPAQUE, Tensor)):
             self._walk(value, depth + 1)
 
     def _look_up(self) -> None:
@@ -98,7 +113,7 @@ class Captured:
 
     def guard(self, wanted: list[Tensor]) -> Guard:
         """Return a function that gives the tensors where ``wanted`` stood, None if anything else changed."""
-        scope: dict[str, Any] = {"is_same": is_same}
+        scope: dict[str, Any] = {"is_same": is_same, "stands": stands}
         lines = ["def guard():", "  try:"]
 
         def name(value: Any) -> str:
@@ -120,12 +135,9 @@ class Captured:
 
         sized = [(c, n) for c, n in self.states if type(n) is int]
         scope["empty"] = [c for c, n in sized if not n]
-        scope["filled"] = [c for c, n in sized if n]
-        scope["lengths"] = [n for _, n in sized if n]
         if scope["empty"]:
             lines.append("    if any(empty): return")
-        if scope["filled"]:
-            lines.append("    if [*map(len, filled)] != lengths: return")
+        lines += [f"    if len({constant(c)}) != {n}: return" for c, n in sized if n]
         lines += [
             f"    if [*{constant(container)}] != {constant(keys)}: return"
             for container, keys in self.states
@@ -136,12 +148,15 @@ class Captured:
                 f"    x = {fetched(place)}",
                 f"    if x is not {constant(value)} and not is_same(x, {constant(value)}): return",
             ]
-        for func, code, defaults in self.functions:
-            lines += [
-                f"    x = {constant(func)}",
-                f"    if x.__code__ is not {constant(code)}: return",
-                f"    if x.__defaults__ is not {constant(defaults)}: return",
-            ]
+        lines += [
+            f"    if {constant(owner)}.{attribute} is not {constant(value)}: return"
+            for owner, attribute, value in self.attributes
+        ]
+        for place in self.absent:
+            owner = constant(place.owner)
+            is_dict = type(place.owner) is dict
+            is_there = f"{place.key!r} in {owner}" if is_dict else f"stands({constant(place)})"
+            lines.append(f"    if {is_there}: return")
         lines += [f"    x{i} = {fetched(place)}" for i, (place, _) in enumerate(self.tensors)]
         tensors = [tensor for _, tensor in self.tensors]
         lines += [f"    {line}" for line in compared(tensors, scope)]
@@ -175,6 +190,11 @@ def _now(place: Place) -> Any:
         return place.value()
     except (ValueError, LookupError):
         return _EMPTY
+
+
+def stands(place: Place) -> bool:
+    """Tell whether there is anything at a place."""
+    return _now(place) is not _EMPTY
 
 
 def is_same(new: Any, old: Any) -> bool:

@@ -266,8 +266,8 @@ def compile(
       for example, what changes from call to call; a warning says so after 8 traces for the same shapes.
     - Numbers, strings, flags such as ``module.training``, and functions that it has captured, also by classes and
       modules of Python, are compared at each call; if one changed, ``func`` is traced anew. What is reached only
-      through C extensions, context variables, attributes of tensors or names put together while it runs is not, nor
-      items of lists with more than 64, or arrays of more than 4096 bytes.
+      through C extensions, attributes of tensors, generators or names put together while it runs is not, nor flags and
+      functions of PyTorch's own, items of lists with more than 64, or arrays of more than 4096 bytes.
     - What depends on the elements of a tensor, as a branch does, raises with its line.
     - Printing, counting and the like happen while tracing, once. Writes to tensors happen at each call; with
       ``'inductor'``, or where autograd follows, such a function runs as it is.

@@ -5,22 +5,30 @@ Of a class, or a module of Python, it is what code names: methods that nobody ca
 
 from __future__ import annotations
 
+import builtins
 import collections
+import contextvars
 import enum
 import functools
 import types
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from pushforward.tape.private_torch import hooks_of_all_modules
+
 # Items of a container that are looked at one by one; longer ones count by identity and length
 MAX_ITEMS = 64
 MAX_BYTES = 4096  # of an array that are compared
 
-VALUES = (int, float, complex, str, bytes, bool, type(None), enum.Enum)
+PRIMITIVES = (int, float, complex, str, bytes, bool, type(None))
+VALUES = (*PRIMITIVES, enum.Enum)
 OPAQUE = (types.BuiltinFunctionType, torch.dtype, torch.device, torch.Generator)
+# What every module has of its own: what is in them is looked at, and whether it trains.
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"training"}
 # Packages whose functions are not looked into: what they name does not change.
 _FOREIGN = (
     "torch", "pushforward", "numpy", "scipy", "functools", "math", "builtins", "operator", "collections", "enum",
@@ -69,12 +77,14 @@ class _Slots:
 
 
 class _Contents:
-    """What is in a set, or in the memory of an array, as one item that can be compared."""
+    """What is in a set, in the memory of an array or in a context variable, as one item that can be compared."""
 
     def __init__(self, found: Any) -> None:
         self._found = found
 
-    def __getitem__(self, _: str) -> str | bytes:
+    def __getitem__(self, _: str) -> Any:
+        if isinstance(self._found, contextvars.ContextVar):
+            return self._found.get()  # raises a LookupError if there is none
         if isinstance(self._found, _SETS):
             return repr(
                 sorted(repr(m) if isinstance(m, VALUES) else str(id(m)) for m in self._found)
@@ -94,7 +104,18 @@ def fixed_parts(found: Any) -> tuple[Any, ...]:
         return (found.fget,)
     if isinstance(found, functools.cached_property):
         return (found.func,)
+    if isinstance(found, weakref.ref):
+        return (found(),)
+    if isinstance(found, nn.Module):
+        return hooks_of_all_modules()
     return ()
+
+
+def attributes(found: Any) -> tuple[str, ...]:
+    """Return the attributes that make an object what it is, though they can be set."""
+    if isinstance(found, types.FunctionType):
+        return () if is_foreign(found) else ("__code__", "__defaults__", "__kwdefaults__")
+    return () if _is_of_foreign(type(found).__module__) else ("__class__",)
 
 
 def containers(found: Any) -> Iterator[Any]:
@@ -120,13 +141,15 @@ def places(found: Any) -> Iterator[Place]:
     """Return where an object keeps what it refers to."""
     if isinstance(found, types.FunctionType):
         yield from _places_of_function(found)
-    elif isinstance(found, (*_SEQUENCES, *_MAPPINGS)):
-        yield from _items(found)
-    elif isinstance(found, nn.Module):
+        return
+    if isinstance(found, nn.Module):
         yield from _places_of_module(found)
-    elif isinstance(found, _SETS) or _is_small_array(found):
+        return
+    if isinstance(found, (*_SEQUENCES, *_MAPPINGS)):
+        yield from _items(found)
+    elif isinstance(found, (*_SETS, contextvars.ContextVar)) or _is_small_array(found):
         yield Place(_Contents(found), "contents")
-    elif not isinstance(found, (types.MethodType, functools.partial)):
+    if not isinstance(found, types.MethodType):
         yield from _attributes(vars(found) if hasattr(found, "__dict__") else {})
         slots = _slots(type(found))
         owner = _Slots(found)
@@ -139,7 +162,8 @@ def scopes(found: Any) -> Iterator[Any]:
         if not _is_of_foreign(found.__name__):
             yield found
         return
-    for each in (found if isinstance(found, type) else type(found)).__mro__:
+    kinds = (found, type(found)) if isinstance(found, type) else (type(found),)
+    for each in (each for kind in kinds for each in kind.__mro__):
         if not _is_of_foreign(each.__module__):
             yield each
 
@@ -177,7 +201,9 @@ def _places_of_function(func: types.FunctionType) -> Iterator[Place]:
     if not is_foreign(func):
         yield from _attributes(vars(func))
         for name in dict.fromkeys(names(func.__code__)):
-            if name in func.__globals__:
+            if name in func.__globals__ or hasattr(
+                builtins, name
+            ):  # which a global may come before
                 yield Place(func.__globals__, name)
 
 
@@ -186,8 +212,7 @@ def _places_of_module(module: nn.Module) -> Iterator[Place]:
         yield from _attributes(parts)
     for hooks in _hooks(module):
         yield from _items(hooks)
-    own = {name: None for name in vars(module) if not name.startswith("_")}
-    yield from _attributes(vars(module), own)
+    yield from _attributes(vars(module), [n for n in vars(module) if n not in _OF_ALL_MODULES])
 
 
 def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:

@@ -353,3 +353,12 @@ def left_alone_by_dynamo(function: _Function) -> _Function:
 def has_dynamo() -> bool:
     """Tell whether anything was compiled in this process; another thread may be about to import what does so."""
     return hasattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance")
+
+
+def hooks_of_all_modules() -> tuple[dict[int, Any], ...]:
+    """Return what was registered to be called with every module: four kinds of hooks."""
+    found: Any = torch.nn.modules.module
+    return (
+        found._global_forward_hooks, found._global_forward_pre_hooks, found._global_backward_hooks,
+        found._global_backward_pre_hooks,
+    )  # fmt: skip
