@@ -96,7 +96,7 @@ def _bilinear(a: Tensor, left: Tensor, right: Tensor) -> AbstractLinearMap:
 
 def _half_triangle(x: Tensor) -> Tensor:
     """Take the upper triangle and half the diagonal."""
-    return x.triu() - torch.diag_embed(diagonal(x)) / 2
+    return x.triu() * (1 - eye_like(x, x.shape[-2], x.shape[-1]) / 2)
 
 
 def qr_factors(q: Tensor, r: Tensor, extra: Tensor | None = None) -> tuple[Factor, Factor, Factor]:

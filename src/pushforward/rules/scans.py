@@ -39,8 +39,9 @@ def _recur(factor: Tensor, values: Tensor, axis: int) -> Tensor:
     while step < size:
         rest = size - step
         late = factor.narrow(axis, step, rest)
-        added = values.narrow(axis, step, rest) + late * values.narrow(axis, 0, rest)
-        values = torch.cat([values.narrow(axis, 0, step), added], axis)
+        # What is added has no name: values may be as large as the Jacobian, and names hold them for another step.
+        before, here = values.narrow(axis, 0, rest), values.narrow(axis, step, rest)
+        values = torch.cat([values.narrow(axis, 0, step), here + late * before], axis)
         longer = late * factor.narrow(axis, 0, rest)
         factor = torch.cat([factor.narrow(axis, 0, step), longer], axis)
         step *= 2

@@ -43,8 +43,8 @@ MIN_PIECE, MAX_PIECE = 2**16, 2**20
 # many as the variables.
 SHARE_OF_MANY, SHARE_OF_FEW = 0.3, 0.5
 # The same where few tangents are carried at once, and the others wait at the cuts: of what nodes saved, of which those
-# may be so many times as much, once it is known that the tape is longer than them.
-MIN_PIECE_IN_CHUNKS, SHARE_IN_CHUNKS = 2**16, 4
+# may be so many times as much, at first and later. With more at first, tapes that take less would be cut.
+MIN_PIECE_IN_CHUNKS, SHARES_IN_CHUNKS = 2**16, (4 / 3, 4)
 MIN_SAVED = 1 / 32  # of the bytes of results: nodes take memory themselves
 MAX_LOOKS = 64  # at what a function holds, for the place of one cut
 
@@ -93,11 +93,11 @@ class Pushing:
     def needed(self, held: int, is_known: bool) -> int:
         """Return how many bytes a cut has to let go of where ``held`` bytes have tangents, or in one result.
 
-        At first more, which shows that cuts pay (of chunks more than what waits there): then they are `is_known` to.
+        At first more, which shows that cuts pay (of chunks nearly what waits there): then they are `is_known` to.
         """
         waiting = self.count * held
         if self.is_in_chunks:
-            return max(MIN_PIECE_IN_CHUNKS, waiting // SHARE_IN_CHUNKS if is_known else waiting)
+            return int(max(MIN_PIECE_IN_CHUNKS, waiting / SHARES_IN_CHUNKS[is_known]))
         wanted = SHARE_OF_MANY * waiting
         if self.count <= MAX_COLUMNS:
             wanted = min(SHARE_OF_FEW * waiting + held, MAX_PIECE)
