@@ -75,6 +75,30 @@ def test_forward_mode_passes_by():
     assert_close(pf.jvp(doubling, (x,), (x,))[1], (x * x.cos()).sum())
 
 
+@pytest.mark.parametrize("num_outputs", [1, 2, 9])
+@pytest.mark.parametrize("kind", ["tensor", "module"])
+def test_where_the_mode_is_ours_to_choose_it_is_the_one_that_calls_them(kind, num_outputs):
+    net = nn.Linear(3, num_outputs).double()
+    if kind == "module":
+        net.register_full_backward_hook(lambda module, inputs, outputs: (2 * inputs[0],))
+
+    def f(x):
+        y = net(x) * 1
+        if kind == "tensor":
+            y.register_hook(lambda g: 2 * g)
+        return y
+
+    x = rand(3)
+    for _ in range(4):
+        for transform in (pf.jacobian, pf.jacrev):
+            assert_close(transform(f)(x), 2 * net.weight)
+        assert_close(pf.jacobian(f, chunk_size=2)(x), 2 * net.weight)
+        assert_close(pf.value_and_jacobian(f)(x)[1], 2 * net.weight)
+        assert_close(pf.jacobian(f, mode="forward")(x), net.weight)
+    with pytest.raises(pf.errors.UnsupportedError, match="hooks"):
+        pf.jacobian(f, mode="cross")(x)
+
+
 def test_a_stored_plan_calls_the_hook_of_this_call():
     def f(x, factor):
         y = x.sin()

@@ -67,7 +67,8 @@ def jacobian(
         argnums: Which positional arguments, ``int`` or tuple of distinct ``int``; negative counts from the end.
         mode: ``'forward'`` pushes tangents, ``'reverse'`` pulls cotangents, ``'cross'`` multiplies the recorded maps
             out in an order that is searched (cross-country elimination); ``'auto'`` takes what a cost model says is
-            cheapest. Plans are kept for as long as the recorded program has the same structure; see `explain`.
+            cheapest, and ``'reverse'`` where the function has hooks, which no other mode calls. Plans are kept for as
+            long as the recorded program has the same structure; see `explain`.
         has_aux: Whether ``func`` returns ``(output, aux)``.
         output: The form of each Jacobian. ``'dense'``, or a sparse tensor of PyTorch with all rows in one axis and all
             columns in another, ``(out.numel(), in.numel())``: ``'coo'``, ``'csr'``, ``'csc'``, or ``'bsr'``, whose
@@ -271,6 +272,8 @@ def _is_forward(tape: Tape, way: str) -> bool:
 
 def _way(tape: Tape) -> str:
     """Return whether to go forward or in reverse: the same for each call of a structure."""
+    if tape.reading.has_hooks:
+        return "reverse"
     if num_dispatch_modes():  # sizes may not hash
         return planned(tape, "auto", with_cross=False).mode
     way: str | None = PLANS.find(WAYS, tape.signature)
@@ -316,6 +319,8 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     def ends() -> list[Block]:
         return [start(y, i, tape.num_batch) for i, y in enumerate(tape.outputs)]
 
+    if mode == "auto" and tape.reading.has_hooks:
+        mode = "reverse"  # which calls them
     signature = (tape.num_batch, *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
     is_uniform = len({y.dtype for y in _dependent(tape)}) == 1
     if tape.reading.is_distributed:  # only sweeps are the same in every process
@@ -324,6 +329,8 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         refused = None
         if tape.reading.is_distributed:
             refused = ("a function with distributed tensors in it", "plain ones")
+        elif tape.reading.has_hooks:
+            refused = ("a function with hooks", "none, as only reverse mode calls them all")
         elif not (is_uniform and can_cross(tape.program)):
             refused = (
                 "a function with complex numbers or several dtypes",
