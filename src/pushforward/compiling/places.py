@@ -201,9 +201,8 @@ def _places_of_function(func: types.FunctionType) -> Iterator[Place]:
     if not is_foreign(func):
         yield from _attributes(vars(func))
         for name in dict.fromkeys(names(func.__code__)):
-            if name in func.__globals__ or hasattr(
-                builtins, name
-            ):  # which a global may come before
+            # A global may come before one of Python's own.
+            if name in func.__globals__ or hasattr(builtins, name):
                 yield Place(func.__globals__, name)
 
 

@@ -89,11 +89,6 @@ class Reading:
     is_distributed: bool = False  # whether `DTensor`s have a part in it; likewise
     mesh: Any = None  # over which such inputs lie
 
-    @property
-    def has_hooks(self) -> bool:
-        """Whether there are hooks, which may change cotangents."""
-        return self.calls_back and not self.is_distributed
-
     def edges(self, place: int) -> list[Edge]:
         """Return where the inputs of a node come from."""
         return self.all_edges[place]

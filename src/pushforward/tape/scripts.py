@@ -44,9 +44,8 @@ class Script:
     code: _Code
     template: Reading
     is_in_level: bool  # of ``torch.func``: whether which tensors are one is told by `aliases` alone
-    is_quiet: bool = (
-        False  # whether such a graph was left by a run that did nothing that has to be seen
-    )
+    # Whether such a graph was left by a run that did nothing that has to be seen.
+    is_quiet: bool = False
 
     def read(
         self,

@@ -272,7 +272,7 @@ def _is_forward(tape: Tape, way: str) -> bool:
 
 def _way(tape: Tape) -> str:
     """Return whether to go forward or in reverse: the same for each call of a structure."""
-    if tape.reading.has_hooks:
+    if tape.has_hooks:
         return "reverse"
     if num_dispatch_modes():  # sizes may not hash
         return planned(tape, "auto", with_cross=False).mode
@@ -319,7 +319,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     def ends() -> list[Block]:
         return [start(y, i, tape.num_batch) for i, y in enumerate(tape.outputs)]
 
-    if mode == "auto" and tape.reading.has_hooks:
+    if mode == "auto" and tape.has_hooks:
         mode = "reverse"  # which calls them
     signature = (tape.num_batch, *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
     is_uniform = len({y.dtype for y in _dependent(tape)}) == 1
@@ -329,7 +329,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
         refused = None
         if tape.reading.is_distributed:
             refused = ("a function with distributed tensors in it", "plain ones")
-        elif tape.reading.has_hooks:
+        elif tape.has_hooks:
             refused = ("a function with hooks", "none, as only reverse mode calls them all")
         elif not (is_uniform and can_cross(tape.program)):
             refused = (

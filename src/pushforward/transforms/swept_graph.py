@@ -120,6 +120,11 @@ class SweptGraph:
         return sum({id(t): t.nbytes for t in saved if t.layout is torch.strided}.values())
 
     @property
+    def has_hooks(self) -> bool:
+        """Whether there are hooks, which may change cotangents."""
+        return self.reading.calls_back and not self.reading.is_distributed
+
+    @property
     def program(self) -> LinearProgram:
         """The linear program."""
         program = self._program  # which another thread, with the same kept tape, may forget
