@@ -180,6 +180,31 @@ def test_zeros_too_large_to_be_kept_are_made_for_each_write() -> None:
     assert peak <= 4.5 * 2**21, "three results, and what was given"
 
 
+def _by_index_add(zeros: Tensor, places: Tensor, a: Tensor) -> Tensor:
+    return zeros.index_add(1, places, a)
+
+
+def _by_scatter_add(zeros: Tensor, places: Tensor, a: Tensor) -> Tensor:
+    return zeros.scatter_add(1, places.expand(200, 100), a)
+
+
+@pytest.mark.parametrize("added", [_by_index_add, _by_scatter_add])
+def test_what_is_added_to_large_zeros_is_added_where_it_stands_in_the_end(
+    added: Callable[..., Tensor],
+) -> None:
+    def compute(a: Tensor) -> Rows:
+        found = added(torch.zeros(200, 400), torch.tensor([*range(99, -1, -1)]), a)
+        return [[found.reshape(200, 20, 20).permute(1, 2, 0).contiguous()]]
+
+    replay = _check(compute, (200, 100))
+    assert _names(replay).isdisjoint({"contiguous", "index_add", "scatter_add"})
+    given = torch.ones(200, 100)
+    assert replay([given])[0][0].is_contiguous()
+    peak, left = bytes_of(lambda: replay([given]))
+    assert peak <= 1.1 * 200 * 400 * 4, "the result alone"
+    assert left < 2**10, "no zeros are kept"
+
+
 def test_what_no_value_has_a_part_in_is_made_once() -> None:
     def compute(a: Tensor) -> Rows:
         seed = torch.eye(3)

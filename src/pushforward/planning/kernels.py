@@ -28,7 +28,7 @@ from pushforward.planning.simplifying import (
     without_units,
     without_unused,
 )
-from pushforward.planning.storage import are_plain, at_their_place, in_place
+from pushforward.planning.storage import are_plain, at_their_place, in_place, large_zeros
 from pushforward.planning.viewing import without_views
 from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
@@ -68,9 +68,10 @@ def compiled(found: Noted, num_shared: int | None = None, num_values: int = 0) -
         calls, same = simplify(calls, refs_in(rows), tensors)
         rows = replaced(rows, same)
     calls = without_unused(calls, refs_in(rows))
-    calls, constants = _without_constants(calls, refs_in(rows), tensors)
-    calls = without_unused(calls, refs_in(rows))
     plain = are_plain(tensors)
+    made_anew = large_zeros(calls, tensors) if plain else set()
+    calls, constants = _without_constants(calls, refs_in(rows), tensors, made_anew)
+    calls = without_unused(calls, refs_in(rows))
     numbers = later(calls, rows, constants, tensors) if plain else None
     calls = in_time(calls)
     calls = _with_dtypes(calls, tensors)
@@ -93,10 +94,10 @@ def as_they_are(found: Noted) -> Replay:
 
 
 def _without_constants(
-    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]
+    calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor], made_anew: set[Ref]
 ) -> tuple[list[Call], dict[Ref, Tensor]]:
     """Leave out what no value has a part in; return those results, made once more, which the kernel keeps."""
-    exposed = reached(calls, [*returned, *targets(calls)])
+    exposed = reached(calls, [*returned, *targets(calls)]) | made_anew
     constants: dict[Ref, Call] = {}
     left = MAX_CONSTANT_BYTES
     kept = []

@@ -29,6 +29,10 @@ from pushforward.tape.copies import num_bytes
 from pushforward.tape.private_functorch import is_wrapped
 
 _DIFFERENCES, _QUOTIENTS = functions("sub", "__sub__"), functions("div", "__truediv__")
+_ADDING: dict[Any, Any] = {
+    **dict.fromkeys(functions("index_add"), Tensor.index_add_),
+    **dict.fromkeys(functions("scatter_add"), Tensor.scatter_add_),
+}
 # What may write over its first argument.
 _IN_PLACE: dict[Any, Any] = {
     **dict.fromkeys(PRODUCTS, Tensor.mul_),
@@ -36,8 +40,7 @@ _IN_PLACE: dict[Any, Any] = {
     **dict.fromkeys(_DIFFERENCES, Tensor.sub_),
     **dict.fromkeys(_QUOTIENTS, Tensor.div_),
     **dict.fromkeys(functions("neg", "__neg__"), Tensor.neg_),
-    **dict.fromkeys(functions("index_add"), Tensor.index_add_),
-    **dict.fromkeys(functions("scatter_add"), Tensor.scatter_add_),
+    **_ADDING,
     torch.addcmul: Tensor.addcmul_,
 }
 # What may write to memory that is given, in any order of axes, for less than the copy takes that this saves.
@@ -51,6 +54,8 @@ _INTO: dict[Any, Any] = {
 }
 # Where pieces are joined, each takes 0.6 microseconds more: as long as a copy of so many bytes takes.
 MIN_JOINED, MIN_JOINED_EACH = 2**18, 2**12
+# Zeros of as many bytes are made in less time than they are copied.
+MIN_ZEROS = 2**16
 
 
 def are_plain(tensors: dict[Ref, Tensor]) -> bool:
@@ -61,6 +66,14 @@ def are_plain(tensors: dict[Ref, Tensor]) -> bool:
         and (type(t) not in PLAIN or is_wrapped(t) or (is_recording and t.requires_grad))
         for t in tensors.values()
     )
+
+
+def large_zeros(calls: list[Call], tensors: dict[Ref, Tensor]) -> set[Ref]:
+    """Return zeros that something is added to: a kernel makes them, and writes to them, and keeps none to copy."""
+    added_to = [call.args[0] for call in calls if call.func in _ADDING and call.args]
+    begun = {ref for ref in added_to if isinstance(ref, Ref)}
+    zeros = {call.result for call in calls if call.func is torch.zeros} & begun
+    return {ref for ref in zeros if ref in tensors and num_bytes(tensors[ref]) >= MIN_ZEROS}
 
 
 def in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor]) -> list[Call]:
@@ -125,10 +138,13 @@ def at_their_place(
         maker = made.get((views[0] if views else call).refs[0]) if views else None
         if maker is None or uses[maker.result] > 1:
             continue
-        new = _placed(maker, views, call, number, tensors)
+        zeros = _zeros_before(maker, made, uses)
+        new = _placed(maker, zeros, views, call, number, tensors)
         if new:
             number += len(new)
             instead |= {view.result: [] for view in views} | {call.result: [], maker.result: new}
+            if zeros is not None:
+                instead[zeros.result] = []
     return [new for call in calls for new in instead.get(call.result, (call,))]
 
 
@@ -145,12 +161,27 @@ def _views_before(call: Call, made: dict[Ref, Call], uses: collections.Counter[R
     return found
 
 
+def _zeros_before(
+    maker: Call, made: dict[Ref, Call], uses: collections.Counter[Ref]
+) -> Call | None:
+    """Return the call that makes the zeros to which a call adds, and nobody else does."""
+    first = maker.args[0] if maker.func in _ADDING and maker.args else None
+    zeros = made.get(first) if isinstance(first, Ref) else None
+    is_lone = zeros is not None and zeros.func is torch.zeros and uses[zeros.result] == 1
+    return zeros if is_lone else None
+
+
 def _placed(
-    maker: Call, views: list[Call], copy: Call, number: int, tensors: dict[Ref, Tensor]
+    maker: Call,
+    zeros: Call | None,
+    views: list[Call],
+    copy: Call,
+    number: int,
+    tensors: dict[Ref, Tensor],
 ) -> list[Call]:
     """Return calls that make the result and write to it what ``maker`` makes; none where that does not pay."""
     order, function = order_of(views[-1], tensors), _INTO.get(maker.func)
-    if order is None or function is None or not _pays(maker, tensors):
+    if order is None or (zeros is None and (function is None or not _pays(maker, tensors))):
         return []
     dtype = tensors[copy.result].dtype
     like = next((ref for ref in maker.refs if tensors[ref].dtype is dtype), None)
@@ -160,7 +191,9 @@ def _placed(
     back = tuple(order.index(i) for i in range(len(order)))
     whole, place = copy.result, Ref(number, False)
     found = [
-        Call(Tensor.new_empty, (like, shape), {}, whole, [like]),
+        Call(Tensor.new_empty, (like, shape), {}, whole, [like])
+        if zeros is None
+        else Call(zeros.func, (shape,), zeros.kwargs, whole, []),
         Call(Tensor.permute, (whole, back), {}, place, [whole]),
     ]
     if len(views) > 1:
@@ -170,6 +203,10 @@ def _placed(
             return []
         place = Ref(number + 1, False)
         found.append(Call(Tensor.view, (found[-1].result, own), {}, place, [found[-1].result]))
+    if zeros is not None:
+        args = (place, *maker.args[1:])
+        refs = [place, *[ref for ref in maker.refs if ref != zeros.result]]
+        return [*found, Call(_ADDING[maker.func], args, maker.kwargs, maker.result, refs)]
     kwargs = {**maker.kwargs, "out": place}
     return [*found, Call(function, maker.args, kwargs, maker.result, [*maker.refs, place])]
 
