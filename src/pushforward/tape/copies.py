@@ -171,6 +171,12 @@ def has_version(tensor: Tensor) -> bool:
     return not (tensor.is_inference() or is_wrapped(tensor))
 
 
+def base_of(tensor: Tensor) -> Tensor:
+    """Return the tensor that a view is a part of; any other itself."""
+    base = tensor._base
+    return tensor if base is None else base
+
+
 def is_same_view(view: Tensor, value: Tensor) -> bool:
     """Tell whether the value is the view itself: ``y[i] += 1`` assigns what it has written already."""
     return (

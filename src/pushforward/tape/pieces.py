@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.copies import num_bytes
+from pushforward.tape.copies import base_of, num_bytes
 from pushforward.tape.depth import run_depth
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_functorch import dual_level, functorch_level
@@ -372,7 +372,7 @@ class _CuttingWatcher(Watcher):
             if tensor is None or not is_held(tensor):
                 continue
             held.append(reference)
-            base = tensor if tensor._base is None else tensor._base
+            base = base_of(tensor)
             if tensor is not base and is_one_of_several(tensor):
                 left.add(id(base))  # such views cannot follow
             elif base.requires_grad and base.grad_fn is not None:

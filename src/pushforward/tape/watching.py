@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pushforward.rules.registry import listeners
 from pushforward.tape.assigning import assign, write_out
+from pushforward.tape.copies import base_of
 from pushforward.tape.equivalents import EQUIVALENTS, Equivalent
 from pushforward.tape.hooks import Hook, hand_out, register
 from pushforward.tape.in_place import LAYING_OUT, SWITCHED, TWINS
@@ -207,7 +208,7 @@ def _detach(watcher: Watcher, func: Any, args: tuple[Any, ...], kwargs: dict[str
     """Detach, and remember of what: both lie in the same memory."""
     inner = watcher.writes.inner(args[0])
     if inner.requires_grad:
-        watcher.writes.originals.append(inner if inner._base is None else inner._base)
+        watcher.writes.originals.append(base_of(inner))
     return func(*args, **kwargs)
 
 

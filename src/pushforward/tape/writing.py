@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.tape.copies import apart_from, is_data
+from pushforward.tape.copies import apart_from, base_of, is_data
 from pushforward.tape.in_place import COUNTED_TWICE, SAVING_NOTHING
 from pushforward.tape.overwritten import Write, kept
 from pushforward.tape.private_functorch import (
@@ -85,7 +85,7 @@ class Writes:
         now = functorch_level()
         inner = target if now is None else self.inner(target)
         num_wrappers = int(inner is not target)
-        base = inner if inner._base is None else inner._base
+        base = base_of(inner)
         if self.again is not None and self._is_outside(base):
             self.again.append(functools.partial(base.copy_, base.detach().clone()))
         if not base.requires_grad and id(base) not in self._own:
@@ -93,13 +93,13 @@ class Writes:
             is_view = inner is not base
             if (is_view and not is_ours) or num_holders(base) > 1 + is_view + num_wrappers:
                 self.has_views = True
-        return self._keep(inner, base, num_wrappers)
+        return self._keep(inner, num_wrappers)
 
-    def _keep(self, inner: Tensor, base: Tensor, num_wrappers: int) -> Write | None:
+    def _keep(self, inner: Tensor, num_wrappers: int) -> Write | None:
         """Keep what is about to be overwritten, or laid out anew."""
         if self.level and functorch_level() != self.level:
             return None  # what is a level deeper cannot be copied in this one
-        write = kept(inner, base, num_wrappers)
+        write = kept(inner, base_of(inner), num_wrappers)
         if write is not None:
             self.kept.append(write)
         return write
@@ -145,11 +145,7 @@ class Writes:
             place = target.shape, target.stride(), target.storage_offset()
             self.again.append(functools.partial(target.as_strided_, *place))
         inner = self.inner(target)
-        if not inner.requires_grad:
-            return None
-        return self._keep(
-            inner, inner if inner._base is None else inner._base, int(inner is not target)
-        )
+        return self._keep(inner, int(inner is not target)) if inner.requires_grad else None
 
     def is_followed(self, tree: Any) -> bool:
         """Tell whether any tensor among arguments has a derivative."""
