@@ -20,6 +20,7 @@ from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.copies import keep_strides
 from pushforward.tape.depth import check_depth, thread
+from pushforward.tape.interrupts import finish_contexts, put_modes_back
 from pushforward.tape.likeness import check_of
 from pushforward.tape.private_functorch import start_requiring_grad, without_functorch
 from pushforward.tape.private_torch import (
@@ -156,6 +157,8 @@ def _run(
     except BaseException as error:
         if not starts:  # before the function was called, or after all was read
             raise
+        finish_contexts(error)
+        put_modes_back((), None if batch is None else batch.level)
         errors.append(error)  # raised again where the call goes on
     finally:
         try:
