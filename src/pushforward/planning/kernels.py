@@ -51,13 +51,16 @@ MAX_CONSTANT_BYTES = 2**20  # of all that a kernel keeps instead of making it at
 
 
 def written(
-    values: Sequence[Any], compute: Callable[[], Rows], num_shared: int | None = None
+    values: Sequence[Any],
+    compute: Callable[[], Rows],
+    num_shared: int | None = None,
+    device: torch.device | None = None,
 ) -> Replay | None:
     """Return the function of values like ``values`` that repeats ``compute()``; None if that depends on elements.
 
-    Of many sweeps over one tape, the first ``num_shared`` values are the same.
+    Of many sweeps over one tape, the first ``num_shared`` values are the same. ``device`` is that of `noting.noted`.
     """
-    found = noted(values, compute)
+    found = noted(values, compute, device)
     return None if found is None else compiled(found, num_shared, len(values))
 
 

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import Equation, LinearProgram, Term
 from pushforward.planning.costs import shadow, shadow_tensor
+from pushforward.planning.shadowed import has_shadows, on_shadows
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.private_functorch import functorch_stack, is_wrapped, unwrapped, vmap_settings
 from pushforward.tape.private_torch import OperatorMode, bare, writes_out_windows
-from pushforward.trees import map_tensors
 
 aten = torch.ops.aten
 
@@ -235,25 +235,6 @@ def _scratch(
     return num_windows * large.shape[1] * math.prod(weight.shape[2:]) * x.element_size()
 
 
-def _on_shadows(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return arguments all without numbers if one is, and no device where there would be others.
-
-    Maps that take shadows hold real tensors.
-    """
-    if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("meta")}
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    if any(t.is_meta for t in tensors) and not all(t.is_meta for t in tensors):
-        args, kwargs = map_tensors(_without_numbers, (args, kwargs))
-    return args, kwargs
-
-
-def _without_numbers(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
 class _Allocations(OperatorMode):
     """Counts the bytes of the storages that operators make, for as long as they live."""
 
@@ -272,8 +253,8 @@ class _Allocations(OperatorMode):
     ) -> Any:
         """Call, and look at the results."""
         kwargs = kwargs or {}
-        if self._on_shadows:
-            args, kwargs = _on_shadows(args, kwargs)
+        if self._on_shadows and (has_shadows((args, kwargs)) or kwargs.get("device") is not None):
+            args, kwargs = on_shadows(args, kwargs)
         result = func(*args, **kwargs)
         if func is aten.convolution.default:
             self._need(result.nbytes + _scratch(result, *args))

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pushforward.linear.tables import table
 from pushforward.planning.calls import PLAIN, SELVES, VIEWS, Call, Ref
+from pushforward.planning.shadowed import SHADOWS, Shadowing
 from pushforward.tape.interrupts import under_modes
 from pushforward.tape.metadata import METADATA
 from pushforward.tape.private_functorch import functorch_level, is_wrapped
@@ -44,19 +45,31 @@ class Noted:
     tensors: dict[Ref, Tensor]
 
 
-def noted(values: Sequence[Any], compute: Callable[[], Rows]) -> Noted | None:
-    """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements."""
-    calls, elements = _Calls(values), _Elements()
-    rows = under_modes((calls,), (elements,), compute)
+def noted(
+    values: Sequence[Any], compute: Callable[[], Rows], device: torch.device | None = None
+) -> Noted | None:
+    """Return the calls that ``compute()`` makes, starting from ``values``; None if they depend on elements.
+
+    Given the ``device`` on which all is, large results are not computed, and None is also returned where they have to.
+    """
+    calls, elements = _Calls(values, device), _Elements()
+    if device is None:
+        rows = under_modes((calls,), (elements,), compute)
+    else:
+        try:
+            rows = under_modes((calls,), (elements, Shadowing(device)), compute)
+        except Exception:  # what operators raise that find no numbers
+            return None
     return None if elements.have_mattered else calls.noted(rows)
 
 
 class _Calls(TorchFunctionMode):
     """Writes down the functions of PyTorch that are called."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        """Take what the computation starts from: tensors, nodes, and tuples of them."""
+    def __init__(self, values: Sequence[Any], device: torch.device | None) -> None:
+        """Take what the computation starts from, tensors, nodes, and tuples of them; and what shadows stand for."""
         super().__init__()
+        self._device = device
         self._tensors: dict[Ref, Tensor] = {}  # or what is like them, of those that may die
         self._refs: dict[int, Ref] = {}  # by id, which is a name as long as the tensor lives
         self._mortal: dict[int, weakref.ref[Tensor]] = {}
@@ -87,9 +100,10 @@ class _Calls(TorchFunctionMode):
             return
         self._refs[id(tensor)] = ref
         self._let_die(tensor)
-        like = torch.empty(
-            tensor.shape, dtype=tensor.dtype, device="meta", requires_grad=is_recorded
-        )
+        with torch._C._DisableTorchDispatch():
+            like = torch.empty(
+                tensor.shape, dtype=tensor.dtype, device=SHADOWS, requires_grad=is_recorded
+            )
         self._tensors.setdefault(ref, like)
 
     def _let_die(self, tensor: Tensor) -> None:
@@ -113,7 +127,9 @@ class _Calls(TorchFunctionMode):
         """Call, and write the call down."""
         kwargs = kwargs or {}
         if func is table:
-            if not is_wrapped(args[0]):  # or it would outlive its transform
+            if args[0].is_meta:
+                self._give_up()
+            elif not is_wrapped(args[0]):  # or it would outlive its transform
                 self._tables[id(args[0])] = args[0]
             return table(args[0])
         result = func(*args, **kwargs)
@@ -168,6 +184,8 @@ class _Calls(TorchFunctionMode):
                 self._is_possible = False
             refs.append(ref)
             return ref
+        if type(tree) is torch.device and tree == SHADOWS and self._device is not None:
+            return self._device
         if isinstance(tree, Tensor):
             if isinstance(tree, Unsaved):
                 return tree  # a shape and no more
@@ -232,5 +250,6 @@ def _is_same_view(result: Any, viewed: Tensor) -> bool:
         and result.stride() == viewed.stride()
         and result.dtype is viewed.dtype
         and not (is_wrapped(result) or is_wrapped(viewed))
+        and result.storage_offset() == viewed.storage_offset()  # there may be no memory
         and result.data_ptr() == viewed.data_ptr()
     )

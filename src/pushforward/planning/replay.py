@@ -42,6 +42,21 @@ def ready(key: Hashable) -> Known | None:
     return known
 
 
+def foreseen(
+    key: Hashable, lifetime: Callable[[int], float] | None, write: Callable[[], Replay | None]
+) -> Known | None:
+    """Return what answers a first call, written down before it; None where that cannot be. Arguments as of `swept`."""
+    if PLANS.find(SEEN, hash(key)) is not None:
+        return None
+    replay = write()
+    if replay is None:
+        return None
+    PLANS.keep(SEEN, hash(key), 1)
+    known = Known(replay, math.inf if lifetime is None else lifetime(0), answered=1)
+    PLANS.keep(KERNELS, key, known)
+    return known
+
+
 def swept(
     key: Hashable,
     values: Sequence[Tensor],

@@ -43,6 +43,10 @@ _IN_PLACE: dict[Any, Any] = {
     **_ADDING,
     torch.addcmul: Tensor.addcmul_,
 }
+# Of a temporary that is used for nothing else: as good as a new one.
+_REARRANGING = functions(
+    "permute", "reshape", "view", "t", "transpose", "movedim", "unsqueeze", "squeeze", "flatten", "unflatten",
+)  # fmt: skip
 # What may write to memory that is given, in any order of axes, for less than the copy takes that this saves.
 _INTO: dict[Any, Any] = {
     **dict.fromkeys(PRODUCTS, torch.mul),
@@ -81,9 +85,16 @@ def in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor])
     calls = list(_with_makers_apart(calls, returned, tensors))
     read = only_read(calls, returned)
     last = {ref: i for i, call in enumerate(calls) for ref in call.refs}
+    uses = num_uses(calls, returned)
     fresh: set[Ref] = set()
     for i, call in enumerate(calls):
-        if call.is_fresh or call.func in MAKERS:
+        is_view = (
+            call.func in _REARRANGING
+            and bool(call.refs)
+            and call.refs[0] in fresh
+            and uses[call.refs[0]] == 1
+        )
+        if call.is_fresh or call.func in MAKERS or is_view:
             fresh.add(call.result)
         method = _IN_PLACE.get(call.func)
         is_given = bool(call.args) and isinstance(call.args[0], Ref)

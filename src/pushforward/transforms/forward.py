@@ -115,7 +115,7 @@ def _last_columns(tape: Tape, tangents: list[Any], inputs: Sequence[Tensor]) -> 
     def compute() -> list[list[Tensor]]:
         return _pushed(tape, with_structure([given], structure), inputs)
 
-    return tape.swept(kind, compute, given=given, is_last=True)
+    return tape.swept(kind, compute, given=given, is_last=True, is_jacobian=True)
 
 
 def _count(inputs: Sequence[Tensor]) -> int:

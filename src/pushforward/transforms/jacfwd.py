@@ -104,7 +104,7 @@ def jacfwd(
             few = by_entries(tape) if is_whole and tape.tangents is None else None
             rows = forward.rows(tape) if few is None else few
             if rows is None and is_whole:
-                rows = tape.swept(NAME, functools.partial(pushed_columns, tape))
+                rows = tape.swept(NAME, functools.partial(pushed_columns, tape), is_jacobian=True)
             elif rows is None:
                 rows = sized_rows(
                     NAME,

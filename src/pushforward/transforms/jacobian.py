@@ -236,7 +236,9 @@ def _compute(
 def dense_rows(tape: Tape, mode: str = "auto") -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in one sweep."""
     rows = functools.partial(_rows, mode, tape)
-    return tape.swept((NAME, mode), rows, functools.partial(_lifetime, tape, mode))
+    return tape.swept(
+        (NAME, mode), rows, functools.partial(_lifetime, tape, mode), is_jacobian=True
+    )
 
 
 def _sized(tape: Tape, mode: str, chunks: Chunks, outside: Iterable[Tensor]) -> list[list[Tensor]]:

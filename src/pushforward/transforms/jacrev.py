@@ -92,7 +92,7 @@ def named_jacrev(
             name, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
         ) as tape:
             if is_whole:
-                rows = tape.swept(NAME, functools.partial(pulled_rows, tape))
+                rows = tape.swept(NAME, functools.partial(pulled_rows, tape), is_jacobian=True)
             else:
                 outside = there_before(func, args, kwargs)
                 rows = sized_rows(name, chunks, tape, outside, NAME, pulled_rows, is_forward=False)

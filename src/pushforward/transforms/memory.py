@@ -68,7 +68,7 @@ def sized_rows(
             return in_chunks(tape, size, done, is_forward=is_forward)
         rows = by_entries(tape) if may_be_few and not chunks.is_fixed else None
         if rows is None:
-            rows = tape.swept(kind, functools.partial(whole, tape))
+            rows = tape.swept(kind, functools.partial(whole, tape), is_jacobian=True)
         done(num_seeds(tape, is_forward=is_forward))
         return rows
 

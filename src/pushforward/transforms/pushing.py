@@ -54,18 +54,16 @@ def pushed_through(
         PLANS.keep(STRUCTURES, key, structure_of(pushed))
         return [[block.values for block in each] for each in pushed]
 
-    found: Structure | None = PLANS.find(STRUCTURES, key)
-    is_known = found is not None
     rows = tape.swept(
         kind,
         compute,
         given=given,
         is_one_of_many=is_one_of_many,
-        is_last=is_last and is_known,
-        lets_go=is_known,
+        is_last=is_last,
+        lets_go=True,
+        may_let_go=lambda: PLANS.find(STRUCTURES, key) is not None,
     )
-    if found is None:
-        found = PLANS.find(STRUCTURES, key)
+    found: Structure | None = PLANS.find(STRUCTURES, key)
     if found is None:  # forgotten since
         return tape.program.push(with_structure([given], structure))
     return with_structure(rows, found)

@@ -17,7 +17,7 @@ from pushforward.linear.program import LinearProgram, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
-from pushforward.planning.replay import Known, ready, replayed, swept
+from pushforward.planning.replay import Known, foreseen, ready, replayed, swept
 from pushforward.planning.sharing import Sharing
 from pushforward.tape.aliases import Aliases, Apart, aliases
 from pushforward.tape.batch import Batch
@@ -26,11 +26,20 @@ from pushforward.tape.distributed_tensors import sweep_of
 from pushforward.tape.interrupts import in_grad_mode
 from pushforward.tape.lowering import lower, pull
 from pushforward.tape.private_functorch import functorch_level, without_functorch
-from pushforward.tape.private_torch import in_backward_pass, is_autocasting, num_dispatch_modes
+from pushforward.tape.private_torch import (
+    PythonNode,
+    in_backward_pass,
+    is_autocasting,
+    num_dispatch_modes,
+)
 from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
 from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.surroundings import Surroundings, surroundings
+from pushforward.transforms.assemble import result_bytes
 
+# What a call returns, or starts from, for its kernels to be found before it runs: where it is as much, the first call
+# shall take no more memory than the next ones, and the time that it takes to find them is short.
+MIN_FORESEEN_BYTES = 2**27
 MAX_PRODUCTS = 8  # with other numbers of seeds, of one recording known by heart
 
 
@@ -170,6 +179,8 @@ class SweptGraph:
         is_one_of_many: bool = False,
         is_last: bool = False,
         lets_go: bool = False,
+        may_let_go: Callable[[], bool] | None = None,
+        is_jacobian: bool = False,
     ) -> Rows:
         """Return ``compute()``, by the kernels that it ran for another tape with the same signature, if there was one.
 
@@ -177,7 +188,8 @@ class SweptGraph:
         gives them; ``lifetime`` is that of `planning.replay.swept`, ``place`` that of the batch in the results.
         The maps of ``is_one_of_many`` sweeps are kept for the next one, unless there are kernels. Where there are, the
         list ``given`` is emptied for one that ``lets_go``, and the graph too for one that ``is_last`` and that autograd
-        does not record, so that kernels let go of what they contain.
+        does not record, so that kernels let go of what they contain; where it ``may_let_go``, if that is given.
+        ``is_jacobian``: all derivatives are returned, and the result is as large.
         """
         check_versions(self._versions)
         level = functorch_level()
@@ -198,7 +210,14 @@ class SweptGraph:
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._remember(kind, given, known, is_recording)
-            if (lets_go or is_last) and type(given) is list:
+        elif not (is_recording or is_one_of_many) and self._is_foreseeable(
+            given, is_below, is_jacobian=is_jacobian
+        ):
+            write = functools.partial(self._foreseen, compute, given, is_below)
+            known = foreseen(key, lifetime, write)
+        if known is not None and known.replay is not None:
+            does_let_go = (lets_go or is_last) and (may_let_go is None or may_let_go())
+            if does_let_go and type(given) is list:
                 given.clear()
                 values = self._emptied(values) if is_last and not is_recording else values
             replay = functools.partial(replayed, known.replay, values)
@@ -317,15 +336,49 @@ class SweptGraph:
         return replayed(replay.rest, [*values, *found[1]])
 
     def _written(
-        self, compute: Callable[[], Rows], given: Sequence[Tensor], num_shared: int | None
+        self,
+        compute: Callable[[], Rows],
+        given: Sequence[Tensor],
+        num_shared: int | None,
+        *,
+        is_foreseen: bool = False,
     ) -> Replay | None:
-        """Write down the kernels of ``compute()``."""
+        """Write down the kernels of ``compute()``; those that are ``is_foreseen`` without computing what is large."""
         reading, tensors = self.reading, self.reading.tensors
         reading.tensors = map_saved(Apart(reading.aliases, given), tensors)
+        device = self.outputs[0].device if is_foreseen else None
         try:
-            return written(self._values(given), functools.partial(self.anew, compute), num_shared)
+            compute = functools.partial(self.anew, compute)
+            return written(self._values(given), compute, num_shared, device)
         finally:
             reading.tensors, self._program = tensors, None
+
+    def _is_foreseeable(
+        self, given: Sequence[Tensor], is_below: bool, *, is_jacobian: bool
+    ) -> bool:
+        """Tell whether kernels are to be found at the first call, and can be: all is PyTorch's, and on one device."""
+        size = sum(t.nbytes for t in given)
+        if is_jacobian:
+            size += result_bytes(self.outputs, self.inputs)
+        if size < MIN_FORESEEN_BYTES or has_duals():
+            return False
+        if any(isinstance(node, PythonNode) for node in self.reading.nodes):
+            return False  # whose backward somebody wrote
+        devices = {t.device for t in (*self.inputs, *self.outputs, *given)}
+        return len(devices) == 1 and (is_below or functorch_level() is None)
+
+    def _foreseen(
+        self, compute: Callable[[], Rows], given: Sequence[Tensor], is_below: bool
+    ) -> Replay | None:
+        """Write down the kernels of ``compute()`` before anything large is computed."""
+        found: list[Replay | None] = []
+
+        def write() -> Rows:
+            found.append(self._written(compute, given, None, is_foreseen=True))
+            return []
+
+        self._computed(write, is_recording=False, is_below=is_below, given=given)
+        return found[0]
 
     def anew(self, compute: Callable[[], Rows]) -> Rows:
         """Return ``compute()``, which makes the maps itself."""
