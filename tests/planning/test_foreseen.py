@@ -73,7 +73,7 @@ def foreseen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(known is not None)
         return known
 
-    monkeypatch.setattr(swept_graph, "MIN_FORESEEN_BYTES", 0)
+    monkeypatch.setattr(swept_graph, "pays", lambda _: True)
     monkeypatch.setattr(shadowed, "MIN_BYTES", 1)
     monkeypatch.setattr(swept_graph, "foreseen", seen)
     pushforward.clear_plans()
@@ -129,6 +129,13 @@ def test_first_calls_take_no_more_than_torch_func(name: str, foreseen: list[bool
 def test_small_calls_are_not_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swept_graph, "foreseen", None)
     jacfwd(lambda x: x.sin())(line(10))
+
+
+def test_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadowed, "has_dynamo", lambda: True)
+    assert [shadowed.pays(2**n) for n in (23, 24, 27)] == [False, True, True]
+    monkeypatch.setattr(shadowed, "has_dynamo", lambda: False)
+    assert [shadowed.pays(2**n) for n in (23, 24, 27)] == [False, False, True]
 
 
 def test_what_is_large_has_no_numbers() -> None:

@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pushforward.tape.private_torch import OperatorMode
+from pushforward.tape.private_torch import OperatorMode, has_dynamo
 from pushforward.tape.unsaved import Unsaved
 from pushforward.trees import map_tensors
 
 MIN_BYTES = 2**14  # of a result that is left without numbers
+# What a call returns, or starts from, for its kernels to be found on shadows before it runs: where it is as much, that
+# takes less time than it saves. PyTorch imports its compiler for the first shadow, if nobody has, which takes a second.
+MIN_FORESEEN_BYTES, MIN_FORESEEN_BYTES_AT_FIRST = 2**24, 2**27
 SHADOWS = torch.device("meta")
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+
+
+def pays(size: int) -> bool:
+    """Tell whether kernels are to be found on shadows for a call of so many bytes."""
+    return size >= (MIN_FORESEEN_BYTES if has_dynamo() else MIN_FORESEEN_BYTES_AT_FIRST)
 
 
 def on_shadows(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:

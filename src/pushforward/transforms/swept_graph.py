@@ -18,6 +18,7 @@ from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, foreseen, ready, replayed, swept
+from pushforward.planning.shadowed import pays
 from pushforward.planning.sharing import Sharing
 from pushforward.tape.aliases import Aliases, Apart, aliases
 from pushforward.tape.batch import Batch
@@ -37,9 +38,6 @@ from pushforward.tape.recomputation import in_pass_of_its_own
 from pushforward.tape.surroundings import Surroundings, surroundings
 from pushforward.transforms.assemble import result_bytes
 
-# What a call returns, or starts from, for its kernels to be found before it runs: where it is as much, the first call
-# shall take no more memory than the next ones, and the time that it takes to find them is short.
-MIN_FORESEEN_BYTES = 2**27
 MAX_PRODUCTS = 8  # with other numbers of seeds, of one recording known by heart
 
 
@@ -360,7 +358,7 @@ class SweptGraph:
         size = sum(t.nbytes for t in given)
         if is_jacobian:
             size += result_bytes(self.outputs, self.inputs)
-        if size < MIN_FORESEEN_BYTES or has_duals():
+        if not pays(size) or has_duals():
             return False
         if any(isinstance(node, PythonNode) for node in self.reading.nodes):
             return False  # whose backward somebody wrote
