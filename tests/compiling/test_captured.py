@@ -141,3 +141,56 @@ def test_captured_tensors_and_cotangents_that_are_negated_when_read(backend):
                     torch.autograd.grad(found, other, cotangent, retain_graph=True),
                     torch.autograd.grad(expected, other, cotangent, retain_graph=True),
                 )
+
+
+class Layer(torch.nn.Module):
+    """Two parameters, a factor, and what it writes down of each call."""
+
+    def __init__(self, counts, keeps):
+        super().__init__()
+        self.weight = torch.nn.Parameter(randn(3, 3))
+        self.bias = torch.nn.Parameter(randn(3, seed=1))
+        self.factor, self.times, self.counts, self.keeps = 2.0, 1, counts, keeps
+        self.number, self.last = 0, torch.zeros(3)
+
+    def forward(self, x):
+        if self.counts:
+            self.number += 1
+        if self.keeps:
+            self.last = x.detach().clone()
+        for _ in range(self.times):
+            x = (self.weight @ x + self.bias).tanh() * self.factor
+        return x
+
+
+@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_attributes_of_modules_that_change_and_change_back(counts, keeps):
+    layer = torch.nn.Sequential(Layer(counts, keeps), Layer(False, False)).double()
+    first = layer[0]
+    compiled, plain = pf.compile(pf.jacfwd(layer), backend="eager"), tf.jacrev(layer)
+    x, old = randn(3, seed=2), first.weight
+
+    def check():
+        for _ in range(2):
+            torch.testing.assert_close(compiled(x), plain(x))
+
+    check()
+    changes = [
+        lambda: setattr(first, "factor", 3.0),
+        lambda: setattr(first, "factor", 2.0),
+        lambda: setattr(first, "weight", torch.nn.Parameter(randn(3, 3, seed=3))),
+        lambda: setattr(first, "weight", old),
+        lambda: setattr(first, "times", 2),
+        lambda: setattr(first, "times", True),
+        lambda: setattr(first, "other", 1),
+        lambda: delattr(first, "other"),
+        lambda: first.register_parameter("bias", torch.nn.Parameter(randn(3, seed=4))),
+        lambda: first.weight.data.mul_(2),
+        lambda: setattr(first.weight, "data", randn(3, 3, seed=5)),
+        lambda: setattr(first, "forward", lambda x: x.sin() * first.bias),
+        lambda: delattr(first, "forward"),
+    ]
+    for change in changes:
+        change()
+        check()
