@@ -51,6 +51,24 @@ FUNCTIONS: dict[str, tuple[Callable[..., Rows], tuple[tuple[int, ...], ...]]] = 
     "a returned product with ones": (lambda a: [[torch.ones(3) * a.square()]], ((3,),)),
     "integer indices": (lambda a: [[a[torch.tensor([2, 0])]]], ((3,),)),
     "einsum": (lambda a, b: [[torch.einsum("ij,jk->ki", a, b)]], ((2, 3), (3, 4))),
+    "axes permuted by einsum": (lambda a: [[torch.einsum("ij->ji", a) * 2]], ((2, 3),)),
+    "a diagonal by einsum": (lambda a: [[torch.einsum("ii->i", a.sin()) + 1, a]], ((3, 3),)),
+    "a view of a temporary": (
+        lambda a: [[a.sin().reshape(6).unsqueeze(0) * 2, a.cos().t().reshape(6) - a.sum()]],
+        ((3, 2),),
+    ),
+    "a view of a temporary that is read later": (
+        lambda a: [[(t := a.sin()).reshape(6) * 2, t + a]],
+        ((3, 2),),
+    ),
+    "a view of a temporary that is returned": (
+        lambda a: [[(t := a.sin()), t.reshape(6) * 2]],
+        ((3, 2),),
+    ),
+    "two views of a temporary": (
+        lambda a: [[(t := a.sin()).reshape(6) * 2, t.reshape(2, 3) * 3]],
+        ((3, 2),),
+    ),
 }
 
 

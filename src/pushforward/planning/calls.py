@@ -91,12 +91,15 @@ class Call:
     @property
     def is_fresh(self) -> bool:
         """Whether it writes to no argument, and its result shares memory with none."""
+        if self.func is torch.einsum and len(self.refs) < 2:
+            return False  # perhaps it only permutes axes, or takes a diagonal
         return (self.func in FRESH or _is_functional(self.func)) and "out" not in self.kwargs
 
     @property
     def is_harmless(self) -> bool:
         """Whether nobody notices that it is left out, if its result is not used."""
-        return self.is_fresh or self.func in VIEWS or self.func in MAKERS
+        is_view = self.func in VIEWS or self.func is torch.einsum
+        return self.is_fresh or is_view or self.func in MAKERS
 
     def renamed(self, same: Mapping[Ref, Any]) -> Call:
         """Return the call with other references."""
