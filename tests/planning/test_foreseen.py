@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -68,8 +69,8 @@ def foreseen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     original = swept_graph.foreseen
 
-    def seen(*args: object) -> object:
-        known = original(*args)  # type: ignore[arg-type]
+    def seen(*args: Any) -> Any:
+        known = original(*args)
         found.append(known is not None)
         return known
 

@@ -161,26 +161,17 @@ def _concatenated(concat: Concat, head: Block, pieces: list[_Piece]) -> Block | 
     dim = tied.count(None) + concat.axis
     shape = _common_shape([piece.values.shape for piece in pieces], dim)
     values, end = [], 0
-    gap = torch.zeros(0)
-
-    def zeros(length: int) -> Tensor:
-        nonlocal gap
-        sizes = with_size(shape, dim, length)
-        if gap.shape != sizes:  # gaps of one size share their zeros
-            gap = torch.zeros(sizes, dtype=head.values.dtype, device=head.values.device)
-        return gap
-
     for piece in pieces:
         if piece.start < end:
             return None
         if piece.start > end:
-            values.append(zeros(piece.start - end))
+            values.append(_zeros(piece.values, with_size(shape, dim, piece.start - end)))
         sizes = with_size(shape, dim, piece.length)
         values.append(piece.values if piece.values.shape == sizes else piece.values.expand(sizes))
         end = piece.start + piece.length
     behind = concat.out_shape[concat.axis] - end
     if behind:
-        values.append(zeros(behind))
+        values.append(_zeros(values[0], with_size(shape, dim, behind)))
     return Block(torch.cat(values, dim), concat.out_shape, head.seed_shape, tied, head.source)
 
 
@@ -192,3 +183,7 @@ def _common_shape(shapes: Sequence[Shape], dim: int) -> Shape:
     return tuple(
         1 if i == dim else next((n for n in near if n != 1), 1) for i, near in enumerate(sizes)
     )
+
+
+def _zeros(like: Tensor, shape: Shape) -> Tensor:
+    return torch.zeros(shape, dtype=like.dtype, device=like.device)
