@@ -17,6 +17,7 @@ from pushforward.tape import (
     private_compiler,
     private_distributed,
     private_functorch,
+    private_generator,
     private_inductor,
     private_shortcuts,
 )
@@ -437,6 +438,7 @@ def test_backward_passes_are_known_and_can_be_run_inside_transforms():
     def f(x):
         z, seen = x.sin(), []
         z.register_hook(lambda g: seen.append((private.in_backward_pass(), g)))
+        assert private.backward_pass() == -1
         private.run_backward(z, torch.ones(2))
         assert seen[0][0]
         assert not private.in_backward_pass()
@@ -448,8 +450,10 @@ def test_backward_passes_are_known_and_can_be_run_inside_transforms():
 
 def test_hooks_on_what_is_saved_are_known():
     assert not private.has_saving_hooks()
+    assert private.saving_hooks(False) is None
     with torch.autograd.graph.save_on_cpu():
         assert private.has_saving_hooks()
+        assert len(private.saving_hooks(False)) == 2
 
 
 def test_hooks_on_what_is_saved_are_taken_away_and_put_back():
@@ -589,6 +593,7 @@ def test_hooks_of_all_modules_are_where_they_are_registered():
         private_compiler,
         private_distributed,
         private_functorch,
+        private_generator,
         private_inductor,
         private_shortcuts,
     ],

@@ -13,15 +13,22 @@ from pushforward.transforms import repeat
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Return a list of what came of calls that were made by heart: an answer, a tape, or None."""
+    """Return a list of what came of calls that were made by heart: an answer, a tape, or what was begun."""
     pf.clear_plans()
     found: list[Any] = []
-    run = repeat._run
+    written = repeat.written
 
     def noting(*args: Any) -> Any:
-        found.append(run(*args))
-        return found[-1]
+        call = written(*args)
 
-    monkeypatch.setattr(repeat, "_run", noting)
+        def noted(*args: Any) -> Any:
+            answer = call(*args)
+            if answer is not None:
+                found.append(answer)
+            return answer
+
+        return noted
+
+    monkeypatch.setattr(repeat, "written", noting)
     yield found
     pf.clear_plans()

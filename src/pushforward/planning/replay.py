@@ -32,11 +32,16 @@ class Known:
     lifetime: float  # calls until it is worked out anew
     answered: int = 0
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether there are kernels, and they may answer another call."""
+        return self.replay is not None and self.answered < self.lifetime
+
 
 def ready(key: Hashable) -> Known | None:
     """Return what answers the next call with this key by kernels; None where that has to be computed, or noted."""
     known: Known | None = PLANS.find(KERNELS, key)
-    if known is None or known.replay is None or known.answered >= known.lifetime:
+    if known is None or not known.is_alive:
         return None
     known.answered += 1
     return known

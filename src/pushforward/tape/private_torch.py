@@ -241,9 +241,12 @@ def is_one_of_several(view: Tensor) -> bool:
     return bool(int(_creation_meta(view)) == _MULTI_OUTPUT_NODE)
 
 
+saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # the innermost
+
+
 def has_saving_hooks() -> bool:
     """Tell whether there are hooks on what autograd saves now."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return saving_hooks(False) is not None
 
 
 class NoSavingHooks:
@@ -265,7 +268,7 @@ class NoSavingHooks:
 
 def _take_saving_hooks() -> list[Any]:
     found = []
-    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(False)) is not None:
+    while (hooks := saving_hooks(False)) is not None:
         torch._C._autograd._pop_saved_tensors_default_hooks()
         found.append(hooks)
     return found
@@ -278,12 +281,12 @@ def run_backward(tensor: Tensor, cotangent: Tensor) -> None:
     )
 
 
-_backward_pass: Callable[[], int] = torch._C._current_graph_task_id
+backward_pass: Callable[[], int] = torch._C._current_graph_task_id
 
 
 def in_backward_pass() -> bool:
     """Tell whether this thread is inside a backward pass."""
-    return _backward_pass() != -1
+    return backward_pass() != -1
 
 
 is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # for any device

@@ -1,0 +1,130 @@
+"""What we expect of the memory of the CPU's generator: a new PyTorch breaks here."""
+
+import sys
+
+import pytest
+import torch
+from torch.nn import functional
+
+import pushforward as pf
+from pushforward.tape import private_generator as private
+from pushforward.transforms import heart_code
+from pushforward.transforms.known_call import Answer
+
+DRAWS = {
+    "rand": lambda: torch.rand(1),
+    "as many as the twister has": lambda: torch.rand(624),
+    "twice as many": lambda: torch.rand(1248),
+    "randn": lambda: torch.randn(1),
+    "randn of doubles": lambda: torch.randn(3, dtype=torch.float64),
+    "randn of halves": lambda: torch.randn(3, dtype=torch.float16),
+    "many of randn": lambda: torch.randn(100),
+    "normal": lambda: torch.normal(0.0, 1.0, (1,)),
+    "complex": lambda: torch.randn(1, dtype=torch.complex64),
+    "randint": lambda: torch.randint(5, (1,)),
+    "randperm": lambda: torch.randperm(3),
+    "bernoulli": lambda: torch.bernoulli(torch.tensor([0.5])),
+    "multinomial": lambda: torch.multinomial(torch.ones(3), 1),
+    "poisson": lambda: torch.poisson(torch.ones(1)),
+    "exponential": lambda: torch.empty(1).exponential_(),
+    "log_normal": lambda: torch.empty(1).log_normal_(),
+    "gamma": lambda: torch.distributions.Gamma(1.0, 1.0).sample(),
+    "dropout": lambda: functional.dropout(torch.ones(1)),
+    "another seed": lambda: torch.manual_seed(5),
+}
+
+
+def state_with_single_normal():
+    """Return a state with a normal number in single precision that is still to be given."""
+    state = torch.get_rng_state()
+    state[-8:-4], state[-4] = torch.tensor([0.25]).view(torch.uint8), 1
+    return state
+
+
+@pytest.fixture
+def memory():
+    found = private.memory_of_cpu()
+    assert found is not None
+    with torch.random.fork_rng(devices=[]):
+        yield found
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_draw_is_seen(memory, name):
+    for _ in range(2):
+        torch.rand(1)
+        before = memory.raw
+        assert memory.raw == before
+        DRAWS[name]()
+        assert memory.raw != before
+        assert torch.equal(private.as_tensor(memory.raw), torch.get_rng_state())
+
+
+def test_a_normal_number_in_single_precision_is_seen(memory):
+    before, state = memory.raw, state_with_single_normal()
+    torch.set_rng_state(state)
+    assert memory.raw != before
+    assert torch.equal(private.as_tensor(memory.raw), state)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 700])
+def test_what_was_read_puts_the_generator_back(memory, count):
+    torch.randn(count)
+    before = memory.raw
+    expected = torch.randn(50)
+    torch.set_rng_state(private.as_tensor(before))
+    assert torch.equal(torch.randn(50), expected)
+
+
+def test_memory_is_read_with_versions_that_were_tested_alone(monkeypatch):
+    assert int(torch.__version__.split(".")[1]) in private.TESTED
+    monkeypatch.setattr(private, "TESTED", range(0))
+    assert private.memory_of_cpu.__wrapped__() is None
+
+
+def test_memory_is_not_read_by_other_interpreters(monkeypatch):
+    monkeypatch.setattr(sys.implementation, "name", "pypy")
+    assert private.memory_of_cpu.__wrapped__() is None
+
+
+@pytest.mark.parametrize("change", [lambda state: state[:-1], lambda state: state + 1])
+def test_memory_that_says_otherwise_than_pytorch_is_not_read(monkeypatch, change):
+    as_tensor = private.as_tensor
+    monkeypatch.setattr(private, "as_tensor", lambda memory: change(as_tensor(memory)))
+    assert private.memory_of_cpu.__wrapped__() is None
+
+
+def test_looking_for_the_memory_draws_nothing(memory):
+    before = torch.get_rng_state()
+    private.memory_of_cpu.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_calls_by_heart_refuse_random_numbers_either_way(monkeypatch, memory, is_read):
+    if not is_read:
+        monkeypatch.setattr(heart_code, "memory_of_cpu", lambda: None)
+    pf.clear_plans()
+    answers, noise = [], []
+    written = heart_code.written
+
+    def noting(*args):
+        call = written(*args)
+        return lambda *args: answers.append(call(*args)) or answers[-1]
+
+    monkeypatch.setattr("pushforward.transforms.repeat.written", noting)
+
+    def f(x):
+        return (x * (torch.rand(3) if noise else torch.ones(3))).sin()
+
+    x = torch.ones(3)
+    for _ in range(8):
+        expected = pf.jacfwd(f)(x)
+    assert isinstance(answers[-1], Answer)
+    assert torch.equal(expected, torch.ones(3).cos().diag())
+    noise.append(1)
+    before = torch.get_rng_state()
+    with pytest.raises(pf.RandomnessError):
+        pf.jacfwd(f)(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    pf.clear_plans()
