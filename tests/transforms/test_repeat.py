@@ -27,6 +27,8 @@ from pushforward import (
     vjp,
 )
 from pushforward.planning.plans import PLANS
+from pushforward.tape import trust
+from pushforward.tape.continued import Begun
 from pushforward.transforms import repeat
 from pushforward.transforms.record import Tape
 
@@ -41,6 +43,12 @@ TRANSFORMS: dict[str, Callable[..., Callable[..., Any]]] = {
 }
 
 pytestmark = pytest.mark.usefixtures("known")
+
+
+def repeats_of(f: Callable[..., Any]) -> list[repeat.Repeat]:
+    (repeats,) = trust.record_of(f).repeats.values()
+    found: list[repeat.Repeat] = repeats
+    return found
 
 
 def reference(f: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -317,7 +325,54 @@ def test_a_function_that_changes_all_the_time_is_left_alone(known: list[Any]) ->
     for number in range(60):
         x = torch.rand(3)
         torch.testing.assert_close(jacrev(f)(x, number % 2), reference(f, x, number % 2))
-    assert sum(k is None for k in known) <= repeat.MAX_MISSES
+    assert sum(isinstance(k, Begun) for k in known) <= repeat.MAX_MISSES
+
+
+@pytest.mark.parametrize("transform", [jacfwd, jacrev])
+def test_arguments_of_several_shapes_in_turn_are_all_known_by_heart(
+    transform: Any, known: list[Any]
+) -> None:
+    def f(x: Tensor) -> Tensor:
+        return (x.sin() * x).cumsum(0)
+
+    for number in range(60):
+        x = torch.rand(2 + number % repeat.MAX_REPEATS)
+        known.clear()
+        torch.testing.assert_close(transform(f)(x), reference(f, x))
+        assert number < 40 or isinstance(known[-1], repeat.Answer)
+    assert len(repeats_of(f)) == repeat.MAX_REPEATS
+
+
+def test_surroundings_in_turn_are_all_known_by_heart(known: list[Any]) -> None:
+    def f(x: Tensor) -> Tensor:
+        return (x.sin() * x).cumsum(0)
+
+    x = torch.rand(3)
+    expected = reference(f, x)
+    for number in range(60):
+        known.clear()
+        if number % 3 == 2:
+            found = torch.vmap(jacrev(f))(x[None])[0]
+        else:
+            with torch.set_grad_enabled(number % 3 == 0):
+                found = jacrev(f)(x)
+        torch.testing.assert_close(found, expected)
+        assert number < 40 or isinstance(known[-1], repeat.Answer)
+
+
+def test_arguments_of_ever_other_shapes_are_not_written_down_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def f(x: Tensor) -> Tensor:
+        return x.sin()
+
+    monkeypatch.setattr(trust, "MAX_MADE", 10**6)
+    monkeypatch.setattr(repeat, "MAX_WRITTEN", 12)
+    for number in range(300):
+        x = torch.rand(1 + number // 4 % 7)
+        torch.testing.assert_close(jacrev(f)(x), reference(f, x))
+    assert len(repeats_of(f)) == repeat.MAX_REPEATS
+    assert trust.record_of(f).num_repeats == repeat.MAX_WRITTEN
 
 
 # ----- Recordings: of transforms that take tangents or cotangents -----

@@ -28,7 +28,7 @@ WATCHED_FIRST = 2  # calls
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
-MAX_SCRIPTS = 2  # of each function at a time
+MAX_SCRIPTS = 4  # of each function at a time
 MAX_MADE = 16  # in all: each takes as long as a few dozen readings
 
 UNTOLD = -1  # the number of nodes beside a graph, where nodes are made by others, too
@@ -89,6 +89,7 @@ class Record:
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
     num_scripts: int = 0  # that were made
     repeats: dict[Any, Any] = dataclasses.field(default_factory=dict)  # calls known by heart
+    num_repeats: int = 0  # that were written
     misses: int = 0  # calls that were not as what was known by heart
 
     @property

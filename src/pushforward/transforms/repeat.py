@@ -29,6 +29,8 @@ from pushforward.transforms.record import Recall, Tape
 # Of a function whose graph is another time and again: knowing it by heart is for nothing
 MAX_MISSES = 8
 MAX_GRAPHS = 2  # of one function, where two come in turn
+MAX_REPEATS = 4  # likewise, for arguments of other shapes, and in other surroundings
+MAX_WRITTEN = 64  # of one function in all: each takes as long as a few calls
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,10 +73,15 @@ def repeated(
     if key is None:
         return None
     record = trust.record_of(func)
-    known: Repeat | None = record.repeats.get(key)
-    if known is None or not record.is_trusted:
+    repeats: list[Repeat] | None = record.repeats.get(key)
+    if repeats is None or not record.is_trusted:
         return None
-    answer = known.call(record, func, args, kwargs)
+    for repeat in repeats:
+        answer = repeat.call(record, func, args, kwargs)
+        if answer is not None:
+            break
+    else:
+        return None
     if type(answer) is Begun:
         record.misses += 1
         if answer.error is not None or record.misses >= MAX_MISSES:
@@ -109,7 +116,9 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         if any(batch_axis_at(x, tape.batch.level) != 0 for x in leaves):
             return
         leaves = [unwrapped(x) for x in leaves]
-    if record.misses >= MAX_MISSES or (is_recording and len(tape.outputs) > 1):
+    if record.misses >= MAX_MISSES or record.num_repeats >= MAX_WRITTEN:
+        return
+    if is_recording and len(tape.outputs) > 1:
         return  # of several outputs some may be followed, and others not
     arguments = KnownArguments(
         len(args),
@@ -133,8 +142,13 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
             tape.finish,
         )
     ]
-    old: Repeat | None = record.repeats.get(key)
-    if old is not None and old.arguments.is_same(arguments):
-        graphs += [graph for graph in old.graphs if graph.script is not script and graph.is_alive]
+    others = []
+    for old in record.repeats.get(key, ()):
+        if old.arguments.is_same(arguments):
+            graphs += [each for each in old.graphs if each.script is not script and each.is_alive]
+        else:
+            others.append(old)
     del graphs[MAX_GRAPHS:]
-    record.repeats[key] = Repeat(arguments, graphs, written(key, arguments, graphs))
+    new = Repeat(arguments, graphs, written(key, arguments, graphs))
+    record.repeats[key] = [new, *others[: MAX_REPEATS - 1]]
+    record.num_repeats += 1
