@@ -274,7 +274,7 @@ def test_many_graphs_in_turn_do_not_make_scripts_for_ever(monkeypatch: Any) -> N
             return x.sin() ** (n + 2)
 
         torch.testing.assert_close(jacfwd(func)(x), torch.func.jacfwd(func)(x))
-    assert len(made) <= trust.MAX_MADE
+    assert len(made) <= trust.MAX_MADE + 100 // trust.CALLS_FOR_ONE
 
 
 def test_zeros_without_memory_that_come_later_are_seen() -> None:

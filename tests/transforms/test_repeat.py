@@ -367,12 +367,29 @@ def test_arguments_of_ever_other_shapes_are_not_written_down_for_ever(
         return x.sin()
 
     monkeypatch.setattr(trust, "MAX_MADE", 10**6)
+    monkeypatch.setattr(trust, "CALLS_FOR_ONE", 100)
     monkeypatch.setattr(repeat, "MAX_WRITTEN", 12)
-    for number in range(300):
+    for number in range(320):
         x = torch.rand(1 + number // 4 % 7)
         torch.testing.assert_close(jacrev(f)(x), reference(f, x))
+    record = trust.record_of(f)
     assert len(repeats_of(f)) == repeat.MAX_REPEATS
-    assert trust.record_of(f).num_repeats == repeat.MAX_WRITTEN
+    assert record.num_repeats == repeat.MAX_WRITTEN + record.calls // trust.CALLS_FOR_ONE > 12
+
+
+def test_a_function_that_changes_no_more_is_known_by_heart(known: list[Any]) -> None:
+    def f(x: Tensor, times: int) -> Tensor:
+        for _ in range(times):
+            x = x.sin()
+        return x
+
+    x = torch.rand(3)
+    for number in range(300):
+        jacrev(f)(x, number % 7)
+    for _ in range(3 * trust.CALLS_FOR_ONE):
+        found = jacrev(f)(x, 9)
+    torch.testing.assert_close(found, reference(f, x, 9))
+    assert isinstance(known[-1], repeat.Answer)
 
 
 # ----- Recordings: of transforms that take tangents or cotangents -----

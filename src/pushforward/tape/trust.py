@@ -29,7 +29,9 @@ MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
 MAX_SCRIPTS = 4  # of each function at a time
-MAX_MADE = 16  # in all: each takes as long as a few dozen readings
+# In all, and one more for so many calls that are made the whole way: each takes as long as a few dozen readings.
+MAX_MADE = 16
+CALLS_FOR_ONE = 64
 
 UNTOLD = -1  # the number of nodes beside a graph, where nodes are made by others, too
 
@@ -87,6 +89,7 @@ class Record:
     beside: set[int] = dataclasses.field(default_factory=set)
     signatures: dict[Signature, Signature] = dataclasses.field(default_factory=dict)
     scripts: list[Script] = dataclasses.field(default_factory=list)  # the last that fitted first
+    calls: int = 0  # that were not made by heart
     num_scripts: int = 0  # that were made
     repeats: dict[Any, Any] = dataclasses.field(default_factory=dict)  # calls known by heart
     num_repeats: int = 0  # that were written
@@ -177,7 +180,11 @@ class Record:
     @property
     def wants_scripts(self) -> bool:
         """Whether another script is worth its while: not where more graphs come in turn than are kept."""
-        return self.num_scripts < MAX_MADE
+        return self.may_spend(self.num_scripts, MAX_MADE)
+
+    def may_spend(self, spent: int, at_first: int) -> bool:
+        """Tell whether what makes calls faster is tried once more, after so many times: at first, and now and then."""
+        return spent < at_first + self.calls // CALLS_FOR_ONE
 
     def keep_script(self, script: Script) -> None:
         """Read such graphs by a script from now on."""

@@ -125,6 +125,7 @@ class Tape(SweptGraph):
     def _learn(self, run: Run, func: Callable[..., Any]) -> None:
         """Note what may make the next call cheaper."""
         known, reading = self._known, self.reading
+        known.calls += 1
         if run.is_watched:
             known.has_ties = known.has_ties or run.has_ties
             known.has_cells = known.has_cells or run.has_cells

@@ -30,7 +30,7 @@ from pushforward.transforms.record import Recall, Tape
 MAX_MISSES = 8
 MAX_GRAPHS = 2  # of one function, where two come in turn
 MAX_REPEATS = 4  # likewise, for arguments of other shapes, and in other surroundings
-MAX_WRITTEN = 64  # of one function in all: each takes as long as a few calls
+MAX_WRITTEN = 32  # of one function at first: each takes as long as a few calls
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,7 +84,7 @@ def repeated(
         return None
     if type(answer) is Begun:
         record.misses += 1
-        if answer.error is not None or record.misses >= MAX_MISSES:
+        if answer.error is not None or not record.may_spend(record.misses, MAX_MISSES):
             record.repeats.pop(key, None)
     return answer
 
@@ -116,7 +116,8 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         if any(batch_axis_at(x, tape.batch.level) != 0 for x in leaves):
             return
         leaves = [unwrapped(x) for x in leaves]
-    if record.misses >= MAX_MISSES or record.num_repeats >= MAX_WRITTEN:
+    has_missed = not record.may_spend(record.misses, MAX_MISSES)
+    if has_missed or not record.may_spend(record.num_repeats, MAX_WRITTEN):
         return
     if is_recording and len(tape.outputs) > 1:
         return  # of several outputs some may be followed, and others not
