@@ -54,8 +54,8 @@ class World:
         self.env["s0"].clear()
         self.env["s0"].update(state["s0"])
         with torch.no_grad():
-            for name in self.program.captured():
-                tensor = self.env[name]
+            # Of names of one tensor the first tells what is in it.
+            for name, tensor in _each_once(self.program.captured(), self.env):
                 if tensor.shape != state[name].shape or tensor.stride() != state[name].stride():
                     tensor.data = state[name].clone()  # it was given another shape
                 else:
@@ -119,3 +119,7 @@ def _without_out(text: str) -> str:
     text = re.sub(r"(v\d+ = torch\.\w+\(.*), out=torch\..*\)$", r"\1)", text, flags=re.M)
     text = re.sub(r"(torch\.\w+\(.*), out=(c\d+)\)$", r"\2.copy_(\1))", text, flags=re.M)
     return re.sub(r"(torch\.\w+\(.*), out=(v\d+)\)$", r"\2 = \1)", text, flags=re.M)
+
+
+def _each_once(names: list[str], env: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:
+    return [*{id(env[name]): (name, env[name]) for name in reversed(names)}.values()]

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 import pushforward as pf
 from pushforward.tape import private_generator as private
+from pushforward.tape import randomness
 from pushforward.transforms import heart_code
 from pushforward.transforms.known_call import Answer
 
@@ -76,6 +77,17 @@ def test_what_was_read_puts_the_generator_back(memory, count):
     assert torch.equal(torch.randn(50), expected)
 
 
+def test_states_that_differ_between_numbers_alone_are_the_same(memory):
+    one = bytearray(memory.raw)
+    one[13] ^= 1
+    assert bytes(one) != memory.raw
+    assert private.is_same(bytes(one), memory.raw)
+    for place in (0, 8, 12, 16, 20, 1000, 2515):
+        other = bytearray(memory.raw)
+        other[place] ^= 1
+        assert not private.is_same(bytes(other), memory.raw)
+
+
 def test_memory_is_read_with_versions_that_were_tested_alone(monkeypatch):
     assert int(torch.__version__.split(".")[1]) in private.TESTED
     monkeypatch.setattr(private, "TESTED", range(0))
@@ -103,7 +115,8 @@ def test_looking_for_the_memory_draws_nothing(memory):
 @pytest.mark.parametrize("is_read", [True, False])
 def test_calls_by_heart_refuse_random_numbers_either_way(monkeypatch, memory, is_read):
     if not is_read:
-        monkeypatch.setattr(heart_code, "memory_of_cpu", lambda: None)
+        for module in (heart_code, randomness):
+            monkeypatch.setattr(module, "memory_of_cpu", lambda: None)
     pf.clear_plans()
     answers, noise = [], []
     written = heart_code.written

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.tape.private_torch import bare
+
 TESTED = range(11, 16)  # minor versions of PyTorch 2
 
 _HEAD = 256  # bytes of a generator in which its seed is looked for: what comes first depends on the platform
@@ -36,22 +38,31 @@ def memory_of_cpu() -> Any:
     private = torch.Generator().manual_seed(_SEED)
     start = _address(private)
     seed = ctypes.string_at(start, _HEAD).find(_SEED.to_bytes(8, sys.byteorder))
-    if seed < 0 or not _tells_all(private, _array(start + seed)):
-        return None
+    with bare():
+        if seed < 0 or not _tells_all(private, _array(start + seed)):
+            return None
     return _array(_address(torch.default_generator) + seed)
+
+
+def is_same(one: bytes, other: bytes) -> bool:
+    """Tell whether two states are the same: bytes between numbers may differ."""
+    return one == other or _packed(one) == _packed(other)
 
 
 def as_tensor(memory: bytes) -> Tensor:
     """Return the state as PyTorch gives it."""
+    return torch.frombuffer(bytearray(_packed(memory)), dtype=torch.uint8)
+
+
+def _packed(memory: bytes) -> bytes:
     seed, left, seeded, place, numbers, single, has_single, double, has_double = _MEMORY.unpack(
         memory
     )
     wide = struct.pack("<624Q", *struct.unpack("<624I", numbers))
-    packed = _TENSOR.pack(
+    return _TENSOR.pack(
         seed, left, seeded, place, wide, 0.0, double if has_double else 0.0, 0.0, has_double,
         single if has_single else 0.0, has_single,
     )  # fmt: skip
-    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 
 def _is_tested() -> bool:

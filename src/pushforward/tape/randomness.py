@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pushforward.tape.private_functorch import functorch_level, without_functorch
+from pushforward.tape.private_generator import as_tensor, is_same, memory_of_cpu
 from pushforward.tape.private_torch import bare, num_dispatch_modes, num_function_modes
 
 # By owner, the functions that may draw; those that write their numbers into a tensor are among `Tensor`'s.
@@ -41,60 +40,50 @@ RANDOM_FUNCTIONS: list[Any] = [
     if hasattr(owner, name)
 ]
 
-STATE_BYTES = 5056  # of a tensor that the CPU's generator gives
-
-State = tuple[Tensor, ...]  # of bytes
-
-_state_of_cpu = torch.default_generator.get_state
+State = tuple[Any, ...]  # of generators: tensors of bytes; or the memory of the CPU's alone, bytes
 
 T = TypeVar("T")
 
 
 def generator_state(inputs: Sequence[Tensor]) -> State:
     """Return the states of the default generators of the CPU, and of the CUDA devices where ``inputs`` lie."""
-    return _out_of_sight(bare_generator_state, inputs)
+    memory = memory_of_cpu()
+    if memory is None or any(x.is_cuda for x in inputs):
+        return _out_of_sight(bare_generator_state, inputs)
+    return (memory.raw,)
+
+
+def state_bytes(inputs: Sequence[Tensor]) -> int:
+    """Return how many bytes of tensors a state takes."""
+    return sum(t.nbytes for t in generator_state(inputs) if isinstance(t, Tensor))
 
 
 def has_drawn(state: State, inputs: Sequence[Tensor]) -> bool:
     """Tell whether the generators are not in this state any more."""
+    if isinstance(state[0], bytes):
+        return not is_same(state[0], memory_of_cpu().raw)
     return _out_of_sight(bare_has_drawn, state, inputs)
 
 
 def put_back(state: State, inputs: Sequence[Tensor]) -> None:
     """Set the generators to a state of before."""
     with bare():
+        if isinstance(state[0], bytes):
+            torch.default_generator.set_state(as_tensor(state[0]))
+            return
         for generator, each in zip(_generators(inputs), state, strict=True):
             generator.set_state(each)
 
 
 def bare_generator_state(inputs: Sequence[Tensor]) -> State:
     """Return them where no mode and no transform of ``torch.func`` is around."""
-    for x in inputs:
-        if x.is_cuda:
-            return tuple([generator.get_state() for generator in _generators(inputs)])
-    return (_state_of_cpu(),)
+    return tuple([generator.get_state() for generator in _generators(inputs)])
 
 
 def bare_has_drawn(state: State, inputs: Sequence[Tensor]) -> bool:
     """Tell so where no mode and no transform of ``torch.func`` is around."""
-    if len(state) == 1:
-        return _is_other(state[0], _state_of_cpu())
-    return any(map(_is_other, state, bare_generator_state(inputs)))
-
-
-def _is_other(before: Tensor, now: Tensor) -> bool:
-    # A sixth of the time of torch.equal.
-    return _compared_bytes(before.data_ptr(), now.data_ptr(), before.nbytes) != 0
-
-
-def _compare_bytes() -> Callable[[int, int, int], int]:
-    """Return the C library's ``memcmp``."""
-    compare = ctypes.PyDLL(None if os.name == "posix" else "msvcrt").memcmp
-    compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    return compare
-
-
-_compared_bytes = _compare_bytes()
+    now = bare_generator_state(inputs)
+    return not all(map(torch.equal, state, now))
 
 
 def _out_of_sight(ask: Callable[..., T], *given: Any) -> T:

@@ -25,7 +25,7 @@ from pushforward.tape.private_functorch import (
     unwrapped,
     without_functorch,
 )
-from pushforward.tape.private_generator import as_tensor, memory_of_cpu
+from pushforward.tape.private_generator import memory_of_cpu
 from pushforward.tape.private_torch import (
     compiled_functions_run_eagerly,
     has_dynamo,
@@ -250,8 +250,8 @@ class _Writer:
             return "()", "False", "()"
         memory = memory_of_cpu()
         if self._is_counted and memory is not None:
-            self.scope |= {"memory": memory, "as_tensor": as_tensor}
-            return "memory.raw", "memory.raw != state", "(as_tensor(state),)"
+            self.scope["memory"] = memory
+            return "memory.raw", "memory.raw != state", "(state,)"
         xs = "()" if self._is_counted else _tuple(self._all("x{}"))
         return f"bare_generator_state({xs})", f"bare_has_drawn(state, {xs})", "state"
 

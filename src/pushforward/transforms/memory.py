@@ -26,7 +26,7 @@ from pushforward.planning.plans import PLANS
 from pushforward.tape.modules import parameters_of, tensors_of
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import num_dispatch_modes
-from pushforward.tape.randomness import STATE_BYTES
+from pushforward.tape.randomness import state_bytes
 from pushforward.transforms.assemble import directions, result_bytes
 from pushforward.transforms.by_entries import by_entries, num_known
 from pushforward.transforms.chunks import Chunks, in_chunks, num_seeds, pull_from, push_from, units
@@ -173,7 +173,7 @@ def _estimated(
 
     one, most = chunk(1), chunk(counts[widest])
     # Kept until it is compared with another
-    state = STATE_BYTES if tape.randomness == "error" else 0
+    state = state_bytes(tape.inputs) if tape.randomness == "error" else 0
     return Need(
         tape=made + state,
         run=state,
