@@ -10,8 +10,11 @@ import torch
 from peaks import bytes_of
 from torch import Tensor
 
+from pushforward.planning import storage
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.noting import Rows
+
+aten = torch.ops.aten
 
 
 def _written(compute: Callable[..., Rows], *values: Tensor) -> Replay | None:
@@ -148,6 +151,38 @@ def test_temporaries_are_overwritten_only_where_nobody_else_holds_them() -> None
     assert torch.Tensor.mul_ not in _functions(recording)
     (gradient,) = torch.autograd.grad(recording([torch.ones(3), b])[0][0].sum(), b)
     torch.testing.assert_close(gradient, 2 * b)
+
+
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "elu": lambda t, y: aten.elu_backward.default(t, 1.5, 1.0, 1.0, False, y),
+    "gelu": lambda t, y: aten.gelu_backward.default(t, y, approximate="tanh"),
+    "hardsigmoid": lambda t, y: aten.hardsigmoid_backward.default(t, y),
+    "hardtanh": lambda t, y: aten.hardtanh_backward.default(t, y, -0.5, 0.5),
+    "leaky_relu": lambda t, y: aten.leaky_relu_backward.default(t, y, 0.1, False),
+    "logit": lambda t, y: aten.logit_backward.default(t, y.sigmoid()),
+    "sigmoid": lambda t, y: aten.sigmoid_backward.default(t, y),
+    "silu": lambda t, y: aten.silu_backward.default(t, y),
+    "softplus": lambda t, y: aten.softplus_backward.default(t, y, 1.0, 20.0),
+    "tanh": lambda t, y: aten.tanh_backward.default(t, y),
+    "threshold": lambda t, y: aten.threshold_backward.default(t, y, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_tangents_are_overwritten_by_their_products_with_slopes(name: str) -> None:
+    slope, operator = SLOPES[name], getattr(aten, f"{name}_backward")
+    assert storage._SLOPES[operator.default] is operator.grad_input
+    assert len(SLOPES) == len(storage._SLOPES)
+    shapes = ((4, 3), (3,))
+    replay = _check(lambda a, y: [[slope(slope(a.exp(), y), y).cos()]], *shapes)
+    assert _source(replay).count("grad_input=t") == 2
+    for compute in (
+        lambda a, y: [[slope(a, y).cos()]],  # a value
+        lambda a, y: [[(t := a.exp()), slope(t, y).cos()]],  # a result
+        lambda a, y: [[slope(t := a.exp(), y).cos() * t]],  # read later
+        lambda a, y: [[slope(a.exp()[:, :1], y).cos()]],  # of another shape, and a view
+    ):
+        assert "grad_input" not in _source(_check(compute, *shapes))
 
 
 def test_results_are_written_where_they_stand_in_the_end() -> None:

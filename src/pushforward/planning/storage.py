@@ -43,6 +43,15 @@ _IN_PLACE: dict[Any, Any] = {
     **_ADDING,
     torch.addcmul: Tensor.addcmul_,
 }
+# Likewise, element by element: tangents or cotangents times a slope.
+_SLOPES: dict[Any, Any] = {
+    operator.default: operator.grad_input
+    for name in (
+        "elu", "gelu", "hardsigmoid", "hardtanh", "leaky_relu", "logit", "sigmoid", "silu", "softplus", "tanh",
+        "threshold",
+    )
+    for operator in [getattr(torch.ops.aten, f"{name}_backward")]
+}  # fmt: skip
 # Of a temporary that is used for nothing else: as good as a new one.
 _REARRANGING = functions(
     "permute", "reshape", "view", "t", "transpose", "movedim", "unsqueeze", "squeeze", "flatten", "unflatten",
@@ -96,13 +105,15 @@ def in_place(calls: list[Call], returned: list[Ref], tensors: dict[Ref, Tensor])
         )
         if call.is_fresh or call.func in MAKERS or is_view:
             fresh.add(call.result)
-        method = _IN_PLACE.get(call.func)
+        method = _IN_PLACE.get(call.func) or _SLOPES.get(call.func)
         is_given = bool(call.args) and isinstance(call.args[0], Ref)
         if method is not None and call.is_fresh and is_given:
             first = call.args[0]
             if first in fresh and first in read and last[first] == i and first not in call.args[1:]:
                 old, new = tensors[first], tensors[call.result]
                 if old.shape == new.shape and old.dtype is new.dtype:
+                    if call.func in _SLOPES:
+                        call.kwargs = {**call.kwargs, "grad_input": first}
                     call.func = method
     return calls
 
