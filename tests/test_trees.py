@@ -27,6 +27,13 @@ TREES: dict[str, Any] = {
     "empty": (),
     "nothing": {},
     "nested": {"a": (A, B), "b": [C]},
+    "nested otherwise": {"a": [A, B], "b": (C,)},
+    "deep": ([{"a": A, "b": {"c": (B, [C, A])}}, B], A),
+    "empty ones within": (A, (), {}, [[]], B),
+    "numbers within": {"a": (A, 1.0), "b": [B]},
+    "keys of several kinds within": (A, {1: B, "b": C}),
+    "named within": ({"a": Pair(A, B)}, C),
+    "nothing but structure": ({"a": ()}, [[]]),
     "numbers": [A, 2.0, None],
     "named": Pair(A, B),
     "ordered": collections.OrderedDict(b=A, a=B),
@@ -56,7 +63,7 @@ def test_many_structures_are_forgotten() -> None:
         leaves, spec = trees.flatten(tree)
         assert trees.unflatten(leaves, spec) == tree
     assert len(trees._known) <= trees.MAX_KNOWN
-    assert len(trees._makers) == len(trees._known)
+    assert len(trees._names) == len(trees._known)
 
 
 def test_results_have_the_structure_of_arguments_and_outputs() -> None:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import pushforward as pf
 from pushforward.transforms import repeat
+from pushforward.transforms.record import Tape
 
 CALLS = 10
 
@@ -52,6 +53,39 @@ def test_calls_are_answered_by_heart(name: str, known: list[Any]) -> None:
         torch.testing.assert_close(ours(x, c), theirs(x, c))
     assert known
     assert answers(known) == len(known)
+
+
+PRODUCTS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Any]] = {
+    "vjp": lambda lib, x, c, v: lib.vjp(layer, x, c)[1](v),
+    "jvp": lambda lib, x, c, v: lib.jvp(layer, (x, c), (v, c)),
+    "linearize": lambda lib, x, c, v: (
+        lib.linearize(layer, x, c)[1](v, c) if lib is pf else lib.jvp(layer, (x, c), (v, c))[1]
+    ),  # torch.func's has no batching rule
+    "two pullbacks": lambda lib, x, c, v: (
+        (pull := lib.vjp(layer, x, c)[1])(v),
+        pull(torch.ones_like(v)),
+    ),
+    "pullback under vmap": lambda lib, x, c, v: lib.vmap(lib.vjp(layer, x, c)[1])(
+        torch.stack([v, c])
+    ),
+}
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_recordings_are_known_by_heart(name: str, is_followed: bool, known: list[Any]) -> None:
+    product = PRODUCTS[name]
+    for _ in range(CALLS):
+        known.clear()
+        x, c, v = points(4, 3), points(4, 3).requires_grad_(is_followed), points(4, 3)
+        found = pf.vmap(lambda *a: product(pf, *a))(x, c, v)
+        expected = torch.func.vmap(lambda *a: product(torch.func, *a))(x, c, v)
+        torch.testing.assert_close(found, expected)
+        if is_followed:
+            sums = [sum(t.sin().sum() for t in tree_leaves(each)) for each in (found, expected)]
+            ours, theirs = (torch.autograd.grad(each, c)[0] for each in sums)
+            torch.testing.assert_close(ours, theirs)
+    assert sum(isinstance(each, Tape) for each in known) == len(known) > 0
 
 
 def test_values_come_with_jacobians(known: list[Any]) -> None:

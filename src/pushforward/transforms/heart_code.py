@@ -137,7 +137,12 @@ def _tape(
     reading.is_followed = reading.is_followed or any(each[-1] for each in known.inputs)
     reading.anchors = outputs
     results = outputs if graph.is_recording else [y.detach() for y in outputs]
-    return Tape.recalled(key.name, reading, tracked, outputs, results, graph.recall, key.is_kept)
+    batch = known.surroundings[-1]
+    if batch is not None:
+        results = [batch.wrapped(y) for y in results]
+    return Tape.recalled(
+        key.name, reading, tracked, outputs, results, graph.recall, key.is_kept, batch
+    )
 
 
 @functools.lru_cache(MAX_TEXTS)

@@ -13,6 +13,7 @@ from pushforward.linear.block_sum import tensors_in
 from pushforward.linear.differentiated import has_duals
 from pushforward.planning.noting import Rows
 from pushforward.tape import dual_run, pieces, trust
+from pushforward.tape.batch import Batch
 from pushforward.tape.continued import Begun, Continued
 from pushforward.tape.copies import detached, has_version, write_back
 from pushforward.tape.node_types import seen_with_jvp
@@ -155,9 +156,11 @@ class Tape(SweptGraph):
         results: list[Tensor],
         known: Recall,
         is_kept: bool,
+        batch: Batch | None,
     ) -> Tape:
         """Return the tape of a function that left a graph, and did nothing else, as before."""
         self = cls.around(name, reading, inputs, outputs)
+        self.batch = batch
         self.results, self.spec, self.aux, self.tangents = results, known.spec, None, None
         self.randomness, self._cycles, self._unwritten = "same", [], []
         self._signature, self._products = known.signature, known.products

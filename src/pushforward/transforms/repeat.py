@@ -102,8 +102,6 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     record, script = known
     kernels: Known | None = None
     if type(key) is TapeKey:
-        if tape.batch is not None:
-            return
         is_recording = tape.reading.is_followed and around[0]
     elif tape.answer is None:
         return
