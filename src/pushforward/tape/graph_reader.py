@@ -17,7 +17,7 @@ from pushforward.tape.batch import Batch
 from pushforward.tape.copies import forget_history
 from pushforward.tape.depth import thread
 from pushforward.tape.node_types import calling_back
-from pushforward.tape.overwritten import restored
+from pushforward.tape.overwritten import Restored, gives_history, restored
 from pushforward.tape.private_functorch import unwrap_for_grad, without_functorch
 from pushforward.tape.private_torch import Node, expected_version, in_backward_pass, is_refusal
 from pushforward.tape.reader import (
@@ -129,16 +129,21 @@ class GraphReader:
                 return scripted
         self._ends = ends
         writes = self._watcher.writes
+        old: Restored | None = None
+        if gives_history(writes.kept):
+            old = restored(nodes_between(*among), writes.kept, writes.originals)
         try:
-            found = self._found(*among, writes.geometries)
+            found = self._found(*among, writes.geometries) if not old else None
         except RuntimeError as error:
             if not self.is_watched:
                 raise Unwatched from error
             if not writes.kept or (expected_version(error) is None and not is_refusal(error)):
                 raise
+            old = restored(nodes_between(*among), writes.kept, writes.originals)
+            found = None
+        if found is None:
             self._watcher.has_acted = True
             self._ends = None
-            old = restored(nodes_between(*among), writes.kept, writes.originals)
             found = read(*among, writes.geometries, old)
         if self.is_outermost and writes.written:
             found.tensors = map_saved(self._apart, found.tensors)

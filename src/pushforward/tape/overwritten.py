@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from pushforward.tape.copies import base_of
 from pushforward.tape.node_types import RULED, NodeType
 from pushforward.tape.private_functorch import is_wrapped, without_functorch
 from pushforward.tape.private_torch import (
@@ -171,13 +172,13 @@ def restored(
     """
     lost: list[tuple[int, Node, str, Tensor, bool, _State]] = []
     states: list[_State] = []
+    first = {id(write.base): write for write in reversed(writes)}
     for node, kind in made:
-        for name, known, now, is_output in _refused(node, kind):
+        for name, known, now, is_output, is_followed in _refused(node, kind, first):
             state = _state_of(now, node if is_output else None, writes, originals, states)
             if state is not None:
                 state.note(now)
                 version = state.version_at(sequence_number(node)) if known is None else known
-                is_followed = is_output or now.requires_grad
                 lost.append((version, node, name, now, is_followed, state))
     found: Restored = {}
     for version, node, name, now, is_followed, state in sorted(lost, key=lambda item: -item[0]):
@@ -188,18 +189,31 @@ def restored(
     return found
 
 
-def _refused(node: Node, kind: NodeType) -> Iterator[tuple[str, int | None, Tensor, bool]]:
-    """Yield what autograd refuses to give: name, version when saved, the tensor as it is now, if it is an output.
+def gives_history(writes: Iterable[Write]) -> bool:
+    """Tell whether any write was followed, to what had no history before: nodes may have saved that, or its views."""
+    return any(write.is_followed and write.node is None for write in writes)
 
-    Autograd does not always tell the version: None.
+
+def _refused(
+    node: Node, kind: NodeType, first: dict[int, Write]
+) -> Iterator[tuple[str, int | None, Tensor, bool, bool]]:
+    """Yield what autograd refuses to give: name, version when saved, tensor, whether it is an output, and was followed.
+
+    Autograd does not always tell the version: None. ``first`` has the first write to each base, by its `id`: what had
+    no history before is not asked for, as autograd's error, which names the node of a view, would give it one.
     """
     if kind is RULED:
         versions = node.versions
         for place, now in enumerate(saved_as_now(node, versions)):
             if now._version != versions[place]:
-                yield str(place), versions[place], now, place >= len(node.call.places)
+                is_output = place >= len(node.call.places)
+                yield str(place), versions[place], now, is_output, is_output or now.requires_grad
         return
     for name in kind.tensor_names:
+        before = _saved_before(node, name, first)
+        if before is not None:
+            yield name, None, before, False, False
+            continue
         try:
             getattr(node, f"_saved_{name}")
         except RuntimeError as error:
@@ -208,7 +222,16 @@ def _refused(node: Node, kind: NodeType) -> Iterator[tuple[str, int | None, Tens
                 raise
             now = raw_saved(node, name)
             if isinstance(now, Tensor):
-                yield name, version, now, name in kind.outputs
+                is_output = name in kind.outputs
+                yield name, version, now, is_output, is_output or now.requires_grad
+
+
+def _saved_before(node: Node, name: str, first: dict[int, Write]) -> Tensor | None:
+    """Return what a node saved if that had no history then, and was written to later."""
+    now = raw_saved(node, name)
+    write = first.get(id(base_of(now))) if isinstance(now, Tensor) else None
+    is_before = write is not None and write.node is None and sequence_number(node) < write.number
+    return now if is_before else None
 
 
 def _state_of(
