@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-import pushforward as pf
 from pushforward.tape import private_generator as private
-from pushforward.tape import randomness
-from pushforward.transforms import heart_code
-from pushforward.transforms.known_call import Answer
 
 DRAWS = {
     "rand": lambda: torch.rand(1),
@@ -110,34 +106,3 @@ def test_looking_for_the_memory_draws_nothing(memory):
     before = torch.get_rng_state()
     private.memory_of_cpu.__wrapped__()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("is_read", [True, False])
-def test_calls_by_heart_refuse_random_numbers_either_way(monkeypatch, memory, is_read):
-    if not is_read:
-        for module in (heart_code, randomness):
-            monkeypatch.setattr(module, "memory_of_cpu", lambda: None)
-    pf.clear_plans()
-    answers, noise = [], []
-    written = heart_code.written
-
-    def noting(*args):
-        call = written(*args)
-        return lambda *args: answers.append(call(*args)) or answers[-1]
-
-    monkeypatch.setattr("pushforward.transforms.repeat.written", noting)
-
-    def f(x):
-        return (x * (torch.rand(3) if noise else torch.ones(3))).sin()
-
-    x = torch.ones(3)
-    for _ in range(8):
-        expected = pf.jacfwd(f)(x)
-    assert isinstance(answers[-1], Answer)
-    assert torch.equal(expected, torch.ones(3).cos().diag())
-    noise.append(1)
-    before = torch.get_rng_state()
-    with pytest.raises(pf.RandomnessError):
-        pf.jacfwd(f)(x)
-    assert torch.equal(torch.get_rng_state(), before)
-    pf.clear_plans()

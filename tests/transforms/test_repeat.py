@@ -27,9 +27,9 @@ from pushforward import (
     vjp,
 )
 from pushforward.planning.plans import PLANS
-from pushforward.tape import trust
+from pushforward.tape import randomness, trust
 from pushforward.tape.continued import Begun
-from pushforward.transforms import repeat
+from pushforward.transforms import heart_code, repeat
 from pushforward.transforms.record import Tape
 
 CALLS = 10  # watched twice, read by a script, by heart from then on; nested ones begin later
@@ -277,6 +277,30 @@ def test_random_numbers_are_refused_and_put_back(with_another_thread: bool) -> N
             derivative(x, True)
     finally:
         end.set()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_random_numbers_are_refused_whether_the_generators_memory_is_read_or_not(
+    monkeypatch: pytest.MonkeyPatch, known: list[Any], is_read: bool
+) -> None:
+    if not is_read:
+        for module in (heart_code, randomness):
+            monkeypatch.setattr(module, "memory_of_cpu", lambda: None)
+    noise: list[int] = []
+
+    def f(x: Tensor) -> Tensor:
+        return (x * (torch.rand(3) if noise else torch.ones(3))).sin()
+
+    x = torch.ones(3)
+    for _ in range(CALLS):
+        found = jacfwd(f)(x)
+    assert isinstance(known[-1], repeat.Answer)
+    assert torch.equal(found, torch.ones(3).cos().diag())
+    noise.append(1)
+    before = torch.get_rng_state()
+    with pytest.raises(pushforward.RandomnessError):
+        jacfwd(f)(x)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -6,17 +6,17 @@ For small tensors it takes longer to decide which kernels to run than to run the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pushforward.planning.kernels import Replay
 from pushforward.planning.noting import Rows
 from pushforward.planning.plans import PLANS
-from pushforward.tape.private_torch import num_function_modes
+from pushforward.tape.private_torch import unseen
 
 FIRST_WRITTEN = 2  # the call that is written down, so that what is called once does not pay for it
 
@@ -96,7 +96,4 @@ def swept(
 
 def replayed(replay: Replay, values: Sequence[Any]) -> Rows:
     """Run kernels out of sight of the modes of recordings around this one."""
-    if not num_function_modes():
-        return replay(values)
-    with torch._C.DisableTorchFunction():
-        return replay(values)
+    return unseen(functools.partial(replay, values))

@@ -23,6 +23,7 @@ _creation_metas: Any = torch._C._autograd.CreationMeta
 _MULTI_OUTPUT_NODE = int(_creation_metas.MULTI_OUTPUT_NODE)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
 
 Node = Any  # torch.autograd.graph.Node
 
@@ -241,12 +242,20 @@ def is_one_of_several(view: Tensor) -> bool:
     return bool(int(_creation_meta(view)) == _MULTI_OUTPUT_NODE)
 
 
-saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # the innermost
+def unseen(compute: Callable[[], _Result]) -> _Result:
+    """Return ``compute()``, of which function modes, such as those of recordings around, see nothing."""
+    if not num_function_modes():
+        return compute()
+    with torch._C.DisableTorchFunction():
+        return compute()
+
+
+_saving_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # the innermost
 
 
 def has_saving_hooks() -> bool:
     """Tell whether there are hooks on what autograd saves now."""
-    return saving_hooks(False) is not None
+    return _saving_hooks(False) is not None
 
 
 class NoSavingHooks:
@@ -268,7 +277,7 @@ class NoSavingHooks:
 
 def _take_saving_hooks() -> list[Any]:
     found = []
-    while (hooks := saving_hooks(False)) is not None:
+    while (hooks := _saving_hooks(False)) is not None:
         torch._C._autograd._pop_saved_tensors_default_hooks()
         found.append(hooks)
     return found
@@ -281,12 +290,12 @@ def run_backward(tensor: Tensor, cotangent: Tensor) -> None:
     )
 
 
-backward_pass: Callable[[], int] = torch._C._current_graph_task_id
+_backward_pass: Callable[[], int] = torch._C._current_graph_task_id
 
 
 def in_backward_pass() -> bool:
     """Tell whether this thread is inside a backward pass."""
-    return backward_pass() != -1
+    return _backward_pass() != -1
 
 
 is_autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled  # for any device

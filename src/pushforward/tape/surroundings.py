@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import get_default_dtype, is_grad_enabled, is_inference_mode_enabled
-from torch.autograd import forward_ad
 
+from pushforward.linear.differentiated import has_duals
 from pushforward.tape.batch import Batch, lone_batch
 from pushforward.tape.private_functorch import functorch_level
 from pushforward.tape.private_torch import (
-    backward_pass,
+    has_saving_hooks,
+    in_backward_pass,
     is_autocasting,
     num_dispatch_modes,
     num_function_modes,
-    saving_hooks,
 )
 
 # Grad mode, default dtype, whether autocast is on, and the one ``vmap`` that is on.
@@ -37,8 +37,8 @@ def is_watched() -> bool:
     return bool(
         num_function_modes()
         or num_dispatch_modes()
-        or saving_hooks(False) is not None
+        or has_saving_hooks()
         or is_inference_mode_enabled()
-        or forward_ad._current_level >= 0
-        or backward_pass() != -1
+        or has_duals()
+        or in_backward_pass()
     )

@@ -67,8 +67,8 @@ _USED: dict[str, Any] = {
 
 MAX_TEXTS = 256
 
-# Locals: of leaf ``i`` ``x{i}``, its copy ``t{i}``, which the function gets as ``g{i}`` under ``vmap``, and its node
-# ``s{i}``; ``a{i}`` are other arguments, ``y{i}`` outputs. What belongs to a graph has the number of that.
+# Locals: of leaf ``i`` ``x{i}`` and its copy ``t{i}``, which the function gets as ``g{i}`` under ``vmap``; ``a{i}`` are
+# other arguments, ``y{i}`` outputs. What belongs to a graph has the number of that.
 
 _BEGIN = """
     num_hooks = RemovableHandle.next_id
@@ -94,7 +94,7 @@ _RAN = """
             if (
                 RemovableHandle.next_id == num_hooks
                 and (is_alone or not thread.written)
-                and not (record.may_write and written_by(func, sequence_number(s0)))
+                and not (record.may_write and written_by(func, sequence_number(starts[0])))
             ):
                 oldest = {oldest}
 """
@@ -168,7 +168,7 @@ class _Writer:
         self._is_counted = not any(device.type == "cuda" for _, _, device, _ in known.inputs)
         self._lines: list[str] = []
         self._indent = ""
-        self.scope: dict[str, Any] = {**_USED, "known": known, "batch": self._batch, "key": key}
+        self.scope: dict[str, Any] = {**_USED, "known": known, "batch": self._batch}
 
     def text(self, graphs: Sequence[KnownGraph]) -> str:
         """Return the text of a module with the function ``call``."""
@@ -179,7 +179,7 @@ class _Writer:
         self._lines += _BEGIN.format(state=state).splitlines()
         self._indent = " " * 12
         self._run()
-        oldest = "sequence_number(s0)" if self._is_counted else "0"
+        oldest = "sequence_number(starts[0])" if self._is_counted else "0"
         self._lines += _RAN.format(name=self._key.name, oldest=oldest).splitlines()
         for place, graph in enumerate(graphs):
             self._indent = " " * 16
@@ -273,7 +273,7 @@ class _Writer:
         if self._batch is not None:
             self._add(*self._all("g{0} = batch.wrapped(t{0})"))
         self._add(f"tracked, given = {_tuple(self._all('t{}'))}, {_tuple(self._all(given))}")
-        self._add(*self._all("s{0} = t{0}.grad_fn"), f"starts = {_tuple(self._all('s{}'))}")
+        self._add(f"starts = {_tuple(self._all('t{}.grad_fn'))}")
         names = (
             ", ".join(self._arguments(given)) if self._is_flat else "*known.replaced(args, given)"
         )
@@ -303,9 +303,8 @@ class _Writer:
         versions = " or ".join(self._all("t{}._version"))
         self._open(f"if ({are_alike}{ys} or {are_outputs}({ys})) and not ({versions}):")
         ends = _tuple([f"({y}.grad_fn, {y}.output_nr)" for y in outputs])
-        script = self._constant(f"script{place}", graph.script.code)
-        self._add("try:", f"    found = {script}(starts, {ends}, oldest, {{}})")
-        self._add("except ValueError:  # another number of edges", "    found = None")
+        script = self._constant(f"script{place}", graph.script.found)
+        self._add(f"found = {script}(starts, {ends}, oldest, {{}})")
         self._open("if found is not None:")
         self._add("saved, nodes = found")
         if self._is_counted:
@@ -320,10 +319,8 @@ class _Writer:
             )
             self._add(f"return {tape}([*tracked], [{', '.join(outputs)}], saved, nodes)")
             return
-        may_answer = f"{kernels}.replay is not None"
         if self._key.randomness == "error":
-            may_answer += f" and not ({self._has_drawn})"
-        self._open(f"if {may_answer}:")
+            self._open(f"if not ({self._has_drawn}):")
         self._add("saved.append(nodes)")
         if graph.is_recording:
             self._add(f"outputs = [{', '.join(outputs)}]")
@@ -331,8 +328,7 @@ class _Writer:
             # Nobody goes back over the graph: the kernels let go of what it saved.
             self._add(f"outputs = [{', '.join(f'{y}.detach()' for y in outputs)}]")
             held = ["tracked", "given", "starts", "leaves", "result", "found", "nodes", *outputs]
-            for name in ("t{}", "s{}", "g{}"):
-                held += self._all(name)
+            held += [*self._all("t{}"), *self._all("g{}")]
             self._add(f"{' = '.join(held)} = None")
         self._add(f"set_grad_enabled({graph.is_recording})")
         self._add(f"rows = {kernels}.replay(saved)", f"{kernels}.answered += 1")

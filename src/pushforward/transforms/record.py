@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pushforward.linear.block_sum import tensors_in
@@ -20,7 +20,7 @@ from pushforward.tape.copies import detached, has_version, write_back
 from pushforward.tape.node_types import seen_with_jvp
 from pushforward.tape.overwritten import end_cycles
 from pushforward.tape.private_functorch import functorch_level
-from pushforward.tape.private_torch import num_dispatch_modes, num_function_modes
+from pushforward.tape.private_torch import num_dispatch_modes, unseen
 from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
@@ -227,11 +227,7 @@ class Tape(SweptGraph):
                 versions.append((t, t._version))
             return t
 
-        if num_function_modes():  # of recordings around, which are not to see it
-            with torch._C.DisableTorchFunction():
-                reading.tensors = map_saved(kept, reading.tensors)
-        else:
-            reading.tensors = map_saved(kept, reading.tensors)
+        reading.tensors = unseen(functools.partial(map_saved, kept, reading.tensors))
         self._versions = versions
         if self._cycles:
             weakref.finalize(self, end_cycles, self._cycles)

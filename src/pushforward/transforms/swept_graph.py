@@ -32,7 +32,7 @@ from pushforward.tape.private_torch import (
     in_backward_pass,
     is_autocasting,
     num_dispatch_modes,
-    num_function_modes,
+    unseen,
 )
 from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
 from pushforward.tape.recomputation import in_pass_of_its_own
@@ -204,7 +204,10 @@ class SweptGraph:
             return self._computed(compute, is_recording, is_below, given, place)
         key: Hashable = (kind, is_recording, has_duals(), level, self.signature, _casting())
         if given:
-            key = (key, *_described(given), *aliases(given))
+            as_now = unseen(
+                lambda: [(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given]
+            )
+            key = (key, *as_now, *aliases(given))
         values, known = self._values(given), ready(key)
         if known is not None and known.replay is not None:
             self._remember(kind, given, known, is_recording)
@@ -387,14 +390,6 @@ class SweptGraph:
 def _casting() -> tuple[torch.dtype, bool]:
     """Return what the dtypes of sweeps depend on beside a tape."""
     return torch.get_default_dtype(), is_autocasting()
-
-
-def _described(given: Sequence[Tensor]) -> list[tuple[Any, ...]]:
-    """Return what the kernels depend on; watchers of recordings around are not to see that we ask."""
-    if num_function_modes():
-        with torch._C.DisableTorchFunction():
-            return [(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given]
-    return [(t.shape, t.stride(), t.dtype, t.requires_grad) for t in given]
 
 
 def _computed_below(compute: Callable[[], Rows], given: Sequence[Tensor]) -> Rows:
