@@ -9,6 +9,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Part, Tie
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.composed import Composed
 from pushforward.linear.kinds.concat import Concat
@@ -37,22 +38,26 @@ def values(rng: Random, shape: Shape, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def shape(rng: Random, least: int = 0, most: int = 3, zero: bool = True) -> Shape:
-    sizes = [1, 2, 3, 3, 2] + ([0] if zero else [])
+    sizes = [1, 2, 3, 3, 2, 4] + ([0] if zero else [])
     return tuple(rng.choice(sizes) for _ in range(rng.randint(least, most)))
 
 
 def block(rng: Random, near: Shape, dtype: torch.dtype = torch.float64) -> Block:
     """A block with tied and free seed axes in any order, several on one near axis.
 
-    Some values are constant along axes. A seed axis of size 1 is always free, as in `identity`.
+    Some are tied to parts of axes, some values constant along axes. A seed axis of size 1 is always free, as in
+    `identity`.
     """
     seed_shape: list[int] = []
-    tied: list[int | None] = []
+    tied: list[Tie | None] = []
     for _ in range(rng.randint(0, 3)):
         axis = rng.randrange(len(near)) if near and rng.random() < 0.7 else None
         axis = None if axis is not None and near[axis] == 1 else axis
         tied.append(axis)
-        seed_shape.append(rng.choice([1, 2, 3]) if axis is None else near[axis])
+        size = rng.choice([1, 2, 3]) if axis is None else near[axis]
+        if axis is not None and size == 4 and rng.random() < 0.5:
+            tied[-1], size = Part(axis, rng.choice([1, 2])), 2
+        seed_shape.append(size)
     free = tuple(n for n, axis in zip(seed_shape, tied, strict=True) if axis is None)
     sizes = tuple(1 if rng.random() < 0.3 else n for n in near)
     return Block(values(rng, free + sizes, dtype), near, tuple(seed_shape), tuple(tied))
@@ -65,11 +70,15 @@ def written_out(block: Block) -> Tensor:
     result = result.permute((*range(num_free, num_free + ndim), *range(num_free)))
     ones = [n if axis is None else 1 for n, axis in zip(block.seed_shape, block.tied, strict=True)]
     result = result.reshape((*block.shape, *ones)).expand(block.shape + block.seed_shape)
-    for k, axis in enumerate(block.tied):
-        if axis is not None:
+    for k, tie in enumerate(block.tied):
+        if tie is not None:
+            axis, within = tie if isinstance(tie, Part) else (tie, 1)
+            size, full = block.seed_shape[k], block.shape[axis]
             delta = [1] * result.ndim
-            delta[axis] = delta[ndim + k] = block.seed_shape[k]
-            result = result * torch.eye(block.seed_shape[k], dtype=result.dtype).reshape(delta)
+            delta[axis], delta[ndim + k] = full, size
+            digits = torch.arange(full) // within % max(size, 1)
+            is_same = digits[:, None] == torch.arange(size)
+            result = result * is_same.to(result.dtype).reshape(delta)
     return result.clone()
 
 

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
+
+
+class Part(NamedTuple):
+    """A part of a near axis, as that of the samples of all their tokens: of ``p`` the digit ``p div within mod size``.
+
+    ``size`` is that of the seed axis that is tied to it.
+    """
+
+    axis: int
+    within: int
+
+
+Tie = int | Part
 # For each seed axis of a block the near axis it is tied to, None where it is free
-Tied = tuple[int | None, ...]
+Tied = tuple[Tie | None, ...]
 Pairs = tuple[tuple[int, int], ...]  # (input axis, output axis)
 Group = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def axis_of(tie: Tie) -> int:
+    """Return the near axis of a tie."""
+    return tie if isinstance(tie, int) else tie.axis
+
+
+def moved(tied: Tied, place: Callable[[int], int]) -> Tied:
+    """Return the same ties where each near axis has another place."""
+    return tuple(
+        [
+            t if t is None else place(t) if isinstance(t, int) else Part(place(t.axis), t.within)
+            for t in tied
+        ]
+    )
 
 
 def normalize_axis(axis: int, ndim: int) -> int:

@@ -14,7 +14,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, Tied, repeated_axes, shape_text, with_size
+from pushforward.linear.axes import (
+    Part,
+    Shape,
+    Tie,
+    Tied,
+    axis_of,
+    moved,
+    repeated_axes,
+    shape_text,
+    with_size,
+)
 from pushforward.linear.regrouping import regrouping
 
 # Elements up to which constants are written out by a product with ones on a diagonal, which kernels keep: one call.
@@ -28,6 +38,9 @@ class Block:
 
     Math: J[near n, seed s] = values[s at free axes, n] · Π_{k tied} δ(s_k, n_{tied[k]})
 
+    A seed axis may be tied to a part of a near axis, as samples are where all their tokens are one axis: of its
+    positions then one digit is that of the seed (`Part`).
+
     Not frozen, for speed (a frozen dataclass takes 4 times as long to make); never changed after it is made.
     """
 
@@ -40,8 +53,8 @@ class Block:
     def __repr__(self) -> str:
         """Show shape and ties on one line."""
         seeds = " ".join(
-            str(n) if axis is None else f"{n}~{axis}"
-            for n, axis in zip(self.seed_shape, self.tied, strict=True)
+            str(n) if tie is None else f"{n}~{_tie_text(tie)}"
+            for n, tie in zip(self.seed_shape, self.tied, strict=True)
         )
         return f"Block({shape_text(self.shape)} ← {seeds or '()'})"
 
@@ -54,6 +67,19 @@ class Block:
     def structure(self) -> tuple[int, Shape, Tied]:
         """Blocks with the same structure add by adding their values."""
         return self.source, self.seed_shape, self.tied
+
+    @property
+    def in_part(self) -> list[int]:
+        """The seed axes that are tied to parts of near axes."""
+        return [k for k, tie in enumerate(self.tied) if isinstance(tie, Part)]
+
+    def split(self, k: int) -> Block:
+        """Return the block with the near axis as several, one of them the part that seed axis ``k`` is tied to."""
+        tie, size = self.tied[k], self.seed_shape[k]
+        assert isinstance(tie, Part)
+        axis, within = tie
+        sizes = [n for n in (self.shape[axis] // (size * within), size, within) if n != 1]
+        return self.reshape((*self.shape[:axis], *sizes, *self.shape[axis + 1 :]))
 
     @property
     def num_seeds(self) -> int:
@@ -76,7 +102,7 @@ class Block:
         num_free, count = self.num_free, len(batch)
         sizes = self.values.shape
         values = self.values.reshape(sizes[:num_free] + (1,) * count + sizes[num_free:])
-        tied = tuple([None if axis is None else axis + count for axis in self.tied])
+        tied = moved(self.tied, lambda axis: axis + count)
         return Block(values, batch + self.shape, self.seed_shape, tied, self.source)
 
     def scale(self, coef: Tensor | complex) -> Block:
@@ -88,7 +114,7 @@ class Block:
         num_free = self.num_free
         values = self.values.permute((*range(num_free), *(num_free + d for d in dims)))
         place = {old: new for new, old in enumerate(dims)}
-        tied = tuple(None if axis is None else place[axis] for axis in self.tied)
+        tied = moved(self.tied, place.__getitem__)
         return Block(values, tuple(self.shape[d] for d in dims), self.seed_shape, tied, self.source)
 
     def expand(self, shape: Shape) -> Block:
@@ -99,13 +125,14 @@ class Block:
         num_free = self.num_free
         values = self.values
         values = values.reshape(values.shape[:num_free] + (1,) * added + values.shape[num_free:])
-        tied = tuple(None if axis is None else axis + added for axis in self.tied)
+        tied = moved(self.tied, lambda axis: axis + added)
         return Block(values, shape, self.seed_shape, tied, self.source)
 
     def sum(self, axes: Sequence[int], keepdim: bool = False) -> Block:
         """Sum near axes away. A tied axis becomes a free one: its delta picks one term of the sum."""
         sizes = self.values.shape[self.num_free :]
-        written = [i for i in axes if sizes[i] == self.shape[i] and i not in self.tied]
+        tied = {axis_of(t) for t in self.tied if t is not None}
+        written = [i for i in axes if sizes[i] == self.shape[i] and i not in tied]
         block, left = self, axes
         if len(written) > 1:
             block = self._sum_written(written)
@@ -122,13 +149,16 @@ class Block:
         num_free = self.num_free
         values = self.values.sum([num_free + i for i in axes])
         shape = tuple(n for i, n in enumerate(self.shape) if i not in axes)
-        tied = tuple(None if t is None else t - sum(i < t for i in axes) for t in self.tied)
+        tied = moved(self.tied, lambda axis: axis - sum(i < axis for i in axes))
         return Block(values, shape, self.seed_shape, tied, self.source)
 
     def _sum_axis(self, axis: int) -> Block:
-        holders = [k for k, tie in enumerate(self.tied) if tie == axis]
+        holders = [k for k, t in enumerate(self.tied) if t is not None and axis_of(t) == axis]
         if len(holders) > 1:
             return self.untie_seeds(holders[1:])._sum_axis(axis)
+        if holders and isinstance(self.tied[holders[0]], Part):
+            split = self.split(holders[0])
+            return split.sum(range(axis, axis + 1 + len(split.shape) - len(self.shape)))
         shape = self.shape[:axis] + self.shape[axis + 1 :]
         num_free = self.num_free
         values, tied = self.values, list(self.tied)
@@ -144,7 +174,7 @@ class Block:
             values = values.sum(num_free + axis)
         else:
             values = values.squeeze(num_free + axis) * self.shape[axis]
-        new_tied = tuple(t - 1 if t is not None and t > axis else t for t in tied)
+        new_tied = moved(tuple(tied), lambda other: other - (other > axis))
         return Block(values, shape, self.seed_shape, new_tied, self.source)
 
     def sum_to(self, shape: Shape) -> Block:
@@ -160,29 +190,35 @@ class Block:
         return block
 
     def _untie_seed(self, k: int) -> Block:
-        axis = self.tied[k]
-        if axis is None:
+        tie, size = self.tied[k], self.seed_shape[k]
+        if tie is None:
             return self
-        num_free, size = self.num_free, self.shape[axis]
-        place = self.tied[:k].count(None)
-        near = num_free + axis
+        axis, place = axis_of(tie), self.tied[:k].count(None)
+        near, full = self.num_free + axis, self.shape[axis]
+        within = tie.within if isinstance(tie, Part) else 1
         values = self.values
-        is_constant = values.shape[near] != size
-        if is_constant and size * size <= MAX_EYE:
+        is_constant = values.shape[near] != full
+        if is_constant and size * full <= MAX_EYE:
             eye = _eye(size, values)
+            if size != full:
+                eye = eye.repeat_interleave(within, 1).repeat(1, full // (size * within))
             eye_shape = [1] * (values.ndim + 1)
-            eye_shape[place] = eye_shape[near + 1] = size
+            eye_shape[place], eye_shape[near + 1] = size, full
             values = values.unsqueeze(place) * eye.view(eye_shape)
         else:
             if is_constant:
-                values = values.expand(with_size(values.shape, near, size))
-            values = _on_diagonal(values, near, near + 1, place)
+                values = values.expand(with_size(values.shape, near, full))
+            if size == full:
+                values = _on_diagonal(values, near, near + 1, place)
+            else:
+                values = values.unflatten(near, (full // (size * within), size, within))
+                values = _on_diagonal(values, near + 1, near + 2, place).flatten(near + 1, near + 3)
         tied = (*self.tied[:k], None, *self.tied[k + 1 :])
         return Block(values, self.shape, self.seed_shape, tied, self.source)
 
     def untie(self, axes: Sequence[int]) -> Block:
         """Write out every delta that holds one of the near ``axes``."""
-        held = [k for k, tie in enumerate(self.tied) if tie is not None and tie in axes]
+        held = [k for k, tie in enumerate(self.tied) if tie is not None and axis_of(tie) in axes]
         return self.untie_seeds(held) if held else self
 
     def reshape(self, shape: Shape) -> Block:
@@ -221,7 +257,7 @@ class Block:
             uniform: Whether it does the same at every position of the kept axes, so that a kept axis over
                 which the values are constant need not be written out.
         """
-        place: dict[int | None, int | None] = dict(kept)
+        place = dict(kept)
         block = self
         if len(place) < len(self.shape):
             block = self.untie([axis for axis in range(len(self.shape)) if axis not in place])
@@ -240,19 +276,49 @@ class Block:
         else:
             result = function(values.reshape((math.prod(free_shape), *near)))
             result = result.reshape(free_shape + result.shape[1:])
-        place[None] = None
-        tied = tuple([place[axis] for axis in block.tied])
+        tied = moved(block.tied, place.__getitem__)
         return Block(result, shape, block.seed_shape, tied, block.source)
+
+    def parts(self, axis: int) -> int | None:
+        """Return into how many parts after each other one seed axis cuts a near axis; None where ties are otherwise."""
+        holders = [k for k, t in enumerate(self.tied) if t is not None and axis_of(t) == axis]
+        if len(holders) != 1:
+            return None
+        tie, size = self.tied[holders[0]], self.seed_shape[holders[0]]
+        is_first = not isinstance(tie, Part) or size * tie.within == self.shape[axis]
+        return size if is_first else None
+
+    def apply_to_parts(
+        self,
+        function: Callable[[Tensor, int], Tensor],
+        axis: int,
+        parts: int,
+        shape: Shape,
+        kept: Sequence[tuple[int, int]],
+        uniform: bool = False,
+    ) -> Block:
+        """Do as `apply` with a ``function`` that sums over a tied ``axis``: each of its ``parts`` goes to one seed.
+
+        It takes ``(seeds, *self.shape)`` and their number to ``(seeds, parts, *shape)``.
+        """
+        near = self.num_free + axis
+        block = self.with_values(
+            self.values.expand(with_size(self.values.shape, near, self.shape[axis]))
+        )
+        pairs = ((axis, 0), *[(before, after + 1) for before, after in kept])
+        apart = block.apply(lambda seeds: function(seeds, parts), (parts, *shape), pairs, uniform)
+        tied = tuple([0 if t is not None and axis_of(t) == 0 else t for t in apart.tied])
+        return Block(apart.values, apart.shape, apart.seed_shape, tied, apart.source).sum((0,))
 
     def flipped(self) -> Block:
         """Return the transpose: the near end becomes the far one. Ties stay ties; what is not tied becomes free."""
         holders: dict[int, int] = {}
-        for k, axis in enumerate(self.tied):
-            if axis is None:
+        for k, tie in enumerate(self.tied):
+            if tie is None:
                 continue
-            if axis in holders:
+            if isinstance(tie, Part) or tie in holders:
                 return self.untie_seeds([k]).flipped()
-            holders[axis] = k
+            holders[tie] = k
         num_free, ndim = self.num_free, len(self.shape)
         free_near = [axis for axis in range(ndim) if axis not in holders]
         values = self.values
@@ -261,12 +327,12 @@ class Block:
             sizes[num_free + axis] = self.shape[axis]
         order = [num_free + axis for axis in free_near]
         place = 0
-        for axis in self.tied:  # the near axes of the transpose
-            if axis is None:
+        for tie in self.tied:  # the near axes of the transpose
+            if tie is None:
                 order.append(place)
                 place += 1
             else:
-                order.append(num_free + axis)
+                order.append(num_free + axis_of(tie))
         values = values.expand(sizes).permute(order)
         tied = tuple(holders.get(axis) for axis in range(ndim))
         return Block(values, self.seed_shape, self.shape, tied, self.source)
@@ -281,6 +347,8 @@ class Block:
 
     def to_dense(self) -> Tensor:
         """Return the Jacobian with nothing left out: ``(*shape, *seed_shape)``, contiguous."""
+        if in_part := self.in_part:
+            return self.untie_seeds(in_part).to_dense()
         num_free, ndim = self.num_free, len(self.shape)
         values = self.values
         if values.shape[num_free:] != self.shape:
@@ -288,9 +356,9 @@ class Block:
         if num_free:
             order = (*range(num_free, num_free + ndim), *range(num_free))
             values = values.permute(order)
-        for k, axis in enumerate(self.tied):
-            if axis is not None:
-                values = _on_diagonal(values, axis, axis, ndim + k)
+        for k, tie in enumerate(self.tied):
+            if tie is not None:
+                values = _on_diagonal(values, axis_of(tie), axis_of(tie), ndim + k)
         return values.contiguous()
 
     def to_rows(self) -> Tensor:
@@ -337,6 +405,10 @@ def seeds(tangents: Tensor, seed_shape: Shape, source: int) -> Block:
     """Return the block of given tangents ``(*seed_shape, *primal.shape)``: every seed axis is free."""
     shape = tuple(tangents.shape[len(seed_shape) :])
     return Block(tangents, shape, seed_shape, (None,) * len(seed_shape), source)
+
+
+def _tie_text(tie: Tie) -> str:
+    return f"{tie.axis}/{tie.within}" if isinstance(tie, Part) else str(tie)
 
 
 def _on_diagonal(values: Tensor, axis: int, first: int, second: int) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from pushforward.linear.axes import Shape
+from pushforward.linear.axes import Shape, axis_of
 from pushforward.linear.block import Block, identity_like
 from pushforward.linear.block_sum import Blocks, add_blocks
 from pushforward.linear.kinds.contract import Contract
@@ -159,6 +159,7 @@ def local(linear_map: AbstractLinearMap, like: Tensor, apply: Apply = _apply) ->
 
 def as_map(block: Block) -> AbstractLinearMap:
     """Return the map whose Jacobian is ``block``: a contraction in which tied axes share a letter."""
+    block = block.untie_seeds(block.in_part)
     ties = [axis for axis in block.tied if axis is not None]
     if len(set(ties)) != len(ties):
         repeated = [k for k, axis in enumerate(block.tied) if axis in block.tied[:k]]
@@ -166,9 +167,9 @@ def as_map(block: Block) -> AbstractLinearMap:
     near = string.ascii_lowercase[: len(block.shape)]
     capitals = iter(string.ascii_uppercase)
     seeds, free = "", ""
-    for axis in block.tied:
-        if axis is not None:
-            seeds += near[axis]
+    for tie in block.tied:
+        if tie is not None:
+            seeds += near[axis_of(tie)]
             continue
         letter = next(capitals)
         seeds += letter

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
-from pushforward.linear.axes import Shape, Tied, reshape_groups
+from pushforward.linear.axes import Part, Shape, Tie, Tied, axis_of, reshape_groups
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,28 +33,27 @@ def regrouping(
 
 def _found(shape: Shape, target: Shape, seed_shape: Shape, tied: Tied, sizes: Shape) -> Regrouping:
     groups = reshape_groups(shape, target)
-    untied = [k for old, _ in groups for k in _not_mergeable(shape, seed_shape, tied, old)]
-    ties = list(tied)
     expanded, reshaped = list(sizes), [1] * len(target)
-    for k in untied:
-        axis = ties[k]
-        assert axis is not None
-        expanded[axis], ties[k] = shape[axis], None
-    written = tuple(expanded)
     seeds: list[tuple[Shape, Tied]] = [((n,), (None,)) for n in seed_shape]  # what each becomes
+    untied: list[int] = []
+    for old, new in groups:
+        for run in _runs(shape, seed_shape, tied, old):
+            found = _spread(run, target, new)
+            if found is None:
+                untied += run.seeds
+                for axis in run.axes:
+                    expanded[axis] = shape[axis]
+            else:
+                for k in run.seeds:
+                    seeds[k] = ((), ())
+                seeds[run.seeds[0]] = found
+    written = tuple(expanded)
     for old, new in groups:
         if any(written[a] != 1 for a in old) or 0 in (target[a] for a in new):
             for a in old:
                 expanded[a] = shape[a]
             for a in new:
                 reshaped[a] = target[a]
-        real = _real(shape, old)
-        held = [k for k, tie in enumerate(ties) if tie is not None and tie in real]
-        new_real = tuple(_real(target, new))
-        for k in held:
-            seeds[k] = ((), ())
-        for k in held[:: max(len(real), 1)]:
-            seeds[k] = (tuple(target[a] for a in new_real), new_real)
     return Regrouping(
         tuple(untied),
         tuple(expanded),
@@ -66,21 +66,55 @@ def _found(shape: Shape, target: Shape, seed_shape: Shape, tied: Tied, sizes: Sh
 _cached = functools.lru_cache(maxsize=4096)(_found)
 
 
-def _real(shape: Shape, axes: Sequence[int]) -> list[int]:
-    return [a for a in axes if shape[a] != 1]
+@dataclasses.dataclass(slots=True)
+class _Run:
+    """Seed axes that are one when they are flattened, tied to one digit of the flat positions in a group of axes."""
+
+    seeds: list[int]
+    axes: list[int]  # which they are tied to
+    within: int  # positions after each other with the same digit
+    size: int
 
 
-def _not_mergeable(
-    shape: Shape, seed_shape: Shape, tied: Tied, axes: Sequence[int]
-) -> Sequence[int]:
-    """Return the seed axes tied to a group of near axes, unless the ties outlive that the group becomes another."""
-    real = _real(shape, axes)
-    held = [k for k, tie in enumerate(tied) if tie is not None and tie in real]
-    if not held or len(real) == 1:
-        return ()
-    for i in range(0, len(held), len(real)):
-        run = held[i : i + len(real)]
-        between = (k for k in range(run[0], run[-1]) if k not in run)
-        if [tied[k] for k in run] != real or any(seed_shape[k] != 1 for k in between):
-            return held
-    return ()
+def _runs(shape: Shape, seed_shape: Shape, tied: Tied, axes: Sequence[int]) -> list[_Run]:
+    """Return the seed axes tied to a group of near axes, in as few runs as can be."""
+    runs: list[_Run] = []
+    for k, tie in enumerate(tied):
+        if tie is None or axis_of(tie) not in axes:
+            continue
+        axis = axis_of(tie)
+        within = math.prod([shape[a] for a in axes if a > axis])
+        within *= tie.within if isinstance(tie, Part) else 1
+        size, last = seed_shape[k], runs[-1] if runs else None
+        is_next = last is not None and last.within == within * size and len(axes) > 1
+        if last is not None and is_next and _is_behind(k, last.seeds[-1], seed_shape):
+            last.seeds.append(k)
+            last.axes.append(axis)
+            last.within, last.size = within, last.size * size
+            continue
+        runs.append(_Run([k], [axis], within, size))
+    return runs
+
+
+def _is_behind(k: int, other: int, seed_shape: Shape) -> bool:
+    """Tell whether a seed axis follows another one: flattened they are one."""
+    return all(n == 1 for n in seed_shape[other + 1 : k])
+
+
+def _spread(run: _Run, target: Shape, axes: Sequence[int]) -> tuple[Shape, Tied] | None:
+    """Return the seed axes that a run becomes, each tied to one of ``axes`` or to a part; None if they do not fit."""
+    if 0 in (target[a] for a in axes):
+        return None
+    sizes: list[int] = []
+    ties: list[Tie] = []
+    end, start = run.within * run.size, math.prod([target[a] for a in axes])
+    for axis in axes:
+        stop, start = start, start // target[axis]
+        low, high = max(start, run.within), min(stop, end)
+        if high <= low:
+            continue
+        if low % start or high % low or stop % high:
+            return None
+        sizes.append(high // low)
+        ties.append(axis if (low, high) == (start, stop) else Part(axis, low // start))
+    return (tuple(sizes), tuple(ties)) if math.prod(sizes) == run.size else None

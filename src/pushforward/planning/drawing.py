@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.linear.axes import Part
 from pushforward.linear.block import Block
 from pushforward.tape.private_torch import bare
 
@@ -125,11 +126,17 @@ def _small(block: Block) -> Tensor:
     """Return the structure of a block whose axes are cut to a few positions, as a matrix."""
     finest = max(2, int(FINEST ** (1 / max(len(block.shape), len(block.seed_shape), 1))))
     shape, seed_shape = (
-        tuple(max(1, min(n, finest)) for n in sizes) for sizes in (block.shape, block.seed_shape)
+        [max(1, min(n, finest)) for n in sizes] for sizes in (block.shape, block.seed_shape)
     )
-    free = tuple(n for n, t in zip(seed_shape, block.tied, strict=True) if t is None)
-    ones = Block(torch.ones(free + shape), shape, seed_shape, block.tied, block.source)
-    return ones.to_dense().reshape(math.prod(shape), math.prod(seed_shape))
+    tied = list(block.tied)
+    for k, tie in enumerate(tied):
+        if isinstance(tie, Part):
+            shape[tie.axis] = 2 * seed_shape[k]
+            tied[k] = Part(tie.axis, min(tie.within, 2))
+    free = tuple(n for n, tie in zip(seed_shape, tied, strict=True) if tie is None)
+    ones = torch.ones((*free, *shape))
+    full = Block(ones, tuple(shape), tuple(seed_shape), tuple(tied), block.source)
+    return full.to_dense().reshape(math.prod(shape), math.prod(seed_shape))
 
 
 def _resized(cells: Tensor, num_rows: int, num_cols: int) -> Tensor:

@@ -106,26 +106,28 @@ def convolution_weight_map(
         moved: Tensor = result.movedim(2, 0).flatten(2, 3)
         return moved
 
-    def pull(seeds: Tensor) -> Tensor:
-        num_seeds, channels = len(seeds), seeds.shape[2]
+    def pull_parts(seeds: Tensor, parts: int) -> Tensor:
+        """Take each part of the batch for more groups of channels."""
+        num_seeds, batch, channels = seeds.shape[:3]
         if seeds.numel() == 0 or input.numel() == 0:
             empty = list(weight.shape)
             empty[axis] = channels // groups if transposed else channels
-            return seeds.new_zeros((num_seeds, *empty))
+            return seeds.new_zeros((num_seeds, parts, *empty))
         primal = (input.conj() if input.is_complex() else input).to(seeds.dtype)
-        # (s, n, g·o, *) -> (n, g·s·o, *)
-        folded = (
-            seeds[0]
-            if num_seeds == 1
-            else seeds.unflatten(2, (groups, channels // groups)).movedim(0, 2).flatten(1, 3)
-        )
-        per_group = num_seeds * channels // groups
+        num_groups, per_group = parts * groups, num_seeds * channels // groups
+        if num_seeds == parts == 1:
+            folded = seeds[0]
+        else:  # (s, p·n, g·o, *) -> (n, p·g·s·o, *)
+            apart = seeds.unflatten(2, (groups, channels // groups))
+            apart = apart.unflatten(1, (parts, batch // parts))
+            folded = apart.movedim(0, 3).movedim(0, 1).flatten(1, 4)
+            primal = primal.unflatten(0, (parts, batch // parts)).movedim(0, 1).flatten(1, 2)
         if transposed:
-            shape = (weight.shape[0], per_group, *weight.shape[2:])
+            shape = (parts * weight.shape[0], per_group, *weight.shape[2:])
         else:
-            shape = (groups * per_group, weight.shape[1], *weight.shape[2:])
+            shape = (num_groups * per_group, weight.shape[1], *weight.shape[2:])
 
-        is_simple = not transposed and groups == 1 and {*stride, *dilation} == {1}
+        is_simple = not transposed and num_groups == 1 and {*stride, *dilation} == {1}
 
         def correlate(image: Tensor, cotangent: Tensor) -> Tensor:
             if is_simple and _is_narrow(image, shape):
@@ -144,22 +146,33 @@ def convolution_weight_map(
                 dilation,
                 transposed,
                 extra,
-                groups,
+                num_groups,
                 [False, True, False],
             )[1]
             return pulled
 
         result = by_parts(correlate, primal, folded)
-        if num_seeds == 1:
-            return result[None]
-        apart: Tensor
-        if transposed:  # (in, s·o, *k) -> (s, in, o, *k)
-            apart = result.unflatten(1, (num_seeds, -1)).movedim(1, 0)
-        else:  # (g·s·o, in, *k) -> (s, g·o, in, *k)
-            apart = result.unflatten(0, (groups, num_seeds, -1)).movedim(1, 0).flatten(1, 2)
-        return apart
+        if num_seeds == parts == 1:
+            return result[None, None]
+        moved: Tensor
+        if transposed:  # (p·in, s·o, *k) -> (s, p, in, o, *k)
+            moved = result.unflatten(1, (num_seeds, -1)).unflatten(0, (parts, -1)).movedim(2, 0)
+        else:  # (p·g·s·o, in, *k) -> (s, p, g·o, in, *k)
+            moved = result.unflatten(0, (parts, groups, num_seeds, -1)).movedim(2, 0).flatten(2, 3)
+        return moved
 
-    return General(tuple(weight.shape), tuple(out.shape), push, pull, kept, uniform=groups == 1)
+    def pull(seeds: Tensor) -> Tensor:
+        return pull_parts(seeds, 1).squeeze(1)
+
+    return General(
+        tuple(weight.shape),
+        tuple(out.shape),
+        push,
+        pull,
+        kept,
+        uniform=groups == 1,
+        pull_parts=pull_parts,
+    )
 
 
 @with_output

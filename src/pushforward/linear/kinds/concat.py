@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, Shape, kept_axes, with_size
+from pushforward.linear.axes import Pairs, Shape, Tied, kept_axes, moved, with_size
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.gather import Select, Slice, into_zeros
 from pushforward.linear.kinds.transposed import Transposed
@@ -69,7 +69,7 @@ class _Piece:
     values: Tensor
     start: int
     length: int
-    tied: tuple[int | None, ...]
+    tied: Tied
 
 
 def join(parts: Sequence[Written]) -> Block | None:
@@ -150,10 +150,10 @@ def _piece(concat: Concat, block: Block) -> _Piece:
     return _Piece(values, concat.start, length, block.tied)
 
 
-def _shifted(concat: Concat, block: Block) -> tuple[int | None, ...]:
+def _shifted(concat: Concat, block: Block) -> Tied:
     if not concat.new_axis:
         return block.tied
-    return tuple(t if t is None or t < concat.axis else t + 1 for t in block.tied)
+    return moved(block.tied, lambda axis: axis + (axis >= concat.axis))
 
 
 def _concatenated(concat: Concat, head: Block, pieces: list[_Piece]) -> Block | None:

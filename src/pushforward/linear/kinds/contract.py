@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Shape, Tied
+from pushforward.linear.axes import Shape, Tie, Tied, axis_of, moved
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -111,19 +111,20 @@ def _product(
     # Name the seed axes: a free one by a capital, one whose tied axis is contracted away by that axis's letter.
     free_letters: list[str] = []  # of the values, in their order
     seed_letters: list[str] = []  # of the result, in the order of the seeds
-    new_tied: list[int | None] = []
+    still_tied: list[Tie | None] = []
     capitals = iter(string.ascii_uppercase)
-    for axis in tied:
-        if axis is None:
+    for tie in tied:
+        if tie is None:
             letter = next(capitals)
             free_letters.append(letter)
             seed_letters.append(letter)
-            new_tied.append(None)
-        elif near[axis] in result:
-            new_tied.append(result.index(near[axis]))
+            still_tied.append(None)
+        elif near[axis_of(tie)] in result:
+            still_tied.append(tie)
         else:
-            seed_letters.append(near[axis])
-            new_tied.append(None)
+            seed_letters.append(near[axis_of(tie)])
+            still_tied.append(None)
+    new_tied = moved(tuple(still_tied), lambda axis: result.index(near[axis]))
     kept = tuple(i for i, same in enumerate(constant) if not same)
     near_letters = "".join(near[i] for i in kept)
     present = [c for c in result if c in near_letters or c in const_letters]
@@ -147,7 +148,7 @@ def _product(
         order = tuple(const_letters.index(c) for c in full if c in const_letters)
     return _Product(
         kept if len(kept) != len(near) else None,
-        left, const_letters, full, missing, tuple(new_tied), form, order, grouping,
+        left, const_letters, full, missing, new_tied, form, order, grouping,
     )  # fmt: skip
 
 
@@ -193,6 +194,10 @@ def _contract(
 ) -> Block:
     """Contract; ``near_first`` lays a matrix out as the Jacobian that a push ends with, to spare its transposition."""
     block = _one_holder(block, near, result)
+    if in_part := block.in_part:
+        block, near, const_letters, const = _split(
+            block, in_part, near, const_letters, result, const
+        )
     values, shape, tied = block.values, block.shape, block.tied
     num_free = values.ndim - len(shape)
     sizes = values.shape[num_free:]
@@ -272,14 +277,33 @@ def _promoted(values: Tensor, const: Tensor) -> tuple[Tensor, Tensor]:
     return values, const.to(values.dtype)
 
 
+def _split(
+    block: Block, in_part: Sequence[int], near: str, const_letters: str, result: str, const: Tensor
+) -> tuple[Block, str, str, Tensor]:
+    """Take contracted axes apart where seeds are tied to a part: the rest of the axis is summed for each of them."""
+    letters = iter(sorted({*string.ascii_lowercase} - {*near, *const_letters, *result}))
+    for k in in_part:
+        tie = block.tied[k]
+        if tie is None or (letter := near[axis_of(tie)]) in result:
+            continue
+        axis, count = axis_of(tie), 1 - len(block.shape)
+        block = block.split(k)
+        count += len(block.shape)
+        parts = letter + "".join(next(letters) for _ in range(count - 1))
+        if letter in const_letters:
+            place = const_letters.index(letter)
+            const = const.unflatten(place, block.shape[axis : axis + count])
+        near, const_letters = near.replace(letter, parts), const_letters.replace(letter, parts)
+    return block, near, const_letters, const
+
+
 def _one_holder(block: Block, near: str, result: str) -> Block:
     """Untie all but one of the seed axes that a contracted axis holds."""
-    tied = block.tied
-    if len(set(tied)) == len(tied):
+    axes = [None if tie is None else axis_of(tie) for tie in block.tied]
+    if len(set(axes)) == len(axes):
         return block
     for axis, letter in enumerate(near):
-        if letter not in result:
-            holders = [k for k, tie in enumerate(block.tied) if tie == axis]
-            if len(holders) > 1:
-                block = block.untie_seeds(holders[1:])
+        if letter not in result and axes.count(axis) > 1:
+            first = axes.index(axis)
+            block = block.untie_seeds([k for k, a in enumerate(axes) if a == axis and k != first])
     return block

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, Tied, kept_axes, with_size
+from pushforward.linear.axes import Pairs, Shape, Tied, kept_axes, moved, with_size
 from pushforward.linear.block import Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -125,7 +125,7 @@ class Select(AbstractLinearMap):
 
     def _tied(self, tied: Tied) -> Tied:
         """Return ties as they are without the axis."""
-        return tuple([t - 1 if t is not None and t > self.axis else t for t in tied])
+        return moved(tied, lambda axis: axis - (axis > self.axis))
 
     def _take(self, tangent: Tensor) -> Tensor:
         return tangent.select(self.axis + 1, self.index)
@@ -172,9 +172,15 @@ class Gather(AbstractLinearMap):
         return block.apply(self._take, self.out_shape, self._kept, uniform=True)
 
     def pull(self, block: Block) -> Block:
-        """Add up at the positions taken."""
+        """Add up at the positions taken; of a tied axis what belongs to one seed, with nothing untied."""
         kept = tuple((j, i) for i, j in self._kept)
-        return block.apply(self._put, self.in_shape, kept, uniform=True)
+        first = self.mixed_out[0] if self.mixed_out and self.inverse is None else -1
+        parts = block.parts(first)
+        if parts is None:
+            return block.apply(self._put, self.in_shape, kept, uniform=True)
+        return block.apply_to_parts(
+            self._put_parts, first, parts, self.in_shape, kept, uniform=True
+        )
 
     @property
     def _kept(self) -> Pairs:
@@ -196,21 +202,34 @@ class Gather(AbstractLinearMap):
         return _mixed_back(taken, self.mixed_out, sizes)
 
     def _put(self, cotangent: Tensor) -> Tensor:
+        if self.inverse is None:
+            return self._put_parts(cotangent, 1).squeeze(1)
+        flat = _mixed_last(cotangent, self.mixed_out)  # half the time of adding into zeros
+        taken = self._permuted(flat, self.inverse, -self.shift)
+        return _mixed_back(taken, self.mixed_in, self._mixed_sizes)
+
+    def _put_parts(self, cotangent: Tensor, parts: int) -> Tensor:
+        """Add up each of so many parts of the mixed axes by itself: ``(seeds, parts, *in_shape)``."""
         flat = _mixed_last(cotangent, self.mixed_out)
-        sizes = tuple(self.in_shape[i] for i in self.mixed_in)
-        if self.inverse is not None:  # half the time of adding into zeros
-            taken = self._permuted(flat, self.inverse, -self.shift)
-            return _mixed_back(taken, self.mixed_in, sizes)
         size = 1
-        for n in sizes:
+        for n in self._mixed_sizes:
             size *= n
         index, num_places = self.index, size
         if not self.is_total:  # what comes from nowhere goes behind the end
             index, num_places = torch.where(index < 0, size, index), size + 1
-        zeros = torch.zeros((*flat.shape[:-1], num_places), dtype=flat.dtype, device=flat.device)
+        if parts > 1:
+            firsts = torch.arange(parts, device=index.device) * num_places
+            index = (index.reshape(parts, -1) + firsts.unsqueeze(1)).flatten()
+        full = (*flat.shape[:-1], parts * num_places)
+        zeros = torch.zeros(full, dtype=flat.dtype, device=flat.device)
         if num_places:
             zeros = torch.index_add(zeros, -1, index, flat)
-        return _mixed_back(zeros[..., :size], self.mixed_in, sizes)
+        found = zeros.unflatten(-1, (parts, num_places))[..., :size].movedim(-2, 1)
+        return _mixed_back(found, tuple(i + 1 for i in self.mixed_in), self._mixed_sizes)
+
+    @property
+    def _mixed_sizes(self) -> Shape:
+        return tuple(self.in_shape[i] for i in self.mixed_in)
 
     def _permuted(self, flat: Tensor, index: Tensor, shift: int) -> Tensor:
         if shift and flat.numel() >= MIN_ROLLED:
@@ -226,7 +245,7 @@ class Gather(AbstractLinearMap):
 
 
 def _only_holder(block: Block, axis: int) -> int | None:
-    """Return the seed axis tied to ``axis`` if there is exactly one."""
+    """Return the seed axis tied to ``axis``, all of it, if there is exactly one."""
     return block.tied.index(axis) if block.tied.count(axis) == 1 else None
 
 

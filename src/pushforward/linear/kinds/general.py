@@ -37,6 +37,9 @@ class General(AbstractLinearMap):
     kept: Pairs = ()  # not mixed
     # Does the same at every position of the kept axes, and takes size 1 for any size there.
     uniform: bool = False
+    # What parts of the first output axis, so many of equal length, add each: (seeds, *out_shape) to (seeds, parts,
+    # *in_shape). For a seed axis that is tied to that one, where the map mixes it.
+    pull_parts: Callable[[Tensor, int], Tensor] | None = None
     # The same map as a product of one along each axis that it mixes, for who wants its entries one by one.
     factors: Callable[[], list[Resampling]] | None = None
     # Nothing but operators whose shapes no value decides, so that tensors without numbers tell what memory it takes.
@@ -49,6 +52,9 @@ class General(AbstractLinearMap):
     def pull(self, block: Block) -> Block:
         """Apply the backward function to all seeds at once."""
         kept = tuple((j, i) for i, j in self.kept)
+        parts = None if self.pull_parts is None else block.parts(0)
+        if self.pull_parts is not None and parts is not None:
+            return block.apply_to_parts(self.pull_parts, 0, parts, self.in_shape, kept)
         return block.apply(self.pull_seeds, self.in_shape, kept, self.uniform)
 
     def pattern(self) -> Pattern:
