@@ -195,24 +195,19 @@ class Block:
             return self
         axis, place = axis_of(tie), self.tied[:k].count(None)
         near, full = self.num_free + axis, self.shape[axis]
-        within = tie.within if isinstance(tie, Part) else 1
         values = self.values
         is_constant = values.shape[near] != full
         if is_constant and size * full <= MAX_EYE:
-            eye = _eye(size, values)
-            if size != full:
-                eye = eye.repeat_interleave(within, 1).repeat(1, full // (size * within))
-            eye_shape = [1] * (values.ndim + 1)
-            eye_shape[place], eye_shape[near + 1] = size, full
-            values = values.unsqueeze(place) * eye.view(eye_shape)
+            eye = _digits(tie, size, full, values)
+            values = values.unsqueeze(place) * _spread(eye, values.ndim + 1, place, near + 1)
+        elif isinstance(tie, Part):
+            mask = _digits(tie, size, full, values) != 0
+            mask = _spread(mask, values.ndim + 1, place, near + 1)
+            values = torch.where(mask, values.unsqueeze(place), 0.0)
         else:
             if is_constant:
                 values = values.expand(with_size(values.shape, near, full))
-            if size == full:
-                values = _on_diagonal(values, near, near + 1, place)
-            else:
-                values = values.unflatten(near, (full // (size * within), size, within))
-                values = _on_diagonal(values, near + 1, near + 2, place).flatten(near + 1, near + 3)
+            values = _on_diagonal(values, near, near + 1, place)
         tied = (*self.tied[:k], None, *self.tied[k + 1 :])
         return Block(values, self.shape, self.seed_shape, tied, self.source)
 
@@ -418,10 +413,24 @@ def _on_diagonal(values: Tensor, axis: int, first: int, second: int) -> Tensor:
             values = values.movedim(axis, -1)
         return torch.diag_embed(values, 0, first, second)
     # Of distributed tensors each process has its rows: elementwise operators leave them where they are.
-    size, shape = values.shape[axis], [1] * (values.ndim + 1)
-    shape[first] = shape[second] = size
-    mask = _eye(size, values).view(shape) != 0
+    size = values.shape[axis]
+    mask = _spread(_eye(size, values), values.ndim + 1, first, second) != 0
     return torch.where(mask, values.unsqueeze(second), values.new_zeros(()))
+
+
+def _spread(matrix: Tensor, ndim: int, rows: int, cols: int) -> Tensor:
+    """Return a matrix whose axes are two of so many."""
+    shape = [1] * ndim
+    shape[rows], shape[cols] = matrix.shape
+    return matrix.reshape(shape)
+
+
+def _digits(tie: Tie, size: int, full: int, like: Tensor) -> Tensor:
+    """Return ones where a position of a near axis belongs to a seed, ``(size, full)``."""
+    eye = _eye(size, like)
+    if not isinstance(tie, Part):
+        return eye
+    return eye.repeat_interleave(tie.within, 1).repeat(1, full // (size * tie.within))
 
 
 def _eye(size: int, like: Tensor) -> Tensor:

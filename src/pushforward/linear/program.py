@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,10 +68,10 @@ class LinearProgram:
             alive[equation.variable] = add_blocks(terms) if len(terms) > 1 else tuple(terms)
         return [() if v is None else alive.get(v, ()) for v in self.outputs]
 
-    def pull(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
-        """Return the cotangent blocks of the inputs, from those of the outputs."""
+    def pull(self, cotangents: Sequence[Blocks], look: Look | None = None) -> list[Blocks]:
+        """Return the cotangent blocks of the inputs, from those of the outputs; the rest is as in `pulled`."""
         self.check_residuals()
-        return pulled(reversed(self.equations), self.inputs, self.outputs, cotangents)
+        return pulled(reversed(self.equations), self.inputs, self.outputs, cotangents, look)
 
     def last_uses(self) -> dict[int, int]:
         """Return the position of the equation that needs a variable last; outputs are always needed."""
@@ -95,15 +95,20 @@ class LinearProgram:
         return "\n".join([*lines, f"outputs {shown}"])
 
 
+Look = Callable[[Sequence[Block]], None]
+
+
 def pulled(
     backwards: Iterable[Equation],
     inputs: Iterable[Hashable],
     outputs: Iterable[Hashable | None],
     cotangents: Sequence[Blocks],
+    look: Look | None = None,
 ) -> list[Blocks]:
     """Return the cotangent blocks of ``inputs``, from those of ``outputs``; the last equation comes first.
 
-    Equations may be made as they are asked for, so that their maps need not live all at once.
+    Equations may be made as they are asked for, so that their maps need not live all at once. What is pulled through
+    each is shown to ``look``.
     """
     waiting: dict[Hashable, list[Block]] = {}
     pieces: dict[Hashable, list[tuple[AbstractLinearMap, Block]]] = {}  # of what was cut up
@@ -128,6 +133,8 @@ def pulled(
             blocks = arrived(equation.variable)
         if not blocks:
             continue
+        if look is not None:
+            look(blocks)
         for term in equation.terms:
             variable, linear_map, dtype = term.variable, term.linear_map, term.in_dtype
             if type(linear_map) in (Slice, Select):

@@ -45,6 +45,11 @@ class Batch:
             batched: Tensor = unwrapped(tensor)
             return batched.movedim(axis, place)
 
+    def shared(self, tensors: Sequence[Tensor]) -> frozenset[int]:
+        """Return the places of tensors that are the same for all."""
+        axes = [batch_axis_at(x, self.level) for x in tensors]
+        return frozenset([i for i, axis in enumerate(axes) if axis is None])
+
     def wrapped(self, physical: Tensor, place: int = 0) -> Tensor:
         """Return a tensor whose axis at ``place`` is the batch as the function under ``vmap`` sees it."""
         tensor: Tensor = add_batch_axis(physical, place, self.level)
@@ -123,14 +128,17 @@ def _moved(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
     return apply(tensor, anchor, place, is_out)
 
 
-def current_batch(inputs: Sequence[Tensor], repeats: bool) -> Batch | None:
+def current_batch(
+    inputs: Sequence[Tensor], repeats: bool = False, may_share: bool = False
+) -> Batch | None:
     """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is, and every input has its batch.
 
-    Unless it ``repeats``: an input without the batch, as parameters are in gradients per sample, would get it, and all
-    that is computed with that: one convolution with the weights of each sample in place of one for all.
+    Or whatever inputs have where it ``may_share`` those without it, as parameters are in gradients per sample, which
+    stay as they are; or ``repeats`` them along the batch, and all that is computed with them: one convolution with the
+    weights of each sample in place of one for all.
     """
     batch = lone_batch()
-    if batch is None or repeats:
+    if batch is None or repeats or may_share:
         return batch
     return None if any(batch_axis_at(x, batch.level) is None for x in inputs) else batch
 

@@ -47,7 +47,9 @@ class Continued(Run):
         begun: Begun,
     ) -> None:
         """Prepare."""
-        super().__init__(name, inputs, randomness, begun.is_apart, False, scripts)
+        super().__init__(
+            name, inputs, randomness, begun.is_apart, False, scripts, may_share=begun.is_apart
+        )
         self._begun = begun
 
     def __enter__(self) -> Run:
@@ -61,7 +63,7 @@ class Continued(Run):
 
     def _tracked(self) -> list[Tensor]:
         if self.batch is not None:
-            self.inputs = [self.batch.physical(x) for x in self.inputs]
+            self.inputs = self._physical(self.batch)
         self.tracked = self._begun.given
         return self._begun.tracked
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pushforward.linear.block_sum import Blocks
 from pushforward.linear.kinds.general import General
 from pushforward.linear.map import AbstractLinearMap
-from pushforward.linear.program import Equation, LinearProgram, Term, pulled
+from pushforward.linear.program import Equation, LinearProgram, Look, Term, pulled
 from pushforward.linear.transposition import LinearFunction
 from pushforward.rules.registry import Rule, maps_of
 from pushforward.tape import (
@@ -82,10 +82,12 @@ def lower(name: str, reading: Reading) -> LinearProgram:
     return LinearProgram(list(range(reading.num_inputs)), equations, outputs)
 
 
-def pull(name: str, reading: Reading, cotangents: Sequence[Blocks]) -> list[Blocks]:
+def pull(
+    name: str, reading: Reading, cotangents: Sequence[Blocks], look: Look | None = None
+) -> list[Blocks]:
     """Pull cotangent blocks through what was read, with the maps of a few nodes at a time.
 
-    Without hooks, whose variables only a program has.
+    Without hooks, whose variables only a program has. ``look`` is that of `program.pulled`.
     """
     stores = Stores(reading)
     inputs = [(i, 0) for i in range(reading.num_inputs)]
@@ -94,7 +96,7 @@ def pull(name: str, reading: Reading, cotangents: Sequence[Blocks]) -> list[Bloc
     equations = _backwards(name, reading, stores)
     if all(t.numel() <= SMALL for t in reading.all_saved()):
         equations = _few(equations)
-    return pulled(equations, inputs, outputs, cotangents)
+    return pulled(equations, inputs, outputs, cotangents, look)
 
 
 def _few(equations: Iterator[Equation]) -> Iterator[Equation]:

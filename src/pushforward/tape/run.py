@@ -57,7 +57,7 @@ class Run(GraphReader):
     __slots__ = (
         "_count", "_depth", "_given", "_hiding", "_hooks", "_inference", "_is_eager", "_is_hidden", "_keeps_layout",
         "_may_repeat", "_modes", "_outer_level", "_random_state", "_randomness", "_recorded", "_versions", "grad_mode",
-        "is_inference", "name", "tracked",
+        "is_inference", "name", "shared", "tracked",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class Run(GraphReader):
         scripts: list[Script] | None = None,
         keeps_layout: bool = False,
         repeats: bool = False,
+        may_share: bool = False,
     ) -> None:
         """Prepare.
 
@@ -82,15 +83,21 @@ class Run(GraphReader):
             scripts: For graphs that the function left before; the one that fits comes first.
             keeps_layout: Whether copies lie in memory as the inputs do, among copies of what lies around those.
             repeats: Whether inputs without the batch get it, too, so that it can become an axis.
+            may_share: Whether it becomes one though some inputs do not have it, and stay as they are.
 
         Raises:
             Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
         self.is_watched, self._scripts, self._keeps_layout = is_watched, scripts or [], keeps_layout
-        self.batch: Batch | None = current_batch(inputs, repeats) if takes_apart else None
+        self.batch: Batch | None = (
+            current_batch(inputs, repeats, may_share) if takes_apart else None
+        )
+        self.shared = _NONE  # the places of inputs without the batch
+        if self.batch is not None and may_share and not repeats:
+            self.shared = self.batch.shared(inputs)
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
-        self._may_repeat = takes_apart and not (repeats or self.batch)
+        self._may_repeat = takes_apart and not repeats and (not self.batch or bool(self.shared))
         self.grad_mode = torch.is_grad_enabled()
         self.is_inference = torch.is_inference_mode_enabled()
         self._depth, self._outer_level, self._modes = (
@@ -156,18 +163,25 @@ class Run(GraphReader):
         if self.batch is None:
             return Watcher(self.name, self._level or 0)
         level = self.batch.level
-        return BatchWatcher(self.name, 0, any(batch_axis_at(x, level) is None for x in self._given))
+        has_repeated = any(batch_axis_at(x, level) is None for x in self._given)
+        return BatchWatcher(self.name, 0, has_repeated and not self.shared)
 
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
         if self.batch is None:
             self.tracked = self._copies()
             return self.tracked
-        self.inputs = [self.batch.physical(x) for x in self.inputs]
+        batch = self.batch
+        self.inputs = self._physical(batch)
         with without_functorch():
             tracked = self._copies()
-        self.tracked = [self.batch.wrapped(x) for x in tracked]
+        self.tracked = [x if i in self.shared else batch.wrapped(x) for i, x in enumerate(tracked)]
         return tracked
+
+    def _physical(self, batch: Batch) -> list[Tensor]:
+        """Return the inputs as autograd is to see them."""
+        shared = self.shared
+        return [x if i in shared else batch.physical(x) for i, x in enumerate(self.inputs)]
 
     def _copies(self) -> list[Tensor]:
         copies = [tracked_copy(x, self._level) for x in self.inputs]
@@ -397,4 +411,5 @@ class Run(GraphReader):
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again
+_NONE: frozenset[int] = frozenset()
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing

@@ -75,6 +75,9 @@ class Record:
     has_cells: bool = False  # of recurrent networks, so that it is watched under ``torch.func``
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
+    mixes: bool = (
+        False  # members of a batch, as far as ties tell: inputs without it have to be in a level
+    )
     # The part of results that nodes save, where it is recorded in pieces, by whether tangents go in chunks
     pieces: dict[bool, float] = dataclasses.field(default_factory=dict)
     # Bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed

@@ -83,25 +83,27 @@ class Forward(contextlib.ExitStack):
 
 def pushed_columns(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in forward mode."""
-    num_batch = tape.num_batch
-    return _pushed(tape, _identities(tape.inputs, num_batch), tape.inputs, num_batch)
+    return _pushed(tape, starts_of(tape), tape.inputs)
 
 
-def _pushed(
-    tape: Tape, blocks: Sequence[Blocks], inputs: Sequence[Tensor], num_batch: int = 0
-) -> list[list[Tensor]]:
+def starts_of(tape: Tape) -> list[Blocks]:
+    """Return the blocks with which forward mode starts."""
+    return [(start(x, i, tape.num_batch_of(i)),) for i, x in enumerate(tape.inputs)]
+
+
+def _pushed(tape: Tape, blocks: Sequence[Blocks], inputs: Sequence[Tensor]) -> list[list[Tensor]]:
     """Push blocks through a tape, and write the Jacobians with respect to the inputs where they started."""
     return [
         [
-            from_tangents(tuple(b for b in found if b.source == i), y, x, num_batch)
+            from_tangents(tuple(b for b in found if b.source == i), y, x, tape.num_batch_of(i))
             for i, x in enumerate(inputs)
         ]
         for y, found in zip(tape.outputs, tape.program.push(blocks), strict=True)
     ]
 
 
-def _identities(inputs: Sequence[Tensor], num_batch: int = 0) -> list[Blocks]:
-    return [(start(x, i, num_batch),) for i, x in enumerate(inputs)]
+def _identities(inputs: Sequence[Tensor]) -> list[Blocks]:
+    return [(start(x, i),) for i, x in enumerate(inputs)]
 
 
 def _last_columns(tape: Tape, tangents: list[Any], inputs: Sequence[Tensor]) -> list[list[Tensor]]:

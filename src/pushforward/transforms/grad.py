@@ -20,8 +20,9 @@ from pushforward.transforms.arguments import (
     named_after,
     normalize_argnums,
 )
-from pushforward.transforms.assemble import start, unpinned
+from pushforward.transforms.assemble import unpinned
 from pushforward.transforms.known_call import Answer, Key, key_of
+from pushforward.transforms.pulling import pulled_ends
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import learn, repeated
 from pushforward.trees import unflatten
@@ -128,7 +129,9 @@ def _grad(
         chosen = tuple(args[position] for position in positions)
         trees = sparse_arguments.as_sparse(trees, chosen)
         return (trees[0] if isinstance(argnums, int) else trees), value, aux
-    with Tape(name, func, selected, kwargs, has_aux=has_aux, takes_apart=True, begun=known) as tape:
+    with Tape(
+        name, func, selected, kwargs, has_aux=has_aux, takes_apart=True, may_share=True, begun=known
+    ) as tape:
         value = _scalar(name, tape)
         (gradients,) = tape.swept("gradient", functools.partial(_pulled, tape))
     learn(key, tape, selected, args)
@@ -137,13 +140,13 @@ def _grad(
 
 
 def _pulled(tape: Tape) -> list[list[Tensor]]:
-    pulled = tape.pulled([(start(tape.outputs[0], 0, tape.num_batch),)])
-    return [
-        [
-            unpinned(to_rows(blocks, tuple(x.shape), (), like=x))
-            for blocks, x in zip(pulled, tape.inputs, strict=True)
-        ]
-    ]
+    pulled, (y,) = pulled_ends(tape), tape.outputs
+    row = []
+    for place, x in enumerate(tape.inputs):
+        num_batch = tape.num_batch_of(place)
+        members = tuple(y.shape[num_batch:])  # of a batch that the input does not have
+        row.append(unpinned(to_rows(pulled[num_batch][place], tuple(x.shape), members, like=x)))
+    return [row]
 
 
 def _scalar(name: str, tape: Tape) -> Tensor:

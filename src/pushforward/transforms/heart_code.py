@@ -236,9 +236,12 @@ class _Writer:
             self._add("leaves = known.leaves(args)", "if leaves is None: return None")
             self._add(f"{xs} = leaves")
         if self._batch is not None:
-            for x in self._all("x{}"):
-                has_axis = f"type({x}) is Tensor and batch_axis_at({x}, {self._batch.level}) == 0"
-                self._add(f"if not ({has_axis}): return None", f"{x} = unwrapped({x})")
+            for i, x in enumerate(self._all("x{}")):
+                axis = f"batch_axis_at({x}, {self._batch.level})"
+                is_alike = f"{axis} is None" if i in self._known.shared else f"{axis} == 0"
+                self._add(f"if not (type({x}) is Tensor and {is_alike}): return None")
+                if i not in self._known.shared:
+                    self._add(f"{x} = unwrapped({x})")
         are_alike = self._constant("inputs_are_alike", self._known.are_alike)
         self._add(f"if not ({are_alike}{xs} or known.are_inputs({xs})): return None")
 
@@ -271,7 +274,9 @@ class _Writer:
             self._add(f"if not x{i}.is_contiguous(): keep_strides(t{i}, x{i})")
         self._indent = " " * 12
         if self._batch is not None:
-            self._add(*self._all("g{0} = batch.wrapped(t{0})"))
+            for i in range(self._count):
+                is_shared = i in self._known.shared
+                self._add(f"g{i} = t{i}" if is_shared else f"g{i} = batch.wrapped(t{i})")
         self._add(f"tracked, given = {_tuple(self._all('t{}'))}, {_tuple(self._all(given))}")
         self._add(f"starts = {_tuple(self._all('t{}.grad_fn'))}")
         names = (

@@ -97,6 +97,7 @@ def jacfwd(
                 has_aux=has_aux,
                 randomness=randomness,
                 takes_apart=is_whole,
+                may_share=True,
                 pushing=forward.pushing,
                 begun=known,
             ) as tape,

@@ -32,7 +32,7 @@ from pushforward.transforms.asked import Asked, check_mode
 from pushforward.transforms.assemble import from_tangents, start
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, num_seeds
-from pushforward.transforms.forward import Forward, pushed_columns
+from pushforward.transforms.forward import Forward, pushed_columns, starts_of
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.known_call import Answer, Key, key_of
@@ -211,6 +211,7 @@ def _compute(
             has_aux=asked.has_aux,
             randomness=asked.randomness,
             takes_apart=is_whole and mode != "cross" and is_dense,
+            may_share=True,
             pushing=None if forward is None else forward.pushing,
             begun=begun,
         ) as tape,
@@ -316,14 +317,19 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     """Return the plan for what was recorded."""
 
     def starts() -> list[Block]:
-        return [start(x, i, tape.num_batch) for i, x in enumerate(tape.inputs)]
+        return [block for (block,) in starts_of(tape)]
 
     def ends() -> list[Block]:
-        return [start(y, i, tape.num_batch) for i, y in enumerate(tape.outputs)]
+        num_batch = 0 if tape.shared else tape.num_batch
+        return [start(y, i, num_batch) for i, y in enumerate(tape.outputs)]
 
     if mode == "auto" and tape.has_hooks:
         mode = "reverse"  # which calls them
-    signature = (tape.num_batch, *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)])
+    signature = (
+        tape.num_batch,
+        tape.shared,
+        *[(t.shape, t.dtype) for t in (*tape.inputs, *tape.outputs)],
+    )
     is_uniform = len({y.dtype for y in _dependent(tape)}) == 1
     if tape.reading.is_distributed:  # only sweeps are the same in every process
         with_cross = False

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pushforward.linear.block_sum import Blocks
 from pushforward.tape.private_torch import left_alone_by_dynamo
 from pushforward.transforms.arguments import (
     Argnums,
@@ -18,11 +17,12 @@ from pushforward.transforms.arguments import (
     named_after,
     normalize_argnums,
 )
-from pushforward.transforms.assemble import from_cotangents, start
+from pushforward.transforms.assemble import from_cotangents
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.known_call import Answer, key_of
 from pushforward.transforms.memory import sized_rows, there_before
+from pushforward.transforms.pulling import pulled_ends
 from pushforward.transforms.record import Tape
 from pushforward.transforms.repeat import learn, repeated
 
@@ -89,7 +89,14 @@ def named_jacrev(
         positions = normalize_argnums(name, argnums, len(args))
         selected = Selected(name, args, positions)
         with Tape(
-            name, func, selected, kwargs, has_aux=has_aux, takes_apart=is_whole, begun=known
+            name,
+            func,
+            selected,
+            kwargs,
+            has_aux=has_aux,
+            takes_apart=is_whole,
+            may_share=True,
+            begun=known,
         ) as tape:
             if is_whole:
                 rows = tape.swept(NAME, functools.partial(pulled_rows, tape), is_jacobian=True)
@@ -105,18 +112,15 @@ def named_jacrev(
 
 def pulled_rows(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in reverse mode."""
-    num_batch = tape.num_batch
-    cotangents: list[Blocks] = [(start(y, i, num_batch),) for i, y in enumerate(tape.outputs)]
-    pulled = tape.pulled(cotangents)
-    if len(tape.outputs) == 1:
-        y = tape.outputs[0]
-        return [
-            [from_cotangents(b, y, x, num_batch) for b, x in zip(pulled, tape.inputs, strict=True)]
-        ]
-    return [
-        [
-            from_cotangents(tuple(b for b in blocks if b.source == i), y, x, num_batch)
-            for blocks, x in zip(pulled, tape.inputs, strict=True)
-        ]
-        for i, y in enumerate(tape.outputs)
-    ]
+    pulled = pulled_ends(tape)
+    rows = []
+    for i, y in enumerate(tape.outputs):
+        row = []
+        for place, x in enumerate(tape.inputs):
+            num_batch = tape.num_batch_of(place)
+            blocks = pulled[num_batch][place]
+            if len(tape.outputs) > 1:
+                blocks = tuple(b for b in blocks if b.source == i)
+            row.append(from_cotangents(blocks, y, x, num_batch))
+        rows.append(row)
+    return rows

@@ -80,6 +80,7 @@ class KnownArguments:
     inputs: list[tuple[torch.Size, torch.dtype, torch.device, bool]]  # that may require grad
     are_alike: Check  # the inputs of a call
     surroundings: Surroundings
+    shared: frozenset[int]  # the places of inputs without the batch of a ``vmap``
 
     def is_same(self, other: KnownArguments) -> bool:
         """Whether other arguments are described as these, and other surroundings are these."""
@@ -89,6 +90,7 @@ class KnownArguments:
             and self.structure.specs == other.structure.specs
             and self.inputs == other.inputs
             and self.surroundings == other.surroundings
+            and self.shared == other.shared
         )
 
     def leaves(self, args: tuple[Any, ...]) -> list[Any] | None:

@@ -63,6 +63,7 @@ class Tape(SweptGraph):
         randomness: str = "same",
         is_kept: bool = False,
         takes_apart: bool = False,
+        may_share: bool = False,
         pushing: pieces.Pushing | None = None,
         begun: Begun | None = None,
     ) -> None:
@@ -79,13 +80,14 @@ class Tape(SweptGraph):
         if known.has_cells and functorch_level() is not None:
             is_trusted = False
         takes_apart = takes_apart and not (known.asks or known.has_ties)
+        may_share = may_share and not known.mixes
         if begun is not None:
             run: Run = Continued(name, leaves, randomness, known.scripts, begun)
         elif pushing is not None and pieces.may_cut(known, pushing, leaves, is_trusted):
             run = pieces.PieceRun(name, leaves, randomness, known, pushing)
         else:
             given = (name, leaves, randomness, takes_apart, not is_trusted, known.scripts)
-            run = Run(*given, known.keeps_layout, known.needs_batch)
+            run = Run(*given, known.keeps_layout, known.needs_batch, may_share)
         while True:
             try:
                 self._record(run, func, selected, kwargs, has_aux, is_again)
@@ -96,7 +98,7 @@ class Tape(SweptGraph):
                 known.note(reason)
                 is_again = True
             is_apart = takes_apart and not known.asks
-            rest = (None, known.keeps_layout, known.needs_batch)
+            rest = (None, known.keeps_layout, known.needs_batch, may_share)
             run = Run(name, leaves, randomness, is_apart, True, *rest)
         if seen_with_jvp and dual_run.is_needed(run, self.reading):
             dual = dual_run.DualRun(name, selected.leaves, randomness)
@@ -106,7 +108,7 @@ class Tape(SweptGraph):
             except RuntimeError as error:
                 if dual_run.is_only_way(self.reading) or not dual_run.is_refusal(error):
                     raise
-        self.batch = run.batch
+        self.batch, self.shared = run.batch, run.shared
         self.tangents = run.tangents if isinstance(run, pieces.PieceRun) else None
         if isinstance(run, pieces.PieceRun) and self.tangents is None:
             run.note_whole()
@@ -123,6 +125,10 @@ class Tape(SweptGraph):
             self._keep()
         if not run.is_outermost:
             pieces.keep_whole(self)
+
+    def note_mixing(self) -> None:
+        """Note that members of a batch meet."""
+        self._known.mixes = True
 
     def _learn(self, run: Run, func: Callable[..., Any]) -> None:
         """Note what may make the next call cheaper."""

@@ -111,9 +111,12 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     if any(type(x) is not Tensor for x in leaves):
         return
     if tape.batch is not None:
-        if any(batch_axis_at(x, tape.batch.level) != 0 for x in leaves):
+        axes = [batch_axis_at(x, tape.batch.level) for x in leaves]
+        if any(axis not in (0, None) for axis in axes):
             return
-        leaves = [unwrapped(x) for x in leaves]
+        leaves = [x if axis is None else unwrapped(x) for x, axis in zip(leaves, axes, strict=True)]
+        if tape.batch.shared(selected.leaves) != tape.shared:
+            return  # some were repeated
     has_missed = not record.may_spend(record.misses, MAX_MISSES)
     if has_missed or not record.may_spend(record.num_repeats, MAX_WRITTEN):
         return
@@ -126,6 +129,7 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
         [(x.shape, x.dtype, x.device, x.requires_grad) for x in tape.inputs],
         check_of(tape.inputs, has_strides=False),
         around,
+        tape.shared,
     )
     if not leaves or not arguments.are_inputs(leaves):
         return

@@ -13,7 +13,7 @@ from torch import Tensor
 from pushforward.linear.block import seeds
 from pushforward.linear.block_sum import Blocks, to_rows
 from pushforward.linear.differentiated import has_duals
-from pushforward.linear.program import LinearProgram, check_versions
+from pushforward.linear.program import LinearProgram, Look, check_versions
 from pushforward.planning.kernels import Replay, written
 from pushforward.planning.memory import shadow_program, shadows_of
 from pushforward.planning.noting import Rows
@@ -71,11 +71,12 @@ class SweptGraph:
 
     __slots__ = (
         "_grad_mode", "_is_kept", "_products", "_program", "_shared", "_signature", "_versions", "answer", "batch",
-        "inputs", "name", "outputs", "reading",
+        "inputs", "name", "outputs", "reading", "shared",
     )  # fmt: skip
 
     name: str  # of the transform, for messages
     batch: Batch | None
+    shared: frozenset[int]  # the places of inputs without the batch
     inputs: Sequence[Tensor]  # as autograd recorded them: under vmap with the batch as first axis
     outputs: Sequence[Tensor]  # likewise
     reading: Reading  # the graph that autograd recorded
@@ -102,13 +103,14 @@ class SweptGraph:
         self = cls.__new__(cls)
         self.name, self._is_kept, self.reading = name, False, reading
         self.inputs, self.outputs, self.batch, self._grad_mode = inputs, outputs, None, False
+        self.shared = frozenset()
         self._begin()
         return self
 
     def shadow(self, is_recording: bool = False) -> Self:
         """Return the same maps without numbers, of which sweeps can be computed, and recorded by autograd."""
         other = self.around(self.name, self.reading, *map(shadows_of, (self.inputs, self.outputs)))
-        other.batch = self.batch
+        other.batch, other.shared = self.batch, self.shared
         other._program = shadow_program(self.program, is_recording, is_whole=True)
         return other
 
@@ -120,6 +122,10 @@ class SweptGraph:
     def num_batch(self) -> int:
         """How many axes come first that all tensors share: one under ``vmap``."""
         return 0 if self.batch is None else 1
+
+    def num_batch_of(self, place: int) -> int:
+        """Return how many of those axes an input has."""
+        return 0 if place in self.shared else self.num_batch
 
     @property
     def num_bytes(self) -> int:
@@ -157,6 +163,7 @@ class SweptGraph:
                     reading.signature,
                     reading.followed,
                     self.num_batch,
+                    self.shared,
                     self._grad_mode,
                     *_casting(),
                     *found,
@@ -309,11 +316,11 @@ class SweptGraph:
         (row,) = self.swept(kind, compute, given=tangents, place=len(batch), is_last=is_last)
         return row
 
-    def pulled(self, cotangents: Sequence[Blocks]) -> list[Blocks]:
-        """Pull cotangent blocks of the outputs to the inputs."""
+    def pulled(self, cotangents: Sequence[Blocks], look: Look | None = None) -> list[Blocks]:
+        """Pull cotangent blocks of the outputs to the inputs; ``look`` is that of `program.pulled`."""
         if self._program is None and not self.reading.hooks:
-            return pull(self.name, self.reading.typed(), cotangents)
-        return self.program.pull(cotangents)
+            return pull(self.name, self.reading.typed(), cotangents, look)
+        return self.program.pull(cotangents, look)
 
     @property
     def _is_below(self) -> bool:

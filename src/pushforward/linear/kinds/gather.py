@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.linear.axes import Pairs, Shape, Tied, kept_axes, moved, with_size
-from pushforward.linear.block import Block
+from pushforward.linear.block import MAX_EYE, Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
 
@@ -172,11 +172,11 @@ class Gather(AbstractLinearMap):
         return block.apply(self._take, self.out_shape, self._kept, uniform=True)
 
     def pull(self, block: Block) -> Block:
-        """Add up at the positions taken; of a tied axis what belongs to one seed, with nothing untied."""
+        """Add up at the positions taken; of a tied axis what belongs to one seed, with nothing large untied."""
         kept = tuple((j, i) for i, j in self._kept)
         first = self.mixed_out[0] if self.mixed_out and self.inverse is None else -1
         parts = block.parts(first)
-        if parts is None:
+        if parts is None or parts * block.values.numel() <= MAX_EYE:
             return block.apply(self._put, self.in_shape, kept, uniform=True)
         return block.apply_to_parts(
             self._put_parts, first, parts, self.in_shape, kept, uniform=True
@@ -219,7 +219,7 @@ class Gather(AbstractLinearMap):
             index, num_places = torch.where(index < 0, size, index), size + 1
         if parts > 1:
             firsts = torch.arange(parts, device=index.device) * num_places
-            index = (index.reshape(parts, -1) + firsts.unsqueeze(1)).flatten()
+            index = (index.reshape(parts, -1) + firsts.unsqueeze(1)).reshape(-1)
         full = (*flat.shape[:-1], parts * num_places)
         zeros = torch.zeros(full, dtype=flat.dtype, device=flat.device)
         if num_places:
