@@ -21,8 +21,9 @@ def linear(d, name, x):
 def layer_norm(d, name, x):
     """Apply a LayerNorm."""
     centred = x - x.mean(-1, keepdims=True)
-    scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    return centred * scale * d[f"{name}.weight"] + d[f"{name}.bias"]
+    # Not rsqrt, with which the jitted Jacobian of a block by its parameters is wrong (JAX 0.10.2, CPU).
+    scale = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return centred / scale * d[f"{name}.weight"] + d[f"{name}.bias"]
 
 
 def conv(d, name, x, padding=0):
@@ -106,13 +107,19 @@ def gru(d):
     return f
 
 
-def conv_net(d):
-    def f(x):
-        x = jax.nn.relu(conv(d, "net.0", x))
-        x = jax.nn.relu(conv(d, "net.3", pool(x, -jnp.inf, jax.lax.max)))
-        return linear(d, "net.6", x.reshape(1, -1))[0]
+def convolved(d, x, prefix=""):
+    """Apply the convolutional net."""
+    x = jax.nn.relu(conv(d, f"{prefix}0", x))
+    x = jax.nn.relu(conv(d, f"{prefix}3", pool(x, -jnp.inf, jax.lax.max)))
+    return linear(d, f"{prefix}6", x.reshape(1, -1))[0]
 
-    return f
+
+def conv_net(d):
+    return lambda x: convolved(d, x, "net.")
+
+
+def conv_by_parameters(d):
+    return lambda parameters, x: convolved(parameters, x[None])
 
 
 def lenet_loss(d):
@@ -188,11 +195,24 @@ def transformer_block(d):
     return f
 
 
+def block_by_parameters(d):
+    def f(p):
+        x = d["samples"]
+        found = linear(p, "qkv", layer_norm(p, "norm1", x))
+        q, k, v = (a.reshape(16, 8, 4, 8).swapaxes(1, 2) for a in jnp.split(found, 3, -1))
+        a = jax.nn.softmax(q @ k.swapaxes(2, 3) / 8**0.5) @ v
+        x = x + linear(p, "out", a.swapaxes(1, 2).reshape(16, 8, 32))
+        h = jax.nn.gelu(linear(p, "up", layer_norm(p, "norm2", x)), approximate=False)
+        return (x + linear(p, "down", h)).mean(1)[:, :3]
+
+    return f
+
+
 PROGRAMS = {
     f.__name__: f
     for f in (
         net, net_squared, net_of_batch, outputs, sample_loss, field, field_by_parameters, rnn, recurrent, gru,
         conv_net, lenet_loss, conv_chain, conv_kernel, resnet_block, attention, by_temperature, plain_attention,
-        transformer_block,
+        transformer_block, block_by_parameters, conv_by_parameters,
     )
 } | {"small_net": net, "sample_net": net, "wave": field}  # fmt: skip

@@ -242,3 +242,41 @@ def transformer_block(x: Tensor) -> Tensor:
     a = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).reshape(8, 32)
     x = x + BLOCK["out"](a)
     return (x + BLOCK["down"](F.gelu(BLOCK["up"](BLOCK["norm2"](x))))).mean(0)
+
+
+# ----- By parameters, for each of a few samples -----
+
+SAMPLES = normal(16, 8, 32)
+
+
+@workload(
+    "transformer block by parameters, 16 samples",
+    "jacrev",
+    parameters_of(BLOCK),
+    data={"samples": SAMPLES},
+)
+def block_by_parameters(parameters: dict[str, Tensor]) -> Tensor:
+    def linear(name: str, x: Tensor) -> Tensor:
+        return F.linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (32,), parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+
+    x = SAMPLES
+    q, k, v = (
+        a.reshape(16, 8, 4, 8).transpose(1, 2) for a in linear("qkv", norm("norm1", x)).chunk(3, -1)
+    )
+    a = torch.softmax(q @ k.mT / 8**0.5, -1) @ v
+    x = x + linear("out", a.transpose(1, 2).reshape(16, 8, 32))
+    return (x + linear("down", F.gelu(linear("up", norm("norm2", x))))).mean(1)[:, :3]
+
+
+@workload(
+    "convolutional net by parameters, per sample",
+    "jacrev",
+    parameters_of(CONV),
+    normal(16, 1, 16, 16),
+    batch=(None, 0),
+)
+def conv_by_parameters(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    return functional_call(CONV, parameters, (x[None],))[0]

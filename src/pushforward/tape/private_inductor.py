@@ -23,6 +23,8 @@ MAX_INLINED = 20
 MIN_CHANNELS = 8  # on both sides of every convolution,
 MANY_CHANNELS = 16  # or on one side of one of them
 
+MIN_AXES = 4  # of the weight of a convolution of images
+
 MANY_TERMS = 2**24  # multiplied and added in half a millisecond
 
 _Direct = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -37,7 +39,10 @@ _SECOND: dict[Any, int] = {  # which argument is the second factor, or the weigh
     aten.convolution.default: 1,
     aten.convolution_backward.default: 2,
 }
-_CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
+_CONVOLUTIONS: dict[Any, int] = {  # which argument is the number of groups
+    aten.convolution.default: 8,
+    aten.convolution_backward.default: 9,
+}
 
 
 def inductor(
@@ -119,8 +124,15 @@ def _num_terms(product: fx.Node) -> int:
 
 def _has_channels(graph: fx.GraphModule) -> bool:
     """Tell whether the convolutions of images have channels enough to be computed with these last."""
-    weights = [_second(n) for n in graph.graph.nodes if n.target in _CONVOLUTIONS]
-    channels = [w.shape[:2] for w in weights if w is not None and w.dim() > 3]
+    channels = []
+    for node in graph.graph.nodes:
+        weight = _second(node) if node.target in _CONVOLUTIONS else None
+        if weight is None or weight.dim() < MIN_AXES:
+            continue
+        groups: Any = node.args[_CONVOLUTIONS[node.target]]
+        if groups > 1 and weight.shape[1] > 1:
+            return False  # several times as slow, which Inductor itself knows of convolutions, not of their gradients
+        channels.append(weight.shape[:2])
     return all(min(c) >= MIN_CHANNELS for c in channels) or any(
         max(c) >= MANY_CHANNELS for c in channels
     )
