@@ -346,6 +346,8 @@ def sample_loss(weight: Tensor, x: Tensor, label: Tensor) -> Tensor:
 
 
 def per_sample(library: Any, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """In a level of ``torch.func``, where weights are that are not to be shared."""
+    trust.record_of(function).mixes = True
     return torch.func.vmap(library.grad(function), in_dims=(None, 0, 0))
 
 

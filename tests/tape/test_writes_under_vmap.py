@@ -85,21 +85,26 @@ def test_of_another_value_for_each_are_refused_as_by_pytorch(name: str) -> None:
         return w * x
 
     args = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
-    with pytest.raises(RuntimeError, match=r"vmap|Batching rule|captured Tensor"):
+    with pytest.raises(RuntimeError, match=r"vmap|Batching rule|broadcast shape"):
         pf.vmap(pf.jacrev(f), in_dims=(None, 0))(*args)
     if name != "mul_ and add_":  # the first of its writes is possible
         assert buffer.tolist() == [1.0] * 3
 
 
-def test_of_values_with_a_derivative_are_refused() -> None:
+def test_of_values_with_a_derivative() -> None:
+    """``torch.func`` refuses them."""
+
     def f(w: Tensor, x: Tensor) -> Tensor:
         buffer.copy_(w.exp())
         return buffer * x
 
     buffer = torch.ones(3, dtype=F64)
-    args = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
-    with pytest.raises(RuntimeError, match="captured Tensor"):
-        pf.vmap(pf.jacrev(f), in_dims=(None, 0))(*args)
+    for _ in range(CALLS):
+        w, x = torch.rand(3, dtype=F64), torch.rand(2, 3, dtype=F64)
+        found = pf.vmap(pf.jacrev(f), in_dims=(None, 0))(w, x)
+        torch.testing.assert_close(found, torch.diag_embed(w.exp() * x))
+        torch.testing.assert_close(buffer, w.exp())
+        assert buffer.grad_fn is None
 
 
 def _item(y: Tensor, w: Tensor) -> None:

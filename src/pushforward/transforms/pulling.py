@@ -30,12 +30,12 @@ def _ends(tape: Tape) -> list[Blocks]:
 
 def _pulled(tape: Tape) -> list[Blocks]:
     """Pull with the batch as an axis of seeds, which stays tied where members do not meet."""
-    largest = max(x.numel() for x in tape.inputs)
+    size, largest = tape.outputs[0].shape[0], max(x.numel() for x in tape.inputs)
 
     def look(blocks: Sequence[Block]) -> None:
         for block in blocks:
-            num_seeds, size = math.prod(block.seed_shape), math.prod(block.shape)
-            apart = num_seeds // max(len(tape.outputs[0]), 1) * size  # carried by each member
+            num_seeds = math.prod(block.seed_shape)
+            apart = num_seeds // max(size, 1) * math.prod(block.shape)
             if block.values.numel() > max(apart, num_seeds * largest):
                 raise _MixedError
 
