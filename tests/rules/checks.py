@@ -10,6 +10,7 @@ import torch
 from rules.samples import Sample, map_tensors
 from torch import Tensor
 
+from pushforward.linear.axes import Part
 from pushforward.linear.block import Block, complex_identity, identity
 from pushforward.linear.map import AbstractLinearMap
 from pushforward.linear.program import pull_blocks, push_blocks
@@ -492,13 +493,25 @@ def _dense_seeds(block: Block) -> Tensor:
 
 
 def _tied_blocks(like: Tensor) -> list[Block]:
-    """Identities, and diagonals with values that vary along all axes, or along the even ones only."""
+    """Identities, diagonals with values that vary along all axes, or along the even ones only, and samples.
+
+    Samples are along one axis alone, or a part of one.
+    """
     eye = complex_identity(like, 0) if like.is_complex() else identity(like, 0)
     lead = eye.values.shape[: eye.num_free]
     sizes = [n if i % 2 == 0 else 1 for i, n in enumerate(like.shape)]
     full = torch.randn((*lead, *like.shape), dtype=like.dtype)
     partly = torch.randn((*lead, *sizes), dtype=like.dtype)
-    return [eye, eye.with_values(full), eye.with_values(partly)]
+    blocks = [eye, eye.with_values(full), eye.with_values(partly)]
+    shape = tuple(like.shape)
+    values = torch.randn(shape, dtype=like.dtype)
+    ties = [(n, axis) for axis, n in enumerate(shape) if n > 1][:1]
+    blocks += [Block(values, shape, (n,), (axis,)) for n, axis in ties]
+    parts = [(n, axis) for axis, n in enumerate(shape) if n > 2 and n % 2 == 0][:1]
+    for n, axis in parts:
+        blocks.append(Block(values, shape, (n // 2,), (Part(axis, 2),)))
+        blocks.append(Block(values, shape, (2,), (Part(axis, 1),)))
+    return blocks
 
 
 def _basis(like: Tensor) -> Tensor:
