@@ -85,9 +85,14 @@ def complex_(p: Tensor, x: Tensor) -> Tensor:
 
 
 def attention(p: Tensor, x: Tensor) -> Tensor:
-    """Under ``vmap`` PyTorch calls the kernel for one sample after the other, and stacks what it gives."""
+    """Under ``vmap`` PyTorch would call the kernel for one sample after the other, and stack what it gives."""
     q, k, v = (x @ p).unflatten(-1, (3, 4)).unbind(1)
     return F.scaled_dot_product_attention(*(t[None, None] for t in (q, k, v)))[0, 0].mean(0)
+
+
+def picked(p: Tensor, x: Tensor) -> Tensor:
+    """Physically this indexes the batch, too."""
+    return (p @ x).flatten()[x.argsort(1).flatten()[:20]].sin()
 
 
 def normalised(p: Tensor, x: Tensor) -> Tensor:
@@ -110,6 +115,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], tupl
     "written, batched": (written_batched, (3,), (2,)),
     "complex": (complex_, (3, 2), (2,)),
     "attention": (attention, (4, 12), (40, 4)),
+    "picked": (picked, (2, 3), (3, 30)),
     "normalised": (normalised, (2, 4), (3, 4)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -127,7 +133,7 @@ def check(made: Callable[[Any], Callable[..., Any]], *args: Any) -> None:
 @pytest.mark.parametrize("argnums", [0, (0, 1)], ids=["parameters", "both"])
 def test_jacobians(case: str, transform: str, argnums: int | tuple[int, ...]) -> None:
     func, p_shape, x_shape = CASES[case]
-    if case in ("lookup", "taken") and transform == "jacfwd" and argnums != 0:
+    if case in ("lookup", "taken", "picked") and transform == "jacfwd" and argnums != 0:
         argnums = 0  # torch.func cannot differentiate argsort
     has_forward = case != "attention" and transform != "jacobian"
     theirs = transform if has_forward else "jacrev"
@@ -214,13 +220,13 @@ def test_autograd_goes_back_through_gradients_per_sample() -> None:
 
 
 def test_members_that_meet_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as ties tell, where a kernel is called for each of them: one by one then, and in a level from then on."""
+    """As far as ties tell, where indices are those of the whole batch: one by one then, and in a level from then on."""
     num_calls = []
     monkeypatch.setattr(pulling, "_one_by_one", counted(pulling._one_by_one, num_calls))
-    p, x = of(4, 12), of(SIZE, 40, 4)
+    p, x = of(2, 3), of(SIZE, 3, 30)
 
     def loss(p: Tensor, x: Tensor) -> Tensor:
-        return attention(p, x).square().sum()
+        return picked(p, x).square().sum()
 
     expected = torch.vmap(torch.func.grad(loss), (None, 0))(p, x)
     for _ in range(CALLS):

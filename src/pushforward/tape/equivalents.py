@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pushforward.linear.differentiated import has_duals
-from pushforward.tape.private_functorch import functorch_level
+from pushforward.tape.private_functorch import batch_axis, functorch_level, wrappers
 from pushforward.tape.ruled import call_ruled
 
 Equivalent = Callable[..., Any]
@@ -103,13 +103,31 @@ def _slice(
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **kwargs: Any
 ) -> Tensor | None:
-    """A kernel that does not differentiate the mask is taken where a wrapper hides that it has to be."""
-    if not isinstance(attn_mask, Tensor) or functorch_level() is None:
+    """A kernel that does not differentiate the mask is taken where a wrapper hides that it has to be.
+
+    And on CPUs ``vmap`` calls kernels for one member of the batch after the other.
+    """
+    is_masked = isinstance(attn_mask, Tensor) and functorch_level() is not None
+    if not (is_masked or _is_called_in_turn(query, key, value)):
         return None
     with sdpa_kernel(SDPBackend.MATH):
         return torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask, *args, **kwargs
         )
+
+
+def _heads(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """It calls the same kernels."""
+    if not _is_called_in_turn(query, key, value):
+        return None
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.nn.functional.multi_head_attention_forward(query, key, value, *args, **kwargs)
+
+
+def _is_called_in_turn(*tensors: Tensor) -> bool:
+    """Tell whether ``vmap`` would call a kernel of the CPU for one member of the batch after the other."""
+    layers = [layer for x in tensors for layer in wrappers(x)]
+    return tensors[0].is_cpu and any(batch_axis(layer) is not None for layer in layers)
 
 
 def _logits_loss(
@@ -302,6 +320,7 @@ EQUIVALENTS[torch.nn.functional.pad] = _pad
 EQUIVALENTS[torch.nn.functional.binary_cross_entropy_with_logits] = _logits_loss
 EQUIVALENTS[torch.nn.functional.hinge_embedding_loss] = _hinge_loss
 EQUIVALENTS[torch.nn.functional.scaled_dot_product_attention] = _attention
+EQUIVALENTS[torch.nn.functional.multi_head_attention_forward] = _heads
 EQUIVALENTS[torch.layer_norm] = EQUIVALENTS[torch.nn.functional.layer_norm] = _layer_norm
 EQUIVALENTS[torch.nn.functional.batch_norm] = _batch_norm
 if hasattr(torch.nn.functional, "linear_cross_entropy"):

@@ -24,7 +24,8 @@ from pushforward.tape.private_torch import sequence_number
 from pushforward.tape.reader import Reading, Signature
 from pushforward.tape.scripts import Script
 
-WATCHED_FIRST = 2  # calls
+WATCHED_FIRST = 2  # calls; twice as many after each time that it went wrong without a watcher,
+MAX_DOUBLINGS = 5  # up to so often
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
@@ -83,6 +84,7 @@ class Record:
     # Bytes of inputs of which it was too short to be recorded in pieces, by the way that these would be pushed
     uncut: dict[Any, int] = dataclasses.field(default_factory=dict)
     quiet: int = 0  # calls since the last that was not
+    failures: int = 0  # times that it did without a watcher what has to be seen
     acts: bool = False  # at times, which it had to be run a second time for
     may_write: bool = False  # to tensors from outside it, in place of memory of its own
     modes: Modes | None = None  # of the modules that it was quiet with
@@ -101,13 +103,18 @@ class Record:
     @property
     def is_trusted(self) -> bool:
         """Whether the function may run without a watcher: it was quiet, and its modules train if they did then."""
-        if self.quiet < WATCHED_FIRST or self.acts:
+        if self.quiet < self._watched_first or self.acts:
             return False
         return self.modes is None or self.modes.are_same()
+
+    @property
+    def _watched_first(self) -> int:
+        return WATCHED_FIRST << min(self.failures, MAX_DOUBLINGS)
 
     def note(self, reason: BaseException) -> None:
         """Note why a run has to be made again; it may have come so far that it wrote something."""
         self.quiet = 0
+        self.failures += isinstance(reason, Unwatched)
         if isinstance(reason, LayoutError):
             self.keeps_layout = True
         elif isinstance(reason, RefusedError):
@@ -137,7 +144,7 @@ class Record:
             return
         self.quiet += 1
         self.may_write = self.may_write or (writes and any(map(_may_be_written, tensors_of(func))))
-        if self.quiet >= WATCHED_FIRST:
+        if self.quiet >= self._watched_first:
             self.modes = modes_of(func)
         self._add(types)
         self.types.update(kind for kind in types if kind.name not in _OF_PLACES)
