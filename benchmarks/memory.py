@@ -3,8 +3,8 @@
 Counted is what PyTorch allocates, byte by byte, in a repeated call (after three) and beyond what was there before.
 Each call has a process of its own, forked from one that has the libraries and workloads. By one: one column or row at a
 time, ``chunk_size=1`` of both libraries, by hand where torch.func has no such option; a peer that cannot do it has 0.
-Need is what ``chunk_size='auto'`` and ``memory_limit`` go by, over what was measured. Ratios in brackets, of peaks below
-256 KiB, have no weight: they are mostly fixed costs, and none fills a memory.
+Need is what ``chunk_size='auto'`` and ``memory_limit`` go by, over what was measured. Ratios in brackets, of peaks
+below 256 KiB, have no weight: they are mostly fixed costs, and none fills a memory.
 """
 
 from __future__ import annotations

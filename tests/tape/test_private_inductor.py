@@ -116,17 +116,21 @@ FEW, MANY = private.MIN_CHANNELS, private.MANY_CHANNELS
 
 
 @pytest.mark.parametrize(
-    ("channels", "num_axes", "is_last"),
+    ("channels", "num_axes", "groups", "is_last"),
     [
-        ((3, 2), 2, False),
-        ((1, FEW, FEW), 2, False),
-        ((FEW, FEW, FEW), 2, True),
-        ((1, 6, MANY), 2, True),
-        ((3,), 2, True),
-        ((3, 2), 1, True),
+        ((3, 2), 2, 1, False),
+        ((1, FEW, FEW), 2, 1, False),
+        ((FEW, FEW, FEW), 2, 1, True),
+        ((1, 6, MANY), 2, 1, True),
+        ((3,), 2, 1, True),
+        ((3, 2), 1, 1, True),
+        ((MANY, MANY), 2, 2, False),
+        ((MANY, MANY), 2, MANY, True),
     ],
 )
-def test_few_channels_of_images_stay_where_they_are(monkeypatch, channels, num_axes, is_last):
+def test_few_channels_of_images_stay_where_they_are(
+    monkeypatch, channels, num_axes, groups, is_last
+):
     compiler, found = importlib.import_module("torch._inductor.compile_fx"), []
 
     def watched(graph, inputs, *args, config_patches, **kwargs):
@@ -134,9 +138,10 @@ def test_few_channels_of_images_stay_where_they_are(monkeypatch, channels, num_a
         return graph
 
     monkeypatch.setattr(compiler, "compile_fx", watched)
-    kernels = [torch.rand(b, a, *[3] * num_axes) for a, b in itertools.pairwise(channels)]
+    sizes = [3] * num_axes
+    kernels = [torch.rand(b, a // groups, *sizes) for a, b in itertools.pairwise(channels)]
     x = torch.rand(1, channels[0], *[20] * num_axes)
-    convolve = torch.conv2d if num_axes == 2 else torch.conv1d
+    convolve = functools.partial(torch.conv2d if num_axes == 2 else torch.conv1d, groups=groups)
     graph = graph_of(lambda x: functools.reduce(convolve, kernels, x), x)
     private.inductor(graph, [x], False)
     assert found == [is_last]

@@ -544,3 +544,34 @@ def test_zeros_without_memory_are_seen_in_a_function_trusted_inside_torch_func()
             torch.func.jacrev(pushforward.jacrev(inner))(x)
         for _ in range(2 * CALLS):
             torch.testing.assert_close(pushforward.jacrev(inner)(x), expected)
+
+
+def test_what_fails_without_a_watcher_is_watched_for_longer() -> None:
+    record, needed = trust.Record(), []
+    for _ in range(trust.MAX_DOUBLINGS + 3):
+        while not record.is_trusted:
+            record.quiet += 1
+        needed.append(record.quiet)
+        record.note(trust.Unwatched())
+    most = trust.WATCHED_FIRST << trust.MAX_DOUBLINGS
+    doubled = [trust.WATCHED_FIRST << i for i in range(trust.MAX_DOUBLINGS)]
+    assert needed == [*doubled, most, most, most]
+
+
+def test_a_layer_with_a_way_of_its_own_for_what_needs_no_derivative() -> None:
+    """Without a watcher it takes that way under ``vmap``, as wrappers do not require grad, and leaves no graph."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+    layer.eval().requires_grad_(False)
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        num_runs.append(1)
+        return layer(x[None])[0].mean(0)
+
+    num_runs: list[int] = []
+    expected = torch.stack([torch.autograd.functional.jacobian(function, each) for each in x])
+    num_runs.clear()
+    for _ in range(20):
+        torch.testing.assert_close(torch.vmap(pushforward.jacrev(function))(x), expected)
+    assert len(num_runs) <= 24

@@ -23,8 +23,6 @@ MAX_INLINED = 20
 MIN_CHANNELS = 8  # on both sides of every convolution,
 MANY_CHANNELS = 16  # or on one side of one of them
 
-MIN_AXES = 4  # of the weight of a convolution of images
-
 MANY_TERMS = 2**24  # multiplied and added in half a millisecond
 
 _Direct = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -127,7 +125,7 @@ def _has_channels(graph: fx.GraphModule) -> bool:
     channels = []
     for node in graph.graph.nodes:
         weight = _second(node) if node.target in _CONVOLUTIONS else None
-        if weight is None or weight.dim() < MIN_AXES:
+        if weight is None or weight.dim() <= 3:
             continue
         groups: Any = node.args[_CONVOLUTIONS[node.target]]
         if groups > 1 and weight.shape[1] > 1:
