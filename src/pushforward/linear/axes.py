@@ -10,9 +10,9 @@ Shape = tuple[int, ...]
 
 
 class Part(NamedTuple):
-    """A part of a near axis, as that of the samples of all their tokens: of ``p`` the digit ``p div within mod size``.
+    """A part of a near axis, as samples are of an axis of all their tokens.
 
-    ``size`` is that of the seed axis that is tied to it.
+    Math: position ``p`` belongs to seed ``p div within mod size``, with the size of the seed axis.
     """
 
     axis: int
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 Tie = int | Part
-# For each seed axis of a block the near axis it is tied to, None where it is free
+# For each seed axis of a block the near axis, or the part of one, that it is tied to, None where it is free
 Tied = tuple[Tie | None, ...]
 Pairs = tuple[tuple[int, int], ...]  # (input axis, output axis)
 Group = tuple[tuple[int, ...], tuple[int, ...]]

@@ -38,8 +38,7 @@ class Block:
 
     Math: J[near n, seed s] = values[s at free axes, n] · Π_{k tied} δ(s_k, n_{tied[k]})
 
-    A seed axis may be tied to a part of a near axis, as samples are where all their tokens are one axis: of its
-    positions then one digit is that of the seed (`Part`).
+    A seed axis may be tied to a part of a near axis (`Part`), as that of samples where all their tokens are one axis.
 
     Not frozen, for speed (a frozen dataclass takes 4 times as long to make); never changed after it is made.
     """
@@ -47,7 +46,7 @@ class Block:
     values: Tensor  # (*free seed axes, *near axes); a near axis may have size 1 and stand for all its positions
     shape: Shape  # of the near end
     seed_shape: Shape  # of the far end, up to a row-major reshape
-    tied: Tied  # for each seed axis the near axis it is tied to, None where it is free
+    tied: Tied  # for each seed axis the near axis or part it is tied to, None where it is free
     source: int = 0  # which far end: the number of the input (forward) or of the output (reverse)
 
     def __repr__(self) -> str:
