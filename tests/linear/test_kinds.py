@@ -22,7 +22,7 @@ RNG = st.randoms(use_true_random=False)
 every_kind = pytest.mark.parametrize("maker", random_maps.MAKERS, ids=lambda maker: maker.__name__)
 either_dtype = pytest.mark.parametrize("dtype", random_maps.DTYPES, ids=["real", "complex"])
 often = settings(
-    max_examples=40,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, Shape, Tied, kept_axes, moved, with_size
+from pushforward.linear.axes import (
+    Pairs,
+    Part,
+    Shape,
+    Tied,
+    axis_of,
+    kept_axes,
+    moved,
+    with_size,
+)
 from pushforward.linear.block import Block
 from pushforward.linear.kinds.gather import Select, Slice, into_zeros
 from pushforward.linear.kinds.transposed import Transposed
@@ -32,9 +41,17 @@ class Concat(AbstractLinearMap):
         return block.apply(self._put, self.out_shape, self._kept, uniform=True)
 
     def pull(self, block: Block) -> Block:
-        """Take the piece out."""
+        """Take the piece out; seeds that are tied to a part of the axis stay so in whole periods."""
+        period = 0 if self.new_axis else _period(block, self.axis)
+        if period and not (self.start % period or self.in_shape[self.axis] % period):
+            small, large = (self._in_periods(s, period) for s in (self.in_shape, self.out_shape))
+            inner = Concat(small, large, self.axis, self.start // period)
+            return inner.pull(block.reshape(large)).reshape(self.in_shape)
         kept = tuple((j, i) for i, j in self._kept)
         return block.apply(self._take, self.in_shape, kept, uniform=True)
+
+    def _in_periods(self, shape: Shape, period: int) -> Shape:
+        return (*shape[: self.axis], shape[self.axis] // period, period, *shape[self.axis + 1 :])
 
     @property
     def _kept(self) -> Pairs:
@@ -58,7 +75,18 @@ class Concat(AbstractLinearMap):
         return rows, positions(self.in_shape).flatten()
 
 
-Part = tuple[AbstractLinearMap, Block]  # a map and the block that it is to push
+def _period(block: Block, axis: int) -> int:
+    """Return after how many positions along an axis the one seed axis that is tied to a part begins anew; or 0."""
+    held = [
+        (n, tie) for n, tie in zip(block.seed_shape, block.tied, strict=True) if tie is not None
+    ]
+    periods = [
+        n * tie.within if isinstance(tie, Part) else 0 for n, tie in held if axis_of(tie) == axis
+    ]
+    return periods[0] if len(periods) == 1 and periods[0] < block.shape[axis] else 0
+
+
+Pushed = tuple[AbstractLinearMap, Block]  # a map and the block that it is to push
 Written = tuple[Concat, Block]
 
 
@@ -95,7 +123,7 @@ def _merged(pieces: list[_Piece]) -> list[_Piece]:
     return result
 
 
-def join_groups(parts: Sequence[Part]) -> list[Block]:
+def join_groups(parts: Sequence[Pushed]) -> list[Block]:
     """Return what all the maps push, joined where the blocks fit, one by one where they do not."""
     groups: list[tuple[object, list[Written]]] = []  # few; sizes that are traced have no hash
     result: list[Block] = []
