@@ -70,6 +70,11 @@ def shape_text(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "()"
 
 
+def tie_text(tie: Tie) -> str:
+    """Return a tie as it is printed."""
+    return f"{tie.axis}/{tie.within}" if isinstance(tie, Part) else str(tie)
+
+
 def broadcast(first: Sequence[int], second: Sequence[int]) -> Shape:
     """Return the shape to which two shapes broadcast; ``torch.broadcast_shapes`` imports SymPy, which takes .3 s.
 

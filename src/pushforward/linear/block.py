@@ -17,14 +17,15 @@ from torch import Tensor
 from pushforward.linear.axes import (
     Part,
     Shape,
-    Tie,
     Tied,
     axis_of,
     moved,
     repeated_axes,
     shape_text,
+    tie_text,
     with_size,
 )
+from pushforward.linear.diagonals import digits, on_diagonal, spread
 from pushforward.linear.regrouping import regrouping
 
 # Elements up to which constants are written out by a product with ones on a diagonal, which kernels keep: one call.
@@ -52,7 +53,7 @@ class Block:
     def __repr__(self) -> str:
         """Show shape and ties on one line."""
         seeds = " ".join(
-            str(n) if tie is None else f"{n}~{_tie_text(tie)}"
+            str(n) if tie is None else f"{n}~{tie_text(tie)}"
             for n, tie in zip(self.seed_shape, self.tied, strict=True)
         )
         return f"Block({shape_text(self.shape)} ← {seeds or '()'})"
@@ -197,16 +198,16 @@ class Block:
         values = self.values
         is_constant = values.shape[near] != full
         if is_constant and size * full <= MAX_EYE:
-            eye = _digits(tie, size, full, values)
-            values = values.unsqueeze(place) * _spread(eye, values.ndim + 1, place, near + 1)
+            eye = digits(tie, size, full, values)
+            values = values.unsqueeze(place) * spread(eye, values.ndim + 1, place, near + 1)
         elif isinstance(tie, Part):
-            mask = _digits(tie, size, full, values) != 0
-            mask = _spread(mask, values.ndim + 1, place, near + 1)
+            mask = digits(tie, size, full, values) != 0
+            mask = spread(mask, values.ndim + 1, place, near + 1)
             values = torch.where(mask, values.unsqueeze(place), 0.0)
         else:
             if is_constant:
                 values = values.expand(with_size(values.shape, near, full))
-            values = _on_diagonal(values, near, near + 1, place)
+            values = on_diagonal(values, near, near + 1, place)
         tied = (*self.tied[:k], None, *self.tied[k + 1 :])
         return Block(values, self.shape, self.seed_shape, tied, self.source)
 
@@ -295,10 +296,8 @@ class Block:
 
         It takes ``(seeds, *self.shape)`` and their number to ``(seeds, parts, *shape)``.
         """
-        near = self.num_free + axis
-        block = self.with_values(
-            self.values.expand(with_size(self.values.shape, near, self.shape[axis]))
-        )
+        full = with_size(self.values.shape, self.num_free + axis, self.shape[axis])
+        block = self.with_values(self.values.expand(full))
         pairs = ((axis, 0), *[(before, after + 1) for before, after in kept])
         apart = block.apply(lambda seeds: function(seeds, parts), (parts, *shape), pairs, uniform)
         tied = tuple([0 if t is not None and axis_of(t) == 0 else t for t in apart.tied])
@@ -352,7 +351,7 @@ class Block:
             values = values.permute(order)
         for k, tie in enumerate(self.tied):
             if tie is not None:
-                values = _on_diagonal(values, axis_of(tie), axis_of(tie), ndim + k)
+                values = on_diagonal(values, axis_of(tie), axis_of(tie), ndim + k)
         return values.contiguous()
 
     def to_rows(self) -> Tensor:
@@ -399,39 +398,3 @@ def seeds(tangents: Tensor, seed_shape: Shape, source: int) -> Block:
     """Return the block of given tangents ``(*seed_shape, *primal.shape)``: every seed axis is free."""
     shape = tuple(tangents.shape[len(seed_shape) :])
     return Block(tangents, shape, seed_shape, (None,) * len(seed_shape), source)
-
-
-def _tie_text(tie: Tie) -> str:
-    return f"{tie.axis}/{tie.within}" if isinstance(tie, Part) else str(tie)
-
-
-def _on_diagonal(values: Tensor, axis: int, first: int, second: int) -> Tensor:
-    """Return values whose ``axis`` has become the diagonal of the axes ``first`` and ``second``."""
-    if not hasattr(values, "placements"):
-        if axis != values.ndim - 1:
-            values = values.movedim(axis, -1)
-        return torch.diag_embed(values, 0, first, second)
-    # Of distributed tensors each process has its rows: elementwise operators leave them where they are.
-    size = values.shape[axis]
-    mask = _spread(_eye(size, values), values.ndim + 1, first, second) != 0
-    return torch.where(mask, values.unsqueeze(second), values.new_zeros(()))
-
-
-def _spread(matrix: Tensor, ndim: int, rows: int, cols: int) -> Tensor:
-    """Return a matrix whose axes are two of so many."""
-    shape = [1] * ndim
-    shape[rows], shape[cols] = matrix.shape
-    return matrix.reshape(shape)
-
-
-def _digits(tie: Tie, size: int, full: int, like: Tensor) -> Tensor:
-    """Return ones where a position of a near axis belongs to a seed, ``(size, full)``."""
-    eye = _eye(size, like)
-    if not isinstance(tie, Part):
-        return eye
-    return eye.repeat_interleave(tie.within, 1).repeat(1, full // (size * tie.within))
-
-
-def _eye(size: int, like: Tensor) -> Tensor:
-    eye = torch.eye(size, dtype=like.dtype, device=like.device)
-    return eye * like.new_ones(()) if hasattr(like, "placements") else eye

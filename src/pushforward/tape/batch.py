@@ -50,6 +50,14 @@ class Batch:
         axes = [batch_axis_at(x, self.level) for x in tensors]
         return frozenset([i for i, axis in enumerate(axes) if axis is None])
 
+    def physical_but(self, shared: frozenset[int], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return all tensors as `physical` does, but those at places that are shared."""
+        return [x if i in shared else self.physical(x) for i, x in enumerate(tensors)]
+
+    def wrapped_but(self, shared: frozenset[int], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return all tensors as `wrapped` does, but those at places that are shared."""
+        return [x if i in shared else self.wrapped(x) for i, x in enumerate(tensors)]
+
     def wrapped(self, physical: Tensor, place: int = 0) -> Tensor:
         """Return a tensor whose axis at ``place`` is the batch as the function under ``vmap`` sees it."""
         tensor: Tensor = add_batch_axis(physical, place, self.level)
@@ -129,18 +137,19 @@ def _moved(tensor: Tensor, anchor: Tensor, place: int, is_out: bool) -> Tensor:
 
 
 def current_batch(
-    inputs: Sequence[Tensor], repeats: bool = False, may_share: bool = False
-) -> Batch | None:
-    """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is, and every input has its batch.
+    inputs: Sequence[Tensor], repeats: bool, may_share: bool
+) -> tuple[Batch | None, frozenset[int]]:
+    """Return the ``vmap`` that is on, if it is all of ``torch.func`` that is, and the places of inputs without it.
 
-    Or whatever inputs have where it ``may_share`` those without it, as parameters are in gradients per sample, which
-    stay as they are; or ``repeats`` them along the batch, and all that is computed with them: one convolution with the
-    weights of each sample in place of one for all.
+    None if there are such, unless it ``may_share`` them, as parameters are in gradients per sample, which stay as they
+    are; or ``repeats`` them along the batch (no place is returned then), and all that is computed with them: one
+    convolution with the weights of each sample in place of one for all.
     """
-    batch = lone_batch()
-    if batch is None or repeats or may_share:
-        return batch
-    return None if any(batch_axis_at(x, batch.level) is None for x in inputs) else batch
+    batch, none = lone_batch(), frozenset[int]()
+    if batch is None or repeats:
+        return batch, none
+    shared = batch.shared(inputs)
+    return (batch, shared) if may_share or not shared else (None, none)
 
 
 def lone_batch() -> Batch | None:

@@ -63,7 +63,7 @@ class Continued(Run):
 
     def _tracked(self) -> list[Tensor]:
         if self.batch is not None:
-            self.inputs = self._physical(self.batch)
+            self.inputs = self.batch.physical_but(self.shared, self.inputs)
         self.tracked = self._begun.given
         return self._begun.tracked
 

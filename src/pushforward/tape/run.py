@@ -89,12 +89,10 @@ class Run(GraphReader):
             Unwatched: The function has to be watched, and was not; all is as before, but what it did outside PyTorch.
         """
         self.is_watched, self._scripts, self._keeps_layout = is_watched, scripts or [], keeps_layout
-        self.batch: Batch | None = (
-            current_batch(inputs, repeats, may_share) if takes_apart else None
-        )
-        self.shared = _NONE  # the places of inputs without the batch
-        if self.batch is not None and may_share and not repeats:
-            self.shared = self.batch.shared(inputs)
+        self.batch: Batch | None = None
+        self.shared: frozenset[int] = frozenset()  # the places of inputs without the batch
+        if takes_apart:
+            self.batch, self.shared = current_batch(inputs, repeats, may_share)
         self.name, self.inputs, self._randomness = name, inputs, randomness
         self._given = inputs
         self._may_repeat = takes_apart and not repeats and (not self.batch or bool(self.shared))
@@ -171,17 +169,11 @@ class Run(GraphReader):
         if self.batch is None:
             self.tracked = self._copies()
             return self.tracked
-        batch = self.batch
-        self.inputs = self._physical(batch)
+        self.inputs = self.batch.physical_but(self.shared, self.inputs)
         with without_functorch():
             tracked = self._copies()
-        self.tracked = [x if i in self.shared else batch.wrapped(x) for i, x in enumerate(tracked)]
+        self.tracked = self.batch.wrapped_but(self.shared, tracked)
         return tracked
-
-    def _physical(self, batch: Batch) -> list[Tensor]:
-        """Return the inputs as autograd is to see them."""
-        shared = self.shared
-        return [x if i in shared else batch.physical(x) for i, x in enumerate(self.inputs)]
 
     def _copies(self) -> list[Tensor]:
         copies = [tracked_copy(x, self._level) for x in self.inputs]
@@ -411,5 +403,4 @@ class Run(GraphReader):
 
 
 _SIGNALS = (AskedError, Unwatched)  # after which the function is run again
-_NONE: frozenset[int] = frozenset()
 _NOBODY = Watcher("", 0)  # of functions that are not watched: sees nothing
