@@ -555,7 +555,7 @@ def test_what_fails_without_a_watcher_is_watched_for_longer() -> None:
         record.note(trust.Unwatched())
     most = trust.WATCHED_FIRST << trust.MAX_DOUBLINGS
     doubled = [trust.WATCHED_FIRST << i for i in range(trust.MAX_DOUBLINGS)]
-    assert needed == [*doubled, most, most, most]
+    assert needed == [trust.WATCHED_FIRST, *doubled, most, most]
 
 
 def test_a_layer_with_a_way_of_its_own_for_what_needs_no_derivative() -> None:
@@ -574,4 +574,4 @@ def test_a_layer_with_a_way_of_its_own_for_what_needs_no_derivative() -> None:
     num_runs.clear()
     for _ in range(20):
         torch.testing.assert_close(torch.vmap(pushforward.jacrev(function))(x), expected)
-    assert len(num_runs) <= 24
+    assert len(num_runs) <= 25

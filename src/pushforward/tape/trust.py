@@ -24,7 +24,9 @@ from pushforward.tape.private_torch import sequence_number
 from pushforward.tape.reader import Reading, Signature
 from pushforward.tape.scripts import Script
 
-WATCHED_FIRST = 2  # calls; twice as many after each time that it went wrong without a watcher,
+WATCHED_FIRST = (
+    2  # calls; twice as many from the second time on that it went wrong without a watcher,
+)
 MAX_DOUBLINGS = 5  # up to so often
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
@@ -109,7 +111,7 @@ class Record:
 
     @property
     def _watched_first(self) -> int:
-        return WATCHED_FIRST << min(self.failures, MAX_DOUBLINGS)
+        return WATCHED_FIRST << min(max(self.failures - 1, 0), MAX_DOUBLINGS)
 
     def note(self, reason: BaseException) -> None:
         """Note why a run has to be made again; it may have come so far that it wrote something."""
