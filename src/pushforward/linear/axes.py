@@ -18,6 +18,10 @@ class Part(NamedTuple):
     axis: int
     within: int
 
+    def __str__(self) -> str:
+        """Show both."""
+        return f"{self.axis}/{self.within}"
+
 
 Tie = int | Part
 # For each seed axis of a block the near axis, or the part of one, that it is tied to, None where it is free
@@ -68,11 +72,6 @@ def kept_axes(ndim: int, *mixed: int) -> Pairs:
 def shape_text(shape: Shape) -> str:
     """Return a shape as it is printed."""
     return "×".join(map(str, shape)) or "()"
-
-
-def tie_text(tie: Tie) -> str:
-    """Return a tie as it is printed."""
-    return f"{tie.axis}/{tie.within}" if isinstance(tie, Part) else str(tie)
 
 
 def broadcast(first: Sequence[int], second: Sequence[int]) -> Shape:

@@ -22,7 +22,6 @@ from pushforward.linear.axes import (
     moved,
     repeated_axes,
     shape_text,
-    tie_text,
     with_size,
 )
 from pushforward.linear.diagonals import digits, on_diagonal, spread
@@ -53,7 +52,7 @@ class Block:
     def __repr__(self) -> str:
         """Show shape and ties on one line."""
         seeds = " ".join(
-            str(n) if tie is None else f"{n}~{tie_text(tie)}"
+            str(n) if tie is None else f"{n}~{tie}"
             for n, tie in zip(self.seed_shape, self.tied, strict=True)
         )
         return f"Block({shape_text(self.shape)} ← {seeds or '()'})"
@@ -67,6 +66,10 @@ class Block:
     def structure(self) -> tuple[int, Shape, Tied]:
         """Blocks with the same structure add by adding their values."""
         return self.source, self.seed_shape, self.tied
+
+    def holders(self, axis: int) -> list[int]:
+        """Return the seed axes that are tied to a near axis, or to a part of it."""
+        return [k for k, tie in enumerate(self.tied) if tie is not None and axis_of(tie) == axis]
 
     @property
     def in_part(self) -> list[int]:
@@ -131,8 +134,7 @@ class Block:
     def sum(self, axes: Sequence[int], keepdim: bool = False) -> Block:
         """Sum near axes away. A tied axis becomes a free one: its delta picks one term of the sum."""
         sizes = self.values.shape[self.num_free :]
-        tied = {axis_of(t) for t in self.tied if t is not None}
-        written = [i for i in axes if sizes[i] == self.shape[i] and i not in tied]
+        written = [i for i in axes if sizes[i] == self.shape[i] and not self.holders(i)]
         block, left = self, axes
         if len(written) > 1:
             block = self._sum_written(written)
@@ -153,7 +155,7 @@ class Block:
         return Block(values, shape, self.seed_shape, tied, self.source)
 
     def _sum_axis(self, axis: int) -> Block:
-        holders = [k for k, t in enumerate(self.tied) if t is not None and axis_of(t) == axis]
+        holders = self.holders(axis)
         if len(holders) > 1:
             return self.untie_seeds(holders[1:])._sum_axis(axis)
         if holders and isinstance(self.tied[holders[0]], Part):
@@ -197,13 +199,11 @@ class Block:
         near, full = self.num_free + axis, self.shape[axis]
         values = self.values
         is_constant = values.shape[near] != full
-        if is_constant and size * full <= MAX_EYE:
-            eye = digits(tie, size, full, values)
-            values = values.unsqueeze(place) * spread(eye, values.ndim + 1, place, near + 1)
-        elif isinstance(tie, Part):
-            mask = digits(tie, size, full, values) != 0
-            mask = spread(mask, values.ndim + 1, place, near + 1)
-            values = torch.where(mask, values.unsqueeze(place), 0.0)
+        is_small = is_constant and size * full <= MAX_EYE
+        if is_small or isinstance(tie, Part):
+            ones = spread(digits(tie, size, full, values), values.ndim + 1, place, near + 1)
+            values = values.unsqueeze(place)
+            values = values * ones if is_small else torch.where(ones != 0, values, 0.0)
         else:
             if is_constant:
                 values = values.expand(with_size(values.shape, near, full))
@@ -276,7 +276,7 @@ class Block:
 
     def parts(self, axis: int) -> int | None:
         """Return into how many parts after each other one seed axis cuts a near axis; None where ties are otherwise."""
-        holders = [k for k, t in enumerate(self.tied) if t is not None and axis_of(t) == axis]
+        holders = self.holders(axis)
         if len(holders) != 1:
             return None
         tie, size = self.tied[holders[0]], self.seed_shape[holders[0]]

@@ -160,9 +160,8 @@ class Run(GraphReader):
     def _new_watcher(self) -> Watcher:
         if self.batch is None:
             return Watcher(self.name, self._level or 0)
-        level = self.batch.level
-        has_repeated = any(batch_axis_at(x, level) is None for x in self._given)
-        return BatchWatcher(self.name, 0, has_repeated and not self.shared)
+        has_repeated = not self.shared and bool(self.batch.shared(self._given))
+        return BatchWatcher(self.name, 0, has_repeated)
 
     def _tracked(self) -> list[Tensor]:
         """Make the copies that the function is called on; return them as autograd sees them."""
@@ -237,17 +236,12 @@ class Run(GraphReader):
         Raises:
             UnsupportedError: There were some.
         """
-        repeated = self._watcher.writes.again
-        if not repeated:
-            return
-        with torch.no_grad():
-            for take_back in repeated:
-                take_back()
-        raise UnsupportedError(
-            f"{self.name}: the function did at this call what it had not done before (a backward pass, a hook, or "
-            "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside it, "
-            "expected none. Call it again: it is watched now."
-        )
+        if self._watcher.writes.take_back():
+            raise UnsupportedError(
+                f"{self.name}: the function did at this call what it had not done before (a backward pass, a hook, or "
+                "overwriting what a derivative needs), and had to be run twice: got a write to a tensor from outside "
+                "it, expected none. Call it again: it is watched now."
+            )
 
     def is_meant_by(self, reason: BaseException) -> bool:
         """Tell whether it is this run that has to be made again."""

@@ -24,10 +24,9 @@ from pushforward.tape.private_torch import sequence_number
 from pushforward.tape.reader import Reading, Signature
 from pushforward.tape.scripts import Script
 
-WATCHED_FIRST = (
-    2  # calls; twice as many from the second time on that it went wrong without a watcher,
-)
-MAX_DOUBLINGS = 5  # up to so often
+# Calls; twice as many each time that it went wrong without a watcher, from the second time on, and up to so often
+WATCHED_FIRST = 2
+MAX_DOUBLINGS = 5
 MAX_FUNCTIONS = 2048
 MAX_GRAPHS = 64  # for each function
 MAX_CLOSURES = 4  # within each other
@@ -79,7 +78,7 @@ class Record:
     keeps_layout: bool = False  # of its inputs in memory
     needs_batch: bool = False  # in all inputs, as ``torch.func`` refuses what it does in a level
     mixes: bool = (
-        False  # members of a batch, as far as ties tell: inputs without it have to be in a level
+        False  # members of a batch, as far as ties tell, so that inputs without it need a level
     )
     # The part of results that nodes save, where it is recorded in pieces, by whether tangents go in chunks
     pieces: dict[bool, float] = dataclasses.field(default_factory=dict)

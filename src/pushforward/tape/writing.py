@@ -104,6 +104,13 @@ class Writes:
             self.kept.append(write)
         return write
 
+    def take_back(self) -> bool:
+        """Undo the writes that a second run repeated, and tell whether there were some."""
+        with torch.no_grad():
+            for undo in self.again or ():
+                undo()
+        return bool(self.again)
+
     def run_again(self, reached: Iterable[Tensor]) -> None:
         """Learn that the function, which has ``reached`` from outside, has run before: it is to write to none of it."""
         self.again, self._first = [], next_sequence_number()

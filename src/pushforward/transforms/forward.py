@@ -83,12 +83,8 @@ class Forward(contextlib.ExitStack):
 
 def pushed_columns(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in forward mode."""
-    return _pushed(tape, starts_of(tape), tape.inputs)
-
-
-def starts_of(tape: Tape) -> list[Blocks]:
-    """Return the blocks with which forward mode starts."""
-    return [(start(x, i, tape.num_batch_of(i)),) for i, x in enumerate(tape.inputs)]
+    blocks = [(start(x, i, tape.num_batch_of(i)),) for i, x in enumerate(tape.inputs)]
+    return _pushed(tape, blocks, tape.inputs)
 
 
 def _pushed(tape: Tape, blocks: Sequence[Blocks], inputs: Sequence[Tensor]) -> list[list[Tensor]]:

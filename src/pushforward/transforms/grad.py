@@ -140,12 +140,10 @@ def _grad(
 
 
 def _pulled(tape: Tape) -> list[list[Tensor]]:
-    pulled, (y,) = pulled_ends(tape), tape.outputs
-    row = []
-    for place, x in enumerate(tape.inputs):
-        num_batch = tape.num_batch_of(place)
-        members = tuple(y.shape[num_batch:])  # of a batch that the input does not have
-        row.append(unpinned(to_rows(pulled[num_batch][place], tuple(x.shape), members, like=x)))
+    (y,), row = tape.outputs, []
+    for place, (blocks, x) in enumerate(zip(pulled_ends(tape), tape.inputs, strict=True)):
+        members = tuple(y.shape[tape.num_batch_of(place) :])  # of a batch that the input has not
+        row.append(unpinned(to_rows(blocks, tuple(x.shape), members, like=x)))
     return [row]
 
 

@@ -32,7 +32,7 @@ from pushforward.transforms.asked import Asked, check_mode
 from pushforward.transforms.assemble import from_tangents, start
 from pushforward.transforms.by_entries import by_entries
 from pushforward.transforms.chunks import Chunks, ChunkSize, chunks_of, num_seeds
-from pushforward.transforms.forward import Forward, pushed_columns, starts_of
+from pushforward.transforms.forward import Forward, pushed_columns
 from pushforward.transforms.jacfwd import arranged
 from pushforward.transforms.jacrev import pulled_rows
 from pushforward.transforms.known_call import Answer, Key, key_of
@@ -317,7 +317,7 @@ def planned(tape: Tape, mode: str, with_cross: bool = True, search_now: bool = F
     """Return the plan for what was recorded."""
 
     def starts() -> list[Block]:
-        return [block for (block,) in starts_of(tape)]
+        return [start(x, i, tape.num_batch_of(i)) for i, x in enumerate(tape.inputs)]
 
     def ends() -> list[Block]:
         num_batch = 0 if tape.shared else tape.num_batch

@@ -113,14 +113,12 @@ def named_jacrev(
 def pulled_rows(tape: Tape) -> list[list[Tensor]]:
     """Return the Jacobians of every output with respect to every input, in reverse mode."""
     pulled = pulled_ends(tape)
-    rows = []
-    for i, y in enumerate(tape.outputs):
-        row = []
-        for place, x in enumerate(tape.inputs):
-            num_batch = tape.num_batch_of(place)
-            blocks = pulled[num_batch][place]
-            if len(tape.outputs) > 1:
-                blocks = tuple(b for b in blocks if b.source == i)
-            row.append(from_cotangents(blocks, y, x, num_batch))
-        rows.append(row)
-    return rows
+    return [
+        [
+            from_cotangents(
+                tuple(b for b in blocks if b.source == i), y, x, tape.num_batch_of(place)
+            )
+            for place, (blocks, x) in enumerate(zip(pulled, tape.inputs, strict=True))
+        ]
+        for i, y in enumerate(tape.outputs)
+    ]

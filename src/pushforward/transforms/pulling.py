@@ -18,10 +18,13 @@ class _MixedError(Exception):
     """Members of the batch met, so that each is carried along with zeros for all others."""
 
 
-def pulled_ends(tape: Tape) -> dict[int, list[Blocks]]:
-    """Pull the outputs' own blocks to all inputs: what arrives there, by how many batch axes an input has."""
-    counts = {tape.num_batch_of(place) for place in range(len(tape.inputs))}
-    return {n: _pulled(tape) if n < tape.num_batch else tape.pulled(_ends(tape)) for n in counts}
+def pulled_ends(tape: Tape) -> list[Blocks]:
+    """Pull the outputs' own blocks to all inputs, and return what arrives there."""
+    counts = [tape.num_batch_of(place) for place in range(len(tape.inputs))]
+    by_count = {
+        n: _pulled(tape) if n < tape.num_batch else tape.pulled(_ends(tape)) for n in {*counts}
+    }
+    return [by_count[n][place] for place, n in enumerate(counts)]
 
 
 def _ends(tape: Tape) -> list[Blocks]:

@@ -25,7 +25,8 @@ from pushforward.tape.reader import Reading, Signature, map_saved
 from pushforward.tape.run import Run
 from pushforward.tape.scripts import Script
 from pushforward.transforms.arguments import Selected, Structure, check_outputs, split_aux
-from pushforward.transforms.swept_graph import Products, SweptGraph
+from pushforward.transforms.product import Products
+from pushforward.transforms.swept_graph import SweptGraph
 from pushforward.trees import TreeSpec, flatten, unflatten
 
 

@@ -19,7 +19,7 @@ from pushforward.planning.replay import Known
 from pushforward.tape import trust
 from pushforward.tape.continued import Begun
 from pushforward.tape.likeness import check_of
-from pushforward.tape.private_functorch import batch_axis_at, unwrapped
+from pushforward.tape.private_functorch import batch_axis_at
 from pushforward.tape.surroundings import surroundings
 from pushforward.transforms.arguments import Selected
 from pushforward.transforms.heart_code import Call, written
@@ -111,12 +111,11 @@ def learn(key: Key | TapeKey | None, tape: Tape, selected: Selected, args: tuple
     if any(type(x) is not Tensor for x in leaves):
         return
     if tape.batch is not None:
-        axes = [batch_axis_at(x, tape.batch.level) for x in leaves]
-        if any(axis not in (0, None) for axis in axes):
+        level, shared = tape.batch.level, tape.shared
+        axes = [batch_axis_at(x, level) for x in leaves]
+        if any(axis != (None if i in shared else 0) for i, axis in enumerate(axes)):
             return
-        leaves = [x if axis is None else unwrapped(x) for x, axis in zip(leaves, axes, strict=True)]
-        if tape.batch.shared(selected.leaves) != tape.shared:
-            return  # some were repeated
+        leaves = tape.batch.physical_but(shared, leaves)
     has_missed = not record.may_spend(record.misses, MAX_MISSES)
     if has_missed or not record.may_spend(record.num_repeats, MAX_WRITTEN):
         return

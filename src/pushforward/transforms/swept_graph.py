@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Self
@@ -20,7 +19,7 @@ from pushforward.planning.noting import Rows
 from pushforward.planning.replay import Known, foreseen, ready, replayed, swept
 from pushforward.planning.shadowed import pays
 from pushforward.planning.sharing import Sharing
-from pushforward.tape.aliases import Aliases, Apart, aliases
+from pushforward.tape.aliases import Apart, aliases
 from pushforward.tape.batch import Batch
 from pushforward.tape.copies import detached, owned
 from pushforward.tape.distributed_tensors import sweep_of
@@ -36,34 +35,9 @@ from pushforward.tape.private_torch import (
 )
 from pushforward.tape.reader import Reading, Signature, map_saved, metadata_of
 from pushforward.tape.recomputation import in_pass_of_its_own
-from pushforward.tape.surroundings import Surroundings, surroundings
+from pushforward.tape.surroundings import surroundings
 from pushforward.transforms.assemble import result_bytes
-
-MAX_PRODUCTS = 8  # with other numbers of seeds, of one recording known by heart
-
-
-@dataclasses.dataclass(slots=True)
-class Product:
-    """A sweep that multiplies what is given, known by heart."""
-
-    surroundings: Surroundings
-    given: list[tuple[torch.Size, tuple[int, ...], torch.dtype]]
-    same: Aliases
-    replay: Replay
-    is_recording: bool
-
-    def fits(self, given: Sequence[Tensor]) -> bool:
-        """Tell whether tensors, here and now, are as those of before."""
-        for t, (shape, stride, dtype) in zip(given, self.given, strict=True):
-            is_same = type(t) is Tensor and t.shape == shape and t.dtype is dtype
-            if not is_same or t.stride() != stride or t.requires_grad:
-                return False
-        if len(given) > 1 and aliases(given) != self.same:
-            return False
-        return surroundings() == self.surroundings
-
-
-Products = dict[Hashable, Product]  # by kind
+from pushforward.transforms.product import MAX_PRODUCTS, Product, Products
 
 
 class SweptGraph:

@@ -13,7 +13,6 @@ from pushforward.linear.axes import (
     Part,
     Shape,
     Tied,
-    axis_of,
     kept_axes,
     moved,
     with_size,
@@ -77,13 +76,10 @@ class Concat(AbstractLinearMap):
 
 def _period(block: Block, axis: int) -> int:
     """Return after how many positions along an axis the one seed axis that is tied to a part begins anew; or 0."""
-    held = [
-        (n, tie) for n, tie in zip(block.seed_shape, block.tied, strict=True) if tie is not None
-    ]
-    periods = [
-        n * tie.within if isinstance(tie, Part) else 0 for n, tie in held if axis_of(tie) == axis
-    ]
-    return periods[0] if len(periods) == 1 and periods[0] < block.shape[axis] else 0
+    holders = block.holders(axis)
+    tie = block.tied[holders[0]] if len(holders) == 1 else None
+    period = block.seed_shape[holders[0]] * tie.within if isinstance(tie, Part) else 0
+    return period if period < block.shape[axis] else 0
 
 
 Pushed = tuple[AbstractLinearMap, Block]  # a map and the block that it is to push

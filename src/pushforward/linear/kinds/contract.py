@@ -286,9 +286,9 @@ def _split(
         tie = block.tied[k]
         if tie is None or (letter := near[axis_of(tie)]) in result:
             continue
-        axis, count = axis_of(tie), 1 - len(block.shape)
+        axis, num_axes = axis_of(tie), len(block.shape)
         block = block.split(k)
-        count += len(block.shape)
+        count = len(block.shape) - num_axes + 1
         parts = letter + "".join(next(letters) for _ in range(count - 1))
         if letter in const_letters:
             place = const_letters.index(letter)

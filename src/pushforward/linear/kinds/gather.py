@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from pushforward.linear.axes import Pairs, Shape, Tied, axis_of, kept_axes, moved, with_size
+from pushforward.linear.axes import Pairs, Shape, Tied, kept_axes, moved, with_size
 from pushforward.linear.block import MAX_EYE, Block
 from pushforward.linear.map import AbstractLinearMap, Pattern, positions
 
@@ -246,7 +246,7 @@ class Gather(AbstractLinearMap):
 
 def _only_holder(block: Block, axis: int) -> int | None:
     """Return the seed axis tied to ``axis``, all of it, if no other is tied to it or to a part."""
-    holders = [k for k, tie in enumerate(block.tied) if tie is not None and axis_of(tie) == axis]
+    holders = block.holders(axis)
     return holders[0] if len(holders) == 1 and block.tied[holders[0]] == axis else None
 
 

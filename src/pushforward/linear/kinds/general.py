@@ -52,8 +52,7 @@ class General(AbstractLinearMap):
     def pull(self, block: Block) -> Block:
         """Apply the backward function to all seeds at once."""
         kept = tuple((j, i) for i, j in self.kept)
-        parts = None if self.pull_parts is None else block.parts(0)
-        if self.pull_parts is not None and parts is not None:
+        if self.pull_parts is not None and (parts := block.parts(0)) is not None:
             return block.apply_to_parts(self.pull_parts, 0, parts, self.in_shape, kept)
         return block.apply(self.pull_seeds, self.in_shape, kept, self.uniform)
 
